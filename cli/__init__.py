@@ -1,0 +1,1 @@
+"""The `matvit` command: one thin file a command."""

@@ -1,0 +1,148 @@
+"""`matvit evaluate`: 1-NN accuracy against query compute."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.output import percent, print_json, print_table, progress, say, si
+
+if TYPE_CHECKING:
+    from retrieval.encoder import Encoder
+    from retrieval.evaluate import Evaluation, Point
+    from retrieval.intervals import Share
+
+
+def evaluate(
+    queries: options.Images,
+    index: options.IndexDir,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            help="A budget, as often as you like, or all: the whole curve.",
+            show_default="all",
+        ),
+    ] = None,
+    same_encoder: Annotated[
+        bool, typer.Option("--same-encoder", help="Also embed the corpus again with every submodel.")
+    ] = False,
+    raw_pixels: Annotated[
+        bool, typer.Option("--raw-pixels", help="Also measure 1-NN on raw pixels.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Keep curve.csv, curve.png and command.txt here.", show_default=False
+        ),
+    ] = None,
+    model: options.ModelOverride = None,
+    batch_size: options.BatchSize = 64,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
+) -> None:
+    """Measure adaptive 1-NN accuracy: corpus by the full encoder, labelled queries by each submodel.
+
+    Intervals are Wilson's, 95 %. Queries that are corpus images are searched without themselves.
+
+    Example: matvit evaluate photos/test -i photos.index --budget all -o results/
+    """
+    from retrieval.evaluate import evaluate as measure
+    from retrieval.images import open_source
+    from retrieval.pixels import raw_pixel_1nn
+    from retrieval.searcher import Searcher
+
+    source = open_source(queries)
+    searcher = Searcher.open(index, model=model, device=device, dtype=dtype)
+    encoder = searcher.encoder
+    budgets = budget or ["all"]
+    chosen = encoder.space.curve if "all" in budgets else tuple(dict.fromkeys(map(encoder.submodel, budgets)))
+    total = None if source.size is None else source.size + same_encoder * len(searcher.index)
+    with progress("Evaluating", total) as advance:
+        result = measure(
+            searcher,
+            source,
+            chosen,
+            same_encoder=same_encoder,
+            batch_size=batch_size,
+            workers=workers,
+            on_images=advance,
+        )
+    floors = raw_pixel_1nn(open_source(searcher.index.manifest.source), source) if raw_pixels else {}
+    if json:
+        _tell(result)
+        print_json(
+            {"points": result.table(), "raw_pixels": {name: _json(share) for name, share in floors.items()}}
+        )
+    else:
+        show(result, floors)
+    if output:
+        keep(result, floors, output, encoder)
+
+
+def show(result: "Evaluation", floors: "Mapping[str, Share]") -> None:
+    """Print the curve, and the floors it stands on, as a table."""
+    _tell(result)
+    print_table(
+        [_columns(point) for point in result.points]
+        + [_floor(f"raw pixels, {name}", share) for name, share in floors.items()]
+    )
+
+
+def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, encoder: "Encoder") -> None:
+    """Write the curve as a table, a picture and the command that measured it."""
+    from retrieval.figures import adaptive_series, plot_curve, same_encoder_series
+
+    output.mkdir(parents=True, exist_ok=True)
+    result.write_csv(output / "curve.csv")
+    curves = [adaptive_series(result)]
+    if any(point.same_encoder for point in result.points):
+        curves.append(same_encoder_series(result))
+    plot_curve(
+        output / "curve.png",
+        curves,
+        full_gmacs=encoder.costs(encoder.space.full).gmacs,
+        floors={f"raw pixels, {name}": share.value for name, share in floors.items()},
+    )
+    (output / "command.txt").write_text(shlex.join(["matvit", *sys.argv[1:]]) + "\n", encoding="utf-8")
+    say(f"kept: {output / 'curve.csv'}, {output / 'curve.png'}")
+
+
+def _tell(result: "Evaluation") -> None:
+    for failure in result.failures[:20]:
+        say(f"not readable: {failure.key}: {failure.reason}")
+    notes = {
+        "not readable": len(result.failures),
+        "without a label, left out": result.unlabelled,
+        "in the corpus too, searched without themselves": result.left_out,
+    }
+    say("; ".join([f"{result.queries} queries", *(f"{n} {what}" for what, n in notes.items() if n)]))
+
+
+def _columns(point: "Point") -> dict[str, object]:
+    row: dict[str, object] = {
+        "submodel": str(point.submodel),
+        "MACs": si(point.cost.macs),
+        "parameters": si(point.cost.params),
+        "of XL": percent(point.share_of_full),
+        "adaptive 1-NN %": str(point.adaptive),
+    }
+    if point.same_encoder is not None:
+        row["same encoder 1-NN %"] = str(point.same_encoder)
+    return row
+
+
+def _floor(name: str, share: "Share") -> dict[str, object]:
+    return {"submodel": name, "adaptive 1-NN %": str(share)}
+
+
+def _json(share: "Share") -> dict[str, float]:
+    low, high = share.interval
+    return {"accuracy": share.value, "low": low, "high": high, "queries": share.total}

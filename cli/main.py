@@ -1,0 +1,80 @@
+"""The `matvit` command. Commands import torch, timm and FAISS themselves: `--help` answers at once."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cli import demo, evaluate, index, plan, query, train
+from cli.output import say
+
+# Typer carries a click of its own and exports just this much of it.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="matvit",
+    help="Image search whose query cost is a knob: one Vision Transformer, hundreds of nested encoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, train, plan, query, evaluate):
+    app.command()(getattr(command, command.__name__.rpartition(".")[2]))
+app.add_typer(index.app, name="index")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("matvit"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a mistake ends in one line on stderr and exit code 2, failed work in 1."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except _UsageError as error:
+        context = error.ctx.command_path if error.ctx else "matvit"  # type: ignore[attr-defined]
+        message: str = error.format_message()  # type: ignore[attr-defined]
+        # A command that needs a subcommand and got none says so with its whole help.
+        say(message if message.startswith("Usage:") else f"{context}: {message} Try `{context} --help`.")
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        say("matvit: interrupted")
+        sys.exit(130)
+    except Exception as error:
+        code = exit_code(error)
+        if code is None or "--debug" in sys.argv:
+            raise
+        say(f"matvit: {_one_line(error)}")
+        sys.exit(code)
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 for a mistake of the caller, 1 for work that failed, None for a fault of this program."""
+    ours = {"matvit", "retrieval", "indexes", "cli"}
+    if type(error).__module__.partition(".")[0] in ours:
+        return 2 if isinstance(error, ValueError) else 1
+    return 1 if isinstance(error, OSError | MemoryError) else None
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

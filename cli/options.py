@@ -1,0 +1,25 @@
+"""Options that several commands share, so that they are spelled and explained once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+IMAGES_HELP = (
+    "A folder of images (flat, or one subfolder a class), one image file, or WebDataset shards: "
+    "x.tar, 'x-{000..009}.tar', 'x-*.tar'."
+)
+
+Images = Annotated[str, typer.Argument(metavar="IMAGES", help=IMAGES_HELP, show_default=False)]
+IndexDir = Annotated[Path, typer.Option("--index", "-i", help="Index directory.", show_default=False)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, all else on stderr.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images a batch.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads. Default: one a core.")]
+ModelOverride = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Checkpoint directory. Default: where it was at build time.", show_default=False
+    ),
+]

@@ -1,0 +1,113 @@
+"""What commands print: tables and JSON on stdout, messages and progress on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+_PLAIN_SECONDS = 10.0
+"""How often a line is printed where no bar can be drawn."""
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal something, on stderr."""
+    # File names may hold what the terminal's encoding or rich's markup would choke on.
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """Print one line of JSON on stdout."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> None:
+    """Print rows under the keys of the first one."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        cells = (row.get(name) for name in rows[0])
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
+    # Where stdout is no terminal, a table must not be cut to the 80 columns that rich then assumes.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@contextmanager
+def progress(what: str, total: int | None, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Show how far long work has come, on stderr.
+
+    Args:
+        what: What is being done.
+        total: How many there are, if known.
+        unit: What is counted.
+
+    Yields:
+        A function to call with the number done since its last call.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from _plain(what, total, unit)
+        return
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [_Rate(unit), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _plain(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    started = told = time.monotonic()
+    done = 0
+
+    def line() -> str:
+        rate = done / max(time.monotonic() - started, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
+        return f"{what}: {done}{f'/{total}' if total else ''} {unit}, {rate:.1f} {unit}/s{left}"
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        if time.monotonic() - told >= _PLAIN_SECONDS:
+            told = time.monotonic()
+            say(line())
+
+    yield advance
+    say(line())
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "")
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.1f}%"
+
+
+def si(number: float) -> str:
+    """A count with four significant digits and a decimal prefix: 17.56 G."""
+    for scale, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= scale:
+            return f"{number / scale:.4g}{prefix}"
+    return f"{number:.4g}"

@@ -1,0 +1,106 @@
+"""`matvit query`: search an index by image, at a budget."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.output import print_json, print_table, say, si
+
+if TYPE_CHECKING:
+    from retrieval.searcher import Hits
+
+
+def query(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...", help="Image files or folders; - reads paths from stdin.", show_default=False
+        ),
+    ],
+    index: options.IndexDir,
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="What a query may cost: M, 60%, 9gmacs...")
+    ] = "XL",
+    k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 10,
+    model: options.ModelOverride = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draw queries and results into this .png.", show_default=False)
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
+) -> None:
+    """Find the images most like the given ones, each encoded by the submodel that fits the budget.
+
+    With - as IMAGE, paths are read from stdin, one a line, and each gives a line of JSON while the model
+    stays warm. Exit code 1 if an image could not be read.
+
+    Example: matvit query cat.jpg -i photos.index --budget 40% -k 5
+    """
+    from retrieval.errors import ImageSourceError, UnreadableImageError
+    from retrieval.searcher import Searcher
+
+    searcher = Searcher.open(index, model=model, device=device, dtype=dtype)
+    submodel = searcher.encoder.submodel(budget)
+    stream = images == ["-"]
+    results: list[tuple[str, Hits]] = []
+    failed = False
+    for path in _lines() if stream else _files(images):
+        try:
+            hits = searcher.query(path, budget=submodel, k=k)
+        except (UnreadableImageError, ImageSourceError) as error:
+            failed = True
+            say(f"matvit: {error}")
+            if json or stream:
+                print_json({"query": path, "error": str(error)})
+            continue
+        if json or stream:
+            print_json(_record(path, hits))
+        else:
+            show_hits(path, hits)
+        if sheet:
+            results.append((path, hits))
+    if sheet and results:
+        from retrieval.figures import contact_sheet
+
+        contact_sheet(sheet, [(Path(path).name, path, hits) for path, hits in results])
+        say(f"contact sheet: {sheet}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _lines() -> Iterator[str]:
+    return (line.rstrip("\n") for line in sys.stdin if line.strip())
+
+
+def _files(images: list[str]) -> Iterator[str]:
+    """The images named, those of a folder one by one."""
+    from retrieval.folders import find_images
+
+    for image in images:
+        if Path(image).is_dir():
+            yield from (str(Path(image) / key) for key in find_images(Path(image)))
+        else:
+            yield image
+
+
+def _record(path: str, hits: "Hits") -> dict[str, object]:
+    return {
+        "query": path,
+        "submodel": str(hits.submodel),
+        "gmacs": hits.gmacs,
+        "hits": [{"key": h.key, "score": h.score, "label": h.label, "path": h.path} for h in hits],
+    }
+
+
+def show_hits(path: str, hits: "Hits", limit: int | None = None) -> None:
+    """Print what a query found, and which submodel answered at what cost."""
+    rows = [
+        {"key": hit.key, "score": f"{hit.score:.4f}", "label": hit.label, "path": hit.path}
+        for hit in hits.hits[:limit]
+    ]
+    print_table(rows, title=f"{path}: {hits.submodel}, {si(hits.cost.macs)} MACs")

@@ -1,0 +1,52 @@
+"""Image corpora on disk: vectors, keyed rows, a FAISS file and the manifest that seals them.
+
+Knows nothing of models. Names are resolved on first use, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from indexes.errors import (
+        DuplicateKeyError,
+        EmptyIndexError,
+        IndexBusyError,
+        IndexDamagedError,
+        IndexExistsError,
+        MissingFaissError,
+        WrongEncoderError,
+    )
+    from indexes.index import Index, verify
+    from indexes.manifest import EncoderIdentity, FileEntry, Manifest
+    from indexes.store import IndexWriter
+
+__all__ = [
+    "DuplicateKeyError",
+    "EmptyIndexError",
+    "EncoderIdentity",
+    "FileEntry",
+    "Index",
+    "IndexBusyError",
+    "IndexDamagedError",
+    "IndexExistsError",
+    "IndexWriter",
+    "Manifest",
+    "MissingFaissError",
+    "WrongEncoderError",
+    "verify",
+]
+
+_HOME = {
+    "EncoderIdentity": "manifest",
+    "FileEntry": "manifest",
+    "Index": "index",
+    "IndexWriter": "store",
+    "Manifest": "manifest",
+    "verify": "index",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"indexes.{_HOME.get(name, 'errors')}"), name)

@@ -1,0 +1,201 @@
+"""What made an index, and what its files must be."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from indexes.errors import IndexDamagedError, WrongEncoderError
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+_SEAL = "manifest_sha256"
+_RECORDED = ("dtype", "device", "checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderIdentity:
+    """What identifies the encoder that made the vectors: encoders whose fields are all equal are the same.
+
+    Attributes:
+        architecture: Name of the model, as timm knows it.
+        weights_sha256: Hash of the encoder's tensors, in hexadecimal.
+        pooling: How patch tokens become one vector.
+        embed_dim: Length of a vector.
+        preprocess: How an image becomes the model's input; anything that JSON can hold.
+    """
+
+    architecture: str
+    weights_sha256: str
+    pooling: str
+    embed_dim: int
+    preprocess: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        # As JSON would give it back: (0.5, 0.5) given and [0.5, 0.5] read from a manifest must be equal.
+        object.__setattr__(self, "preprocess", json.loads(json.dumps(dict(self.preprocess), allow_nan=False)))
+
+    def __str__(self) -> str:
+        return f"{self.architecture} (weights {self.weights_sha256[:12]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of an index; `rows` is None where a file has none."""
+
+    bytes: int
+    sha256: str
+    rows: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of `manifest.json`.
+
+    Attributes:
+        encoder: The encoder whose vectors these are.
+        dtype: What the encoder computed in; recorded, not part of its identity.
+        device: Where it computed; recorded, not part of its identity.
+        checkpoint: Where the encoder was loaded from; recorded, not part of its identity.
+        metric: Similarity of two vectors.
+        factory: FAISS factory string of the index.
+        recall: Measured share of true neighbours that a search finds; 1.0 for exact search.
+        ntotal: Number of rows.
+        classes: The corpus' labels, sorted.
+        source: Where the images came from.
+        files: Every other file of the index, by POSIX path relative to its directory.
+        created: UTC time in ISO 8601.
+        command: What was run to make the index.
+        format_version: Version of the layout on disk.
+    """
+
+    encoder: EncoderIdentity
+    dtype: str
+    device: str
+    checkpoint: str
+    metric: str = "cosine"
+    factory: str = "Flat"
+    recall: float = 1.0
+    ntotal: int
+    classes: list[str]
+    source: str
+    files: dict[str, FileEntry]
+    created: str
+    command: str
+    format_version: int = FORMAT_VERSION
+
+    def require_encoder(self, identity: EncoderIdentity) -> None:
+        """Check that an encoder may query this index.
+
+        Raises:
+            WrongEncoderError: It is not the encoder that made the index.
+        """
+        if (identity.architecture, identity.weights_sha256) != (
+            self.encoder.architecture,
+            self.encoder.weights_sha256,
+        ):
+            raise WrongEncoderError(
+                f"this index needs {self.encoder}, but {identity} was given: use that model"
+            )
+        if identity != self.encoder:
+            differences = "; ".join(_differences(self.encoder, identity))
+            raise WrongEncoderError(
+                f"this index needs {self.encoder} with other settings, use those: {differences}"
+            )
+
+    def vector_files(self) -> list[str]:
+        """Return the paths of the vector parts, in the order of the rows."""
+        names = [name for name in self.files if name.startswith("vectors/") and name.endswith(".npy")]
+        # Part numbers have five digits or more, so the shorter name is the lower number.
+        return sorted(names, key=lambda name: (len(name), name))
+
+    def to_json(self) -> bytes:
+        """Return the bytes of `manifest.json`, sealed with their own SHA-256."""
+        body = asdict(self)
+        body["model"] = body.pop("encoder")
+        body["preprocess"] = body["model"].pop("preprocess")
+        body["model"] |= {name: body.pop(name) for name in _RECORDED}
+        return _sealed(body)
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> "Manifest":
+        """Read what `to_json` wrote.
+
+        Raises:
+            IndexDamagedError: Not a manifest, of another version, changed since it was written, or with file
+                paths that leave the index.
+        """
+        body = _unsealed(raw)
+        try:
+            model, preprocess = dict(body.pop("model")), body.pop("preprocess")
+            body |= {name: model.pop(name) for name in _RECORDED}
+            body["encoder"] = EncoderIdentity(**model, preprocess=preprocess)
+            body["files"] = {_inside(name): FileEntry(**entry) for name, entry in body["files"].items()}
+            return cls(**body)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(f"a field is missing, unknown or of the wrong kind ({error})") from error
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of an index directory.
+
+    Raises:
+        IndexDamagedError: There is none, or it is damaged; the message says where.
+    """
+    try:
+        return Manifest.from_json((directory / FILE_NAME).read_bytes())
+    except OSError as error:
+        raise IndexDamagedError(
+            f"{directory} is not an index ({FILE_NAME}: {error.strerror}): make one with `matvit index build`"
+        ) from error
+    except IndexDamagedError as error:
+        raise IndexDamagedError(f"{directory}: {error}") from error
+
+
+def _sealed(body: dict[str, Any]) -> bytes:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    seal = hashlib.sha256(canonical).hexdigest()
+    return json.dumps(body | {_SEAL: seal}, sort_keys=True, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def _unsealed(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+        version = body["format_version"]
+        if version != FORMAT_VERSION:
+            raise _damaged(f"format version {version} is not {FORMAT_VERSION}: use the matvit that made it")
+        del body[_SEAL]
+        # Sealing once more compares every byte, white space too.
+        intact = _sealed(body) == raw
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _damaged("not a manifest") from error
+    if not intact:
+        raise _damaged("changed since it was written (its own SHA-256 differs)")
+    return dict(body)
+
+
+def _inside(name: str) -> str:
+    parts = name.split("/")
+    if not name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in parts:
+        raise _damaged(f"the file path {name!r} leaves the index")
+    return name
+
+
+def _damaged(what: str) -> IndexDamagedError:
+    return IndexDamagedError(f"{FILE_NAME} is damaged or unusable: {what}")
+
+
+def _differences(needed: EncoderIdentity, given: EncoderIdentity) -> list[str]:
+    def flat(identity: EncoderIdentity) -> dict[str, Any]:
+        values = {field.name: getattr(identity, field.name) for field in fields(identity)}
+        preprocess = values.pop("preprocess")
+        return values | {f"preprocess.{name}": value for name, value in preprocess.items()}
+
+    left, right = flat(needed), flat(given)
+    return [
+        f"{name} is {left.get(name)!r}, not {right.get(name)!r}"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name)
+    ]

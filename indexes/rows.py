@@ -1,0 +1,107 @@
+"""Tables beside the vectors: one row per image that was embedded, one per image that failed.
+
+A row has a `key`, a `path`, a `label` that may be null, and whatever other text the source carried.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from indexes.errors import DuplicateKeyError, IndexDamagedError
+from indexes.files import written_whole
+
+_ROW_COLUMNS = ("key", "path", "label")
+_FAILURE_COLUMNS = ("key", "reason")
+
+
+def rows_table(rows: Sequence[Mapping[str, str | None]]) -> pa.Table:
+    """Build the table of a part.
+
+    Args:
+        rows: One mapping an image. `key` and `path` are required; other columns come in order of appearance,
+            null where a row lacks them.
+
+    Raises:
+        ValueError: A row has no key or no path.
+    """
+    for row in rows:
+        if row.get("key") is None or row.get("path") is None:
+            raise ValueError(f"a row needs a key and a path, and this one lacks one: {dict(row)}")
+    names = dict.fromkeys((*_ROW_COLUMNS, *(name for row in rows for name in row)))
+    return _table(names, rows)
+
+
+def failures_table(failures: Iterable[tuple[str, str]]) -> pa.Table:
+    """Build a table from (key, reason) pairs."""
+    return _table(_FAILURE_COLUMNS, [{"key": key, "reason": reason} for key, reason in failures])
+
+
+def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
+    """Join tables in order; a column that one of them lacks is null there."""
+    return pa.concat_tables(tables, promote_options="default").combine_chunks()
+
+
+def check_unique(table: pa.Table) -> None:
+    """Check that no key occurs twice.
+
+    Raises:
+        DuplicateKeyError: One does; the message names it.
+    """
+    seen: set[str] = set()
+    for key in table["key"].to_pylist():
+        if key in seen:
+            raise DuplicateKeyError(f"the key {key!r} occurs more than once: give every image its own key")
+        seen.add(key)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a parquet file, whole or not at all."""
+    with written_whole(path) as file:
+        pq.write_table(table, file, write_page_checksum=True)
+
+
+def read_rows(path: Path) -> pa.Table:
+    """Read a parquet file of rows.
+
+    Raises:
+        IndexDamagedError: It is missing, cut short, damaged, or no table of rows.
+    """
+    return _read(path, _ROW_COLUMNS)
+
+
+def read_failures(path: Path) -> pa.Table:
+    """Read a parquet file of failures.
+
+    Raises:
+        IndexDamagedError: It is missing, cut short, damaged, or no table of failures.
+    """
+    return _read(path, _FAILURE_COLUMNS)
+
+
+def count(path: Path) -> int:
+    """Return the number of rows of a parquet file without reading them."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _table(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    try:
+        # Not pq.read_table: that takes folders named like a=b for columns.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise IndexDamagedError(
+            f"{path} is missing or damaged: restore it, or remove it and build again"
+        ) from error
+    if tuple(table.column_names[: len(columns)]) != columns or set(table.schema.types) != {pa.string()}:
+        raise IndexDamagedError(
+            f"{path} does not hold the columns {', '.join(columns)}: build the index again"
+        )
+    return table

@@ -1,0 +1,29 @@
+"""What can go wrong here. A ValueError is the caller's to mend; a RuntimeError is work that failed."""
+
+
+class SubmodelError(ValueError):
+    """Widths that do not fit the encoder they are meant for."""
+
+
+class BudgetError(ValueError):
+    """A budget that cannot be read, or that no submodel meets."""
+
+
+class RecipeError(ValueError):
+    """A training recipe with an unknown key, a wrong type or a value out of range."""
+
+
+class UnknownModelError(ValueError):
+    """A model name or directory that leads to no MatViT."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is incomplete, damaged or does not match its own configuration."""
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot start or go on."""
+
+
+class DeviceError(ValueError):
+    """A device or number format that this machine does not have."""

@@ -1,0 +1,17 @@
+"""What can be wrong with images: the whole source, or a single one of them."""
+
+
+class ImageSourceError(ValueError):
+    """A source as a whole cannot be used. The message is one line: what is wrong and what to do."""
+
+
+class UnreadableImageError(Exception):
+    """One image cannot be read. The message is the short reason that lands in `failures.parquet`."""
+
+
+class EvaluationError(ValueError):
+    """Queries whose accuracy against this corpus cannot be measured."""
+
+
+class MissingExtraError(RuntimeError):
+    """An optional package is needed. The message says which extra brings it."""

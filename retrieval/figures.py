@@ -1,0 +1,156 @@
+"""Pictures of results: the accuracy curve and contact sheets of neighbours."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from retrieval.evaluate import Evaluation
+from retrieval.images import decode, open_source
+from retrieval.samples import Sample
+from retrieval.searcher import Hit, Hits
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: accuracies (0 to 1) with 95 % intervals against GMACs, in order of cost."""
+
+    name: str
+    gmacs: Sequence[float]
+    accuracy: Sequence[float]
+    interval: Sequence[tuple[float, float]]
+    labels: Sequence[str]
+
+
+def adaptive_series(evaluation: Evaluation, name: str = "adaptive 1-NN") -> Series:
+    """The curve of queries by submodels against the full encoder's corpus."""
+    points = evaluation.points
+    return Series(
+        name,
+        [point.cost.gmacs for point in points],
+        [point.adaptive.value for point in points],
+        [point.adaptive.interval for point in points],
+        [str(point.submodel) for point in points],
+    )
+
+
+def same_encoder_series(evaluation: Evaluation, name: str = "same encoder on both sides") -> Series:
+    """The curve of queries and corpus by the same submodel, of the points where it was measured."""
+    points = [(p, p.same_encoder) for p in evaluation.points if p.same_encoder is not None]
+    return Series(
+        name,
+        [point.cost.gmacs for point, _ in points],
+        [share.value for _, share in points],
+        [share.interval for _, share in points],
+        [str(point.submodel) for point, _ in points],
+    )
+
+
+def plot_curve(
+    path: Path,
+    series: Sequence[Series],
+    *,
+    full_gmacs: float,
+    title: str = "",
+    floors: Mapping[str, float] | None = None,
+) -> None:
+    """Draw accuracy against query compute, with the share of the full encoder's compute on a second axis.
+
+    Args:
+        path: A .png, .pdf or .svg file.
+        series: The first one is the subject; its most expensive point draws the XL line.
+        full_gmacs: Cost of the full encoder.
+        title: Of the figure.
+        floors: Name -> accuracy (0 to 1) of methods without an encoder, drawn as lines.
+    """
+    figure = Figure(figsize=(7.2, 4.5), layout="constrained")
+    axes: Axes = figure.subplots()
+    for curve, colour, marker in zip(series, _COLOURS, _MARKERS, strict=False):
+        percent = [100 * value for value in curve.accuracy]
+        axes.fill_between(
+            curve.gmacs,
+            [100 * low for low, _ in curve.interval],
+            [100 * high for _, high in curve.interval],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+        axes.plot(curve.gmacs, percent, color=colour, marker=marker, markersize=3.5, label=curve.name)
+        for x, y, label in zip(curve.gmacs, percent, curve.labels, strict=True):
+            if curve is series[0] and "*" not in label:
+                axes.annotate(label, (x, y), (0, 8), textcoords="offset points", ha="center", weight="bold")
+    axes.axhline(
+        100 * series[0].accuracy[-1], color=_COLOURS[0], linestyle=":", linewidth=1, label="XL queries"
+    )
+    for (name, value), grey in zip((floors or {}).items(), ("0.35", "0.55", "0.7"), strict=False):
+        axes.axhline(100 * value, color=grey, linestyle="--", linewidth=1, label=name)
+    axes.set(xlabel="query compute (GMACs an image)", ylabel="1-NN accuracy (%)", title=title)
+    axes.grid(alpha=0.25)
+    axes.margins(y=0.12)
+    share = axes.secondary_xaxis("top", functions=(_scaled(100 / full_gmacs), _scaled(full_gmacs / 100)))
+    share.set_xlabel("share of XL's compute (%)")
+    axes.legend(fontsize="small", loc="best")
+    figure.savefig(path, dpi=150)
+
+
+def contact_sheet(path: Path, rows: Sequence[tuple[str, str | Path, Hits]], *, columns: int = 8) -> None:
+    """Draw queries and their neighbours, one row a query: the query first, then its hits, best first.
+
+    Args:
+        path: A .png, .pdf or .svg file.
+        rows: Caption, query image file and results of each row.
+        columns: Neighbours to show.
+    """
+    columns = min(columns, max(len(hits) for _, _, hits in rows))
+    figure = Figure(figsize=(1.25 * (columns + 1) + 0.3, 1.55 * len(rows) + 0.2), layout="constrained")
+    grid = figure.subplots(len(rows), columns + 1, squeeze=False)
+    for cells, (caption, query, hits) in zip(grid, rows, strict=True):
+        _tile(cells[0], _first_image(query), caption, "black")
+        for cell, hit in zip(cells[1:], hits, strict=False):
+            _tile(cell, _hit_image(hit), f"{hit.score:.3f}\n{hit.label or Path(hit.key).name}", "0.25")
+        for cell in cells:
+            cell.set_axis_off()
+    figure.savefig(path, dpi=110)
+
+
+def _scaled(factor: float) -> Callable[[Any], Any]:
+    return lambda values: values * factor
+
+
+def _tile(axes: Axes, image: Image.Image | None, caption: str, colour: str) -> None:
+    if image is not None:
+        axes.imshow(image)
+    axes.set_title(caption, fontsize=7, color=colour)
+
+
+def _first_image(file: str | Path) -> Image.Image:
+    (item,) = open_source(file).parts[0].read()
+    assert isinstance(item, Sample), "the query was read before"
+    return _thumbnail(item)
+
+
+def _hit_image(hit: Hit) -> Image.Image | None:
+    """The image of a hit, or None where it is no longer there."""
+    try:
+        items = (item for part in open_source(hit.path).parts for item in part.read())
+        # In a shard the hit is one of many; a file of its own bears just its name as key there.
+        found = (
+            i for i in items if isinstance(i, Sample) and (i.key == hit.key or not hit.path.endswith(".tar"))
+        )
+        return _thumbnail(next(found))
+    except (StopIteration, ValueError, OSError):
+        return None
+
+
+def _thumbnail(sample: Sample) -> Image.Image:
+    image = decode(sample.data)
+    image.thumbnail((160, 160))
+    return image

@@ -1,0 +1,58 @@
+"""What every source of images yields: samples and failures, in parts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The undecoded bytes of one image, with what its source says about it.
+
+    Attributes:
+        key: Name of the image in its source, unique there.
+        path: Absolute path of the image file, or of the shard that holds it.
+        label: Class name, where the source has one.
+        extra: Further columns the source carries, such as `caption`.
+        data: The encoded image.
+    """
+
+    key: str
+    path: str
+    label: str | None
+    extra: Mapping[str, str]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image, or the rest of a shard, that could not be read, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """The unit of resumable work.
+
+    Attributes:
+        name: Name of the part, unique in its source.
+        fingerprint: Changes when the files behind the part do.
+        size: Samples and failures that `read` yields; None where only reading tells.
+        read: Yields them, in the same order on every call.
+    """
+
+    name: str
+    fingerprint: str
+    size: int | None
+    read: Callable[[], Iterator[Sample | Failure]]
+
+
+def is_utf8(name: str) -> bool:
+    """Whether `name` can be stored: file names that are not UTF-8 reach Python with surrogates in them."""
+    return printable(name) == name
+
+
+def printable(name: str) -> str:
+    """`name` with whatever is not UTF-8 spelled out as backslash escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,196 @@
+"""WebDataset shards: tar files in which the members of a sample share a stem and lie together.
+
+webdataset groups the members; the shards are found and opened here, because its own opener runs `pipe:`
+URLs as shell commands. Nothing is ever extracted to disk.
+"""
+
+import hashlib
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from glob import escape, glob
+from pathlib import Path
+from typing import Any, NoReturn
+
+from retrieval.errors import ImageSourceError, UnreadableImageError
+from retrieval.files import check_size, open_regular
+from retrieval.samples import Failure, Part, Sample, is_utf8, printable
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_TEXTS = ("cls", "txt", "json")
+UNDERSTOOD = (
+    "understood are a folder of images or of .tar shards, an image file, "
+    "and local shards such as x.tar, x-{000..009}.tar or x-*.tar"
+)
+_SCHEME = re.compile(r"(?:^|::)\s*([a-z][a-z0-9+.-]+:)(?!:)", re.IGNORECASE)  # `::` separates names
+
+
+def check_local(name: str) -> None:
+    """Refuse anything with a scheme, such as `pipe:` or `https:`.
+
+    Raises:
+        ImageSourceError: If `name` has one.
+    """
+    if scheme := _SCHEME.search(name):
+        raise ImageSourceError(
+            f"{printable(name)}: {scheme[1]} is not read; {UNDERSTOOD} "
+            "(a local path that looks like this: put ./ before it)"
+        )
+
+
+def expand(text: str) -> list[Path]:
+    """Shards that braces and wildcards stand for: braces in their own order, wildcards sorted.
+
+    Raises:
+        ImageSourceError: If the text cannot be expanded, is not local, or a wildcard matches nothing.
+    """
+    from webdataset.shardlists import expand_urls
+
+    try:
+        names = [text] if Path(text).exists() else expand_urls(text)
+    except (ValueError, AssertionError) as error:
+        raise ImageSourceError(f"{text}: cannot be expanded ({error}); write x-{{000..009}}.tar") from error
+    paths: list[Path] = []
+    for name in names:
+        check_local(name)
+        if name == escape(name) or Path(name).exists():
+            paths.append(Path(name))
+        elif found := sorted(glob(name)):  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            paths += [Path(path) for path in found]
+        else:
+            raise ImageSourceError(f"{name}: no shard matches; check the folder and the pattern")
+    return paths
+
+
+def shard_parts(shards: Sequence[Path]) -> tuple[Part, ...]:
+    """One part a shard.
+
+    Raises:
+        ImageSourceError: If a shard cannot be opened, or two have the same file name and so the same keys.
+    """
+    name, count = Counter(shard.name for shard in shards).most_common(1)[0]
+    if count > 1:
+        raise ImageSourceError(
+            f"{name}: {count} shards have this file name, so their keys would clash; rename them"
+        )
+    return tuple(
+        Part(shard.name, _fingerprint(shard), None, partial(_read, shard))
+        for shard in (shard.absolute() for shard in shards)
+    )
+
+
+def _fingerprint(shard: Path) -> str:
+    if not is_utf8(str(shard)):
+        raise ImageSourceError(f"{printable(str(shard))}: the path is not UTF-8; rename it")
+    try:
+        with open_regular(shard) as file:
+            status = os.fstat(file.fileno())
+    except UnreadableImageError as error:
+        raise ImageSourceError(f"{shard}: {error}; every shard must be there and readable") from error
+    return hashlib.sha256(f"{shard}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+
+
+def _read(shard: Path) -> Iterator[Sample | Failure]:
+    from webdataset.tariterators import group_by_keys
+
+    seen: set[str] = set()
+    try:
+        for members in group_by_keys(_members(shard), handler=partial(_refuse_twice, shard)):
+            stem = members["__key__"]
+            if stem in seen:
+                raise ImageSourceError(
+                    f'{shard}: the key "{printable(stem)}" comes twice; rewrite the shard so that '
+                    "every sample has its own key and its members lie together"
+                )
+            seen.add(stem)
+            yield _sample(shard, stem, members)
+    except UnreadableImageError as error:
+        yield Failure(shard.name, str(error))
+
+
+def _refuse_twice(shard: Path, error: Exception) -> NoReturn:
+    member = str(error.args[0]).partition(": duplicate")[0]
+    raise ImageSourceError(
+        f'{shard}: the member "{printable(member)}" comes twice; rewrite the shard'
+    ) from error
+
+
+def _members(shard: Path) -> Iterator[dict[str, Any]]:
+    """Members as `group_by_keys` wants them; the data of an unusable one is the error that says why.
+
+    Raises:
+        UnreadableImageError: If the tar breaks off. The sample it breaks off in is not yielded, since
+            whether its label is lost cannot be known.
+    """
+    from webdataset.tariterators import base_plus_ext
+
+    with open_regular(shard) as file:
+        try:
+            # Not "r:*": compressed headers could unpack without end.
+            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
+                for member in tar:
+                    if member.size < 0:  # walks backwards, for ever (CVE-2025-8194)
+                        raise tarfile.ReadError("negative member size")
+                    stem, suffix = base_plus_ext(member.name)
+                    # Hidden files are no samples, and suffixes in underscores are webdataset's own columns.
+                    hidden = member.name.rpartition("/")[2].startswith(".")
+                    if member.isdir() or hidden or stem is None or suffix.startswith("__"):
+                        continue
+                    yield {
+                        "fname": member.name,
+                        "data": _data(tar, member, suffix.lower()),
+                        "__url__": str(shard),
+                    }
+                # Members end silently at a damaged header too; a whole archive ends in zeros.
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("no end of archive")
+        # Beside its own errors, tarfile lets through what hostile numbers and nested headers cause.
+        except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            raise UnreadableImageError(
+                f"truncated or corrupt tar near byte {file.tell()} ({printable(str(error))}); "
+                "what follows is lost, with the sample it happened in"
+            ) from error
+
+
+def _data(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> bytes | UnreadableImageError:
+    if suffix not in _IMAGES + _TEXTS:
+        return b""
+    if not member.isreg():
+        return UnreadableImageError(f"{suffix} member is a link or a device, not a file")
+    try:
+        check_size(member.size if suffix in _IMAGES else member.size or 1)
+    except UnreadableImageError as error:
+        return UnreadableImageError(f"{suffix} member: {error}")
+    content = tar.extractfile(member)
+    assert content is not None  # it is a regular file
+    return content.read()
+
+
+def _sample(shard: Path, stem: str, members: Mapping[str, Any]) -> Sample | Failure:
+    key = f"{shard.name}:{stem}"
+    try:
+        if not is_utf8(key):
+            raise UnreadableImageError("member name is not UTF-8")
+        for data in members.values():
+            if isinstance(data, UnreadableImageError):
+                raise data
+        image = next((members[suffix] for suffix in _IMAGES if suffix in members), None)
+        if image is None:
+            raise UnreadableImageError("no image in sample")
+        texts = {suffix: _text(suffix, members[suffix]) for suffix in _TEXTS if suffix in members}
+    except UnreadableImageError as error:
+        return Failure(printable(key), str(error))
+    columns = {"txt": "caption", "json": "json"}
+    extra = {column: texts[suffix] for suffix, column in columns.items() if suffix in texts}
+    return Sample(key, str(shard), texts.get("cls", "").strip() or None, extra, image)
+
+
+def _text(suffix: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableImageError(f"{suffix} member is not UTF-8") from error

@@ -1,0 +1,53 @@
+"""A build that is killed with SIGKILL, again and again, ends as if nothing had happened."""
+
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from indexes import Index, verify
+
+SCRIPT = Path(__file__).with_name("slow_build.py")
+ROOT = Path(__file__).parents[2]
+
+
+def start(target: Path, mode: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(target), mode],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in out.rglob("*.*") if file.name != "manifest.json"}
+
+
+def test_kill_at_random_moments(tmp_path: Path) -> None:
+    undisturbed, out = tmp_path / "a.index", tmp_path / "b.index"
+    with start(undisturbed, "0") as process:
+        pass
+    assert process.returncode == 0
+    kills = 0
+    while not out.exists():
+        with start(out, "0.05") as process:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(random.uniform(0, 0.1 * (kills + 1)))
+            process.kill()
+        kills += 1
+    assert kills > 1
+    assert verify(out) == []
+    assert files_of(out) == files_of(undisturbed)
+    assert Index.open(out).keys == Index.open(undisturbed).keys
+
+
+def test_kill_before_every_file_operation(tmp_path: Path) -> None:
+    with start(tmp_path, "every") as process:
+        operations, _ = process.communicate()
+    assert process.returncode == 0
+    assert int(operations) > 30

@@ -1,0 +1,58 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexes import IndexDamagedError, MissingFaissError
+from indexes.search import build_flat, load, require_faiss
+
+Vectors = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def flat(tmp_path: Path, vectors: Vectors) -> Path:
+    path = tmp_path / "index.faiss"
+    assert (
+        build_flat([vectors(6, seed=0).astype(np.float32), vectors(4, seed=1).astype(np.float32)], 8, path)
+        == 10
+    )
+    return path
+
+
+def test_missing_faiss_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingFaissError, match=r'pip install "matvit\[cpu\]" .*"matvit\[gpu\]"'):
+        require_faiss()
+
+
+def test_read_only_file_loads_and_finds_every_vector(flat: Path, vectors: Vectors) -> None:
+    flat.chmod(0o400)
+    queries = np.concatenate([vectors(6, seed=0), vectors(4, seed=1)]).astype(np.float32)
+    _, ids = load(flat, dim=8, ntotal=10).search(queries, 1)
+    assert ids[:, 0].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("expected", [{"dim": 7, "ntotal": 10}, {"dim": 8, "ntotal": 9}])
+def test_disagreement_with_the_manifest_is_refused(flat: Path, expected: dict[str, int]) -> None:
+    with pytest.raises(IndexDamagedError, match="10 x 8 vectors where the manifest says"):
+        load(flat, **expected)
+
+
+def test_every_truncation_is_refused(flat: Path) -> None:
+    whole = flat.read_bytes()
+    for length in range(0, len(whole), 5):
+        flat.write_bytes(whole[:length])
+        with pytest.raises(IndexDamagedError):
+            load(flat, dim=8, ntotal=10)
+
+
+def test_full_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: Vectors) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode: real(Path("/dev/full"), mode))
+    with pytest.raises(OSError, match="No space left"):
+        build_flat([vectors(6, seed=0).astype(np.float32)], 8, tmp_path / "index.faiss")
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,151 @@
+"""A folder with everything that can be wrong in it, and what counts as a source."""
+
+import io
+import os
+import pickle
+import signal
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from retrieval.images import (
+    Failure,
+    ImageSource,
+    ImageSourceError,
+    Sample,
+    UnreadableImageError,
+    decode,
+    open_source,
+)
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Fail rather than wait for ever, say for someone to write into a FIFO."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def encoded(colour: tuple[int, int, int] = (200, 10, 10), *, form: str = "PNG", side: int = 4) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, form)
+    return buffer.getvalue()
+
+
+def png_bomb(side: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(2**20))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def read(source: ImageSource) -> list[Sample | Failure]:
+    return [sample for part in source.parts for sample in part.read()]
+
+
+@pytest.mark.usefixtures("no_hang")
+def test_seven_broken_images_among_a_thousand_are_reported_and_stop_nothing(tmp_path: Path) -> None:
+    for number in range(993):
+        (tmp_path / f"{number:04}.png").write_bytes(encoded((number % 256, number // 256, 0)))
+    (tmp_path / "truncated.jpg").write_bytes(encoded(form="JPEG", side=64)[:-60])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not what the name says")
+    (tmp_path / "bomb.png").write_bytes(png_bomb(60_000))
+    (tmp_path / "x.jpg").mkdir()
+    (tmp_path / "x.jpg" / "inside.png").write_bytes(encoded())
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "y.jpg")
+    (tmp_path / "notes.txt").write_text("ignored")
+
+    source = open_source(tmp_path)
+    decoded, failures = [], {}
+    for sample in read(source):
+        if isinstance(sample, Failure):
+            failures[sample.key] = sample.reason
+            continue
+        try:
+            decoded.append((sample.key, decode(sample.data).getpixel((0, 0))))
+        except UnreadableImageError as error:
+            failures[sample.key] = str(error)
+
+    assert source.size == 1000
+    assert decoded == [(f"{number:04}.png", (number % 256, number // 256, 0)) for number in range(993)]
+    assert failures == {
+        "truncated.jpg": "truncated image",
+        "empty.jpg": "empty file (0 bytes)",
+        "text.jpg": "not an image",
+        "bomb.png": "60000 x 60000 pixels is over the limit of 178956970",
+        "x.jpg": "is a directory",
+        "link.jpg": "broken symlink",
+        "y.jpg": "not a regular file (FIFO)",
+    }
+
+
+def test_one_image_file_is_a_source(tmp_path: Path) -> None:
+    (tmp_path / "cat.PNG").write_bytes(encoded())
+    source = open_source(str(tmp_path / "cat.PNG"))
+    assert read(source) == [Sample("cat.PNG", str(tmp_path / "cat.PNG"), None, {}, encoded())]
+    assert source.text == str(tmp_path / "cat.PNG")
+
+
+def test_relative_sources_yield_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos [2024]").mkdir()
+    (tmp_path / "photos [2024]" / "a.png").write_bytes(encoded())
+    monkeypatch.chdir(tmp_path)
+    (sample,) = read(open_source("photos [2024]"))
+    assert isinstance(sample, Sample)
+    assert sample.path == str(tmp_path / "photos [2024]" / "a.png")
+
+
+def test_parts_can_be_sent_to_workers(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    source = open_source(tmp_path)
+    assert read(pickle.loads(pickle.dumps(source))) == read(source)
+
+
+def test_a_folder_of_shards_is_a_source_only_without_images(tmp_path: Path) -> None:
+    (tmp_path / "b.tar").write_bytes(bytes(10240))
+    (tmp_path / "a.tar").write_bytes(bytes(10240))
+    assert [part.name for part in open_source(tmp_path).parts] == ["a.tar", "b.tar"]
+    assert open_source(tmp_path).size is None
+    (tmp_path / "a.png").write_bytes(encoded())
+    assert [sample.key for sample in read(open_source(tmp_path))] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no such file or folder"),
+        ("nowhere", "no such file or folder"),
+        ("nowhere.jpg", "no such file or folder"),
+        ("n" * 5000, "cannot be read"),
+        ("empty", "no images and no .tar shards"),
+        ("list.txt", "understood are a folder"),
+        ("torchvision:CIFAR10", "understood are a folder"),
+        ("https://example.org/x.tar", "understood are a folder"),
+        (b"caf\xe9".decode("utf-8", "surrogateescape"), "not UTF-8"),
+    ],
+)
+def test_what_is_no_source_is_refused_in_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").touch()
+    with pytest.raises(ImageSourceError, match=message) as caught:
+        open_source(text)
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()
