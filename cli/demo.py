@@ -1,5 +1,6 @@
 """`matvit demo`: the whole story on images that ship with scikit-learn."""
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -92,4 +93,5 @@ def _show(checkpoint: Path, corpus: Path, queries: Path, place: Path, device: st
             )
         ]
     )
-    say(f"Try: matvit query {asked[0]} -i {place / 'digits.index'} --budget 60%")
+    example = ["matvit", "query", str(asked[0]), "-i", str(place / "digits.index"), "--budget", "60%"]
+    say(f"Try: {shlex.join(example)}")

@@ -62,14 +62,19 @@ def evaluate(
     source = open_source(queries)
     searcher = Searcher.open(index, model=model, device=device, dtype=dtype)
     encoder = searcher.encoder
-    budgets = budget or ["all"]
-    chosen = encoder.space.curve if "all" in budgets else tuple(dict.fromkeys(map(encoder.submodel, budgets)))
+    chosen = [
+        submodel
+        for text in budget or ["all"]
+        for submodel in (encoder.space.curve if text == "all" else [encoder.submodel(text)])
+    ]
+    if output:
+        output.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
     total = None if source.size is None else source.size + same_encoder * len(searcher.index)
     with progress("Evaluating", total) as advance:
         result = measure(
             searcher,
             source,
-            chosen,
+            list(dict.fromkeys(chosen)),
             same_encoder=same_encoder,
             batch_size=batch_size,
             workers=workers,
@@ -108,7 +113,7 @@ def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, enco
     plot_curve(
         output / "curve.png",
         curves,
-        full_gmacs=encoder.costs(encoder.space.full).gmacs,
+        full_gmacs=encoder.cost(encoder.space.full).gmacs,
         floors={f"raw pixels, {name}": share.value for name, share in floors.items()},
     )
     (output / "command.txt").write_text(shlex.join(["matvit", *sys.argv[1:]]) + "\n", encoding="utf-8")

@@ -33,7 +33,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -43,23 +45,25 @@ def _options(
 
 def main() -> None:
     """Run the command line; a mistake ends in one line on stderr and exit code 2, failed work in 1."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(arguments, prog_name="matvit", standalone_mode=False)
     except _UsageError as error:
         context = error.ctx.command_path if error.ctx else "matvit"  # type: ignore[attr-defined]
         message: str = error.format_message()  # type: ignore[attr-defined]
         # A command that needs a subcommand and got none says so with its whole help.
-        say(message if message.startswith("Usage:") else f"{context}: {message} Try `{context} --help`.")
+        hint = f"{'' if message.endswith(('.', '?')) else '.'} Try `{context} --help`."
+        say(message if message.startswith("Usage:") else f"{context}: {message}{hint}")
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        say("matvit: interrupted")
-        sys.exit(130)
     except Exception as error:
-        code = exit_code(error)
-        if code is None or "--debug" in sys.argv:
+        known = exit_code(error)
+        if known is None or "--debug" in sys.argv:
             raise
         say(f"matvit: {_one_line(error)}")
-        sys.exit(code)
+        sys.exit(known)
+    if code == 130:  # Typer's answer to Ctrl-C
+        say("matvit: interrupted")
+    sys.exit(code)
 
 
 def exit_code(error: Exception) -> int | None:

@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+# One console for messages and bars, so that a message is printed above a running bar.
+_stderr = Console(stderr=True)
 _PLAIN_SECONDS = 10.0
 """How often a line is printed where no bar can be drawn."""
 
@@ -27,7 +29,7 @@ _PLAIN_SECONDS = 10.0
 def say(message: str) -> None:
     """Tell the person at the terminal something, on stderr."""
     # File names may hold what the terminal's encoding or rich's markup would choke on.
-    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    _stderr.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -38,7 +40,7 @@ def print_json(value: object) -> None:
 
 def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> None:
     """Print rows under the keys of the first one."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
@@ -49,36 +51,40 @@ def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> Non
 
 
 @contextmanager
-def progress(what: str, total: int | None, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Show how far long work has come, on stderr.
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how many images long work has done, on stderr.
 
     Args:
         what: What is being done.
-        total: How many there are, if known.
-        unit: What is counted.
+        total: How many images there are, if known.
 
     Yields:
         A function to call with the number done since its last call.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from _plain(what, total, unit)
+    if not _stderr.is_terminal:
+        yield from _plain(what, total)
         return
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns += [_Rate(unit), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console) as bar:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_stderr,
+    ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
 
 
-def _plain(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _plain(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     started = told = time.monotonic()
     done = 0
 
     def line() -> str:
         rate = done / max(time.monotonic() - started, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
-        return f"{what}: {done}{f'/{total}' if total else ''} {unit}, {rate:.1f} {unit}/s{left}"
+        return f"{what}: {done}{f'/{total}' if total else ''} images, {rate:.1f} images/s{left}"
 
     def advance(count: int) -> None:
         nonlocal done, told
@@ -92,12 +98,8 @@ def _plain(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], 
 
 
 class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "")
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
 
 
 def percent(share: float) -> str:

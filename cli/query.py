@@ -1,5 +1,6 @@
 """`matvit query`: search an index by image, at a budget."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def query(
 
     Example: matvit query cat.jpg -i photos.index --budget 40% -k 5
     """
-    from retrieval.errors import ImageSourceError, UnreadableImageError
+    from retrieval.errors import UnreadableImageError
     from retrieval.searcher import Searcher
 
     searcher = Searcher.open(index, model=model, device=device, dtype=dtype)
@@ -52,7 +53,7 @@ def query(
     for path in _lines() if stream else _files(images):
         try:
             hits = searcher.query(path, budget=submodel, k=k)
-        except (UnreadableImageError, ImageSourceError) as error:
+        except UnreadableImageError as error:
             failed = True
             say(f"matvit: {error}")
             if json or stream:
@@ -74,7 +75,8 @@ def query(
 
 
 def _lines() -> Iterator[str]:
-    return (line.rstrip("\n") for line in sys.stdin if line.strip())
+    # Decoded as arguments are: a name that is not UTF-8 must not end the stream.
+    return (os.fsdecode(line.rstrip(b"\n")) for line in sys.stdin.buffer if line.strip())
 
 
 def _files(images: list[str]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def resolve(budget: str | Submodel, space: SubmodelSpace, cost: CostModel) -> Su
         quantity = _QUANTITY["macs"]
         limit *= Fraction(quantity(cost(space.full)), 100)
     else:
-        scale, kind = re.fullmatch(r"([kmg]?)(\w+)", amount["unit"]).groups()  # type: ignore[union-attr]
+        scale, kind = re.fullmatch(r"([kmg]?)(macs|flops|params)", amount["unit"]).groups()  # type: ignore[union-attr]
         quantity = _QUANTITY[kind]
         limit *= _SCALE[scale]
     fitting = [submodel for submodel in space.curve if quantity(cost(submodel)) <= limit]

@@ -6,6 +6,7 @@ its top-level key ``matvit``, which timm ignores. Weights are safetensors; pickl
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -38,18 +39,27 @@ def save(model: VisionTransformer, directory: str | Path, **notes: Any) -> None:
     """
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
+    model_args: dict[str, Any] = {}
     if isinstance(model, MatViT):
         notes |= {
             "architecture": model.pretrained_cfg["architecture"],
             "granularities": dict(model.space.granularities),
         }
     else:
-        notes |= {"widths": [block.mlp.fc1.out_features for block in model.blocks]}
+        widths = [block.mlp.fc1.out_features for block in model.blocks]
+        notes |= {"widths": widths}
+        if len(set(widths)) == 1 and model.attn_pool is None:
+            # What extracting changed; timm can only say it of uniform widths, and says it of an attention
+            # pool too. It truncates the product.
+            ratio = widths[0] / model.embed_dim
+            exact = int(ratio * model.embed_dim) == widths[0]
+            model_args = {"mlp_ratio": ratio if exact else math.nextafter(ratio, math.inf)}
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        config = {"architecture": plain_architecture(model), "matvit": notes}
+        config = {"architecture": plain_architecture(model), "model_args": model_args, "matvit": notes}
         save_for_hf(model, str(staging), model_config=config, safe_serialization=True)
         for file in staging.iterdir():
+            file.chmod(0o644)  # As other files are: safetensors and mkdtemp write for the owner alone.
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         staging.chmod(0o755)
@@ -59,11 +69,11 @@ def save(model: VisionTransformer, directory: str | Path, **notes: Any) -> None:
 
 
 def load(model: str | Path, *, weights: bool = True) -> MatViT:
-    """A MatViT from a checkpoint directory, or with random weights from the name of an architecture.
+    """A MatViT from a checkpoint directory, or one without weights from the name of an architecture.
 
     Args:
         model: A directory, or a name such as ``matvit_base_patch16_224``.
-        weights: Refuse a bare name, which has no trained weights. Cost needs none; embedding does.
+        weights: Refuse a bare name. False gives its model on torch's meta device, enough for costs.
 
     Returns:
         The model in evaluation mode, float32, on the CPU.
@@ -79,7 +89,8 @@ def load(model: str | Path, *, weights: bool = True) -> MatViT:
             raise UnknownModelError(
                 f"{model} has no published weights: give the directory of a trained model"
             )
-        return timm.create_model(str(model)).eval()
+        with torch.device("meta"):
+            return timm.create_model(str(model)).eval()
     raise UnknownModelError(
         f"no directory {str(model)!r}, nor an architecture among {', '.join(default_cfgs)}"
     )
@@ -97,7 +108,7 @@ def _load_directory(directory: Path) -> MatViT:
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {directory / CONFIG}: {error}") from error
-    if architecture not in default_cfgs:
+    if not isinstance(architecture, str) or architecture not in default_cfgs:
         raise UnknownModelError(
             f"{directory} holds {architecture!r}, which is not an architecture known here"
         )
@@ -112,9 +123,13 @@ def _load_directory(directory: Path) -> MatViT:
         raise CheckpointError(f"{directory} has no {WEIGHTS}; pickled weights are never read") from None
     except SafetensorError as error:
         raise CheckpointError(f"{directory / WEIGHTS} is damaged: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {first_line}") from error
+        # torch's first line only announces the mismatches; each has a line of its own below.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[min(1, len(lines) - 1)].strip()
+        raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {reason}") from error
     return net.eval()
 
 

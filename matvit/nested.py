@@ -50,8 +50,8 @@ def narrowed(mlp: Mlp, width: int) -> None:
     """Cut an FFN down to its first `width` hidden units for good, in tensors of its own."""
     fc1, fc2 = mlp.fc1, mlp.fc2
     with torch.no_grad():
-        fc1.weight = nn.Parameter(fc1.weight[:width].clone())
+        fc1.weight = nn.Parameter(fc1.weight[:width].clone(), fc1.weight.requires_grad)
         if fc1.bias is not None:
-            fc1.bias = nn.Parameter(fc1.bias[:width].clone())
-        fc2.weight = nn.Parameter(fc2.weight[:, :width].clone())
+            fc1.bias = nn.Parameter(fc1.bias[:width].clone(), fc1.bias.requires_grad)
+        fc2.weight = nn.Parameter(fc2.weight[:, :width].clone(), fc2.weight.requires_grad)
     fc1.out_features = fc2.in_features = width

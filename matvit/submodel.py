@@ -112,15 +112,16 @@ class SubmodelSpace:
         Raises:
             SubmodelError: It is one, but does not fit this encoder.
         """
-        if text in self.granularities:
-            return self.uniform(text)
+        if text.strip() in self.granularities:
+            return self.uniform(text.strip())
         names = "|".join(sorted(map(re.escape, self.granularities), key=len, reverse=True))
         terms = [re.fullmatch(rf"\s*({names}|\d+)(?:\s*\*\s*(\d+))?\s*", t) for t in re.split(r"[+,]", text)]
         if not all(terms) or text.strip().isdigit():
             return None
-        parts = [part for m in terms if m for part in [m[1]] * int(m[2] or 1)]
-        if len(parts) != self.depth:
-            raise SubmodelError(f"{text!r} gives {len(parts)} widths; this encoder has {self.depth} layers")
+        runs = [(m[1], int(m[2] or 1)) for m in terms if m]
+        if (layers := sum(count for _, count in runs)) != self.depth:
+            raise SubmodelError(f"{text!r} gives {layers} widths; this encoder has {self.depth} layers")
+        parts = [part for part, count in runs for _ in range(count)]
         widths = (
             self._width(p, h) if p in self.granularities else int(p)
             for p, h in zip(parts, self.hidden, strict=True)

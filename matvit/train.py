@@ -22,7 +22,7 @@ from matvit.device import autocast
 from matvit.errors import TrainingError
 from matvit.objectives import JointTask
 from matvit.recipe import Augment, Recipe
-from matvit.vit import MatViT
+from matvit.vit import MatViT, default_cfgs
 
 Evaluate = Callable[[MatViT], Mapping[str, float]]
 Report = Callable[[Mapping[str, Any]], None]
@@ -51,8 +51,10 @@ def build(settings: Recipe, *, num_classes: int) -> MatViT:
     """The untrained model of a recipe.
 
     Raises:
-        TrainingError: timm does not take the recipe's arguments.
+        TrainingError: The architecture is no MatViT, or timm does not take the recipe's arguments.
     """
+    if settings.architecture not in default_cfgs:
+        raise TrainingError(f"{settings.architecture!r} is none of {', '.join(default_cfgs)}")
     random_seed(settings.seed)
     img_size = settings.model.get("img_size", 224)
     chans = settings.model.get("in_chans", 3)
@@ -83,7 +85,7 @@ def open_images(
     mode = "L" if settings.model.get("in_chans", 3) == 1 else "RGB"
     try:
         return ImageDataset(str(folder), input_img_mode=mode, class_map=class_to_idx)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, AssertionError) as error:  # timm asserts that the folder exists
         raise TrainingError(f"no images in known class folders under {folder}") from error
 
 
@@ -118,13 +120,18 @@ def train(
     settings = recipe.read(recipe_file)
     class_to_idx: Mapping[str, int] = images.reader.class_to_idx
     model = build(settings, num_classes=len(class_to_idx)).to(device)
-    loader = _loader(images, model, settings, workers)
+    goal, optim = settings.objective, settings.optim
+    try:
+        loader = _loader(images, model, settings, workers)
+        optimizer = create_optimizer_v2(
+            model, opt=optim.optimizer, lr=optim.lr, weight_decay=optim.weight_decay
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise TrainingError(f"timm cannot do what the recipe asks for: {error}") from error
     _start(out, recipe_file)
 
-    goal, optim = settings.objective, settings.optim
     criterion = LabelSmoothingCrossEntropy(goal.label_smoothing)
     task = JointTask(model, criterion, granularities=goal.granularities, device=device)
-    optimizer = create_optimizer_v2(model, opt=optim.optimizer, lr=optim.lr, weight_decay=optim.weight_decay)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         num_epochs=settings.epochs,

@@ -5,7 +5,6 @@ are timm's; what is added is one argument, the submodel to run.
 """
 
 import copy
-from functools import cached_property
 from typing import Any
 
 from timm.layers import Mlp
@@ -35,7 +34,7 @@ class MatViT(VisionTransformer):
             raise SubmodelError(f"a MatViT has FFN layers of its own: drop {', '.join(sorted(fixed))}")
         super().__init__(block_fn=NestedBlock, mlp_layer=NestedMlp, **kwargs)
 
-    @cached_property
+    @property
     def space(self) -> SubmodelSpace:
         """Every submodel of this encoder."""
         return SubmodelSpace(tuple(block.mlp.fc1.out_features for block in self.blocks))
@@ -100,7 +99,6 @@ class MatViT(VisionTransformer):
         """
         submodel = self.space.check(submodel)
         plain = copy.deepcopy(self)
-        plain.__dict__.pop("space", None)
         # The nested classes add methods but no state, so timm's own classes can take the objects over.
         plain.__class__ = VisionTransformer
         for block, width in zip(plain.blocks, submodel.widths, strict=True):

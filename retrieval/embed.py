@@ -55,7 +55,8 @@ def build_index(
             dtype=str(encoder.dtype).removeprefix("torch."),
             device=str(encoder.device),
             checkpoint=encoder.location,
-            source=source.text,
+            # From any working directory, the corpus must be found again.
+            source=str(Path(source.text).absolute()),
             command=command,
         )
 

@@ -12,12 +12,15 @@ from torch import Tensor
 
 import matvit
 from indexes import EncoderIdentity
+from matvit import budget
 from matvit.checkpoint import weights_sha256
-from matvit.cost import Cost
 from matvit.device import autocast, pick_device, pick_dtype
-from matvit.submodel import Submodel, SubmodelSpace
-from retrieval.images import decode
+from matvit.submodel import Submodel
+from retrieval.decode import decode
+from retrieval.errors import UnreadableImageError
+from retrieval.files import read_regular
 
+MAX_ASPECT_RATIO = 200
 ImageLike = str | Path | bytes | Image.Image
 """An image file, its encoded bytes, or an image that is already open."""
 
@@ -25,7 +28,12 @@ ImageLike = str | Path | bytes | Image.Image
 class Encoder:
     """Images in, L2-normalised embeddings out, through any submodel.
 
-    The classifier is dropped: costs are those of a query, which needs none.
+    It takes the model over and drops its classifier: costs are those of a query, which needs none.
+
+    Attributes:
+        identity: What an index must have been made by for this encoder to query it.
+        space: Every submodel that may embed an image.
+        cost: Submodel -> cost of embedding one image.
 
     Args:
         model: A MatViT with trained weights, in float32.
@@ -45,11 +53,11 @@ class Encoder:
             weights_sha256=weights_sha256(model),
             pooling=model.global_pool,
             embed_dim=model.num_features,
-            preprocess={key: list(v) if isinstance(v, tuple) else v for key, v in data.items()},
+            preprocess=data,
         )
         model.reset_classifier(0)
         self.model = model.eval().to(device)
-        self.cost = model.cost
+        self.space, self.cost = model.space, model.cost
         self._transform = create_transform(**data, is_training=False)
 
     @classmethod
@@ -65,27 +73,22 @@ class Encoder:
         loaded = matvit.load(model)
         return cls(loaded, device=place, dtype=pick_dtype(dtype, place), location=str(Path(model).absolute()))
 
-    @property
-    def space(self) -> SubmodelSpace:
-        """Every submodel that may embed an image."""
-        return self.model.space
-
-    def submodel(self, budget: str | Submodel) -> Submodel:
+    def submodel(self, text: str | Submodel) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`."""
-        return self.model.submodel(budget)
-
-    def costs(self, submodel: Submodel) -> Cost:
-        """Cost of embedding one image with the submodel."""
-        return self.cost(submodel)
+        return budget.resolve(text, self.space, self.cost)
 
     def preprocess(self, image: ImageLike) -> Tensor:
         """One image to the normalised tensor (C, H, W) that the model was trained on.
 
         Raises:
-            UnreadableImageError: The bytes are no image that can be read.
+            UnreadableImageError: There is no image there that can be read.
         """
         if not isinstance(image, Image.Image):
-            image = decode(image if isinstance(image, bytes) else Path(image).read_bytes(), mode=self.mode)
+            image = decode(image if isinstance(image, bytes) else read_regular(Path(image)), mode=self.mode)
+        short, long = sorted(image.size)
+        if long > MAX_ASPECT_RATIO * short:
+            # The shorter side is resized to the model's input: the longer one could fill any memory.
+            raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
         return self._transform(image.convert(self.mode))
 
     @torch.inference_mode()

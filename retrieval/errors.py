@@ -9,6 +9,10 @@ class UnreadableImageError(Exception):
     """One image cannot be read. The message is the short reason that lands in `failures.parquet`."""
 
 
+class MissingModelError(ValueError):
+    """The model that made an index is not where it was."""
+
+
 class EvaluationError(ValueError):
     """Queries whose accuracy against this corpus cannot be measured."""
 

@@ -5,8 +5,9 @@ same-encoder 1-NN embeds both with the submodel, which an index cannot do withou
 """
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from retrieval.encoder import Encoder
 from retrieval.errors import EvaluationError
 from retrieval.images import ImageSource, open_source
 from retrieval.intervals import Share
+from retrieval.neighbours import LabelledRows
 from retrieval.samples import Failure, Sample
 from retrieval.searcher import Searcher
 
@@ -113,7 +115,7 @@ def evaluate(
         queries: Labelled images; those that lie in the corpus are searched without themselves.
         submodels: What to measure.
         same_encoder: Also embed the corpus again with every submodel, reading it from where it was when the
-            index was built. Holds one float16 vector for each image and submodel in memory.
+            index was built. Holds one float16 vector for each image, query and submodel in memory.
         batch_size: Images a batch.
         workers: Decoding threads; None is one a core.
         on_images: Called with the number of images done since the last call, corpus images included.
@@ -123,22 +125,17 @@ def evaluate(
         ImageSourceError: The corpus is not where it was, and `same_encoder` needs it.
     """
     index, encoder = searcher.index, searcher.encoder
-    corpus = _Corpus(
-        index.labels,
-        list(zip(index.paths, index.keys, strict=True)),
-        lambda vectors, k: index.search(vectors, k)[1],
-    )
-    again: list[_Corpus] = []
+    over = partial(_over, encoder=encoder, batch_size=batch_size, workers=workers, on_images=on_images)
+    corpus = LabelledRows(index.labels, index.paths, index.keys)
     if same_encoder:
-        again = _embed_again(
-            encoder, open_source(index.manifest.source), submodels, batch_size, workers, on_images
-        )
+        rows, corpora = _embed_again(over(open_source(index.manifest.source)), encoder, submodels)
 
-    adaptive, own = np.zeros(len(submodels), int), np.zeros(len(submodels), int)
+    adaptive = [0] * len(submodels)
+    asked: list[list[NDArray[np.float16]]] = [[] for _ in submodels]
     seen: list[Sample] = []
     failures: list[Failure] = []
     unlabelled = 0
-    for batch in _over(queries, encoder, batch_size, workers, on_images):
+    for batch in over(queries):
         failures += batch.failures
         keep = [row for row, sample in enumerate(batch.samples) if sample.label is not None]
         unlabelled += len(batch.samples) - len(keep)
@@ -148,19 +145,25 @@ def evaluate(
         seen += samples
         for i, submodel in enumerate(submodels):
             vectors = encoder.embed(images, submodel)
-            adaptive[i] += corpus.correct(vectors, samples)
-            if again:
-                own[i] += again[i].correct(vectors, samples)
+            adaptive[i] += corpus.correct(samples, index.search(vectors, 2)[1])
+            if same_encoder:
+                asked[i].append(vectors.astype(np.float16))
     _check_labels(seen, corpus, queries)
 
-    full = encoder.costs(encoder.space.full).macs
+    own: list[Share | None] = [None] * len(submodels)
+    if same_encoder:
+        own = [
+            Share(rows.correct(seen, nearest(_float32(asked[i]), _float32(corpora[i]), 2)), len(seen))
+            for i in range(len(submodels))
+        ]
+    full = encoder.cost(encoder.space.full).macs
     points = (
         Point(
             submodel,
-            cost := encoder.costs(submodel),
+            cost := encoder.cost(submodel),
             cost.macs / full,
-            Share(int(adaptive[i]), len(seen)),
-            Share(int(own[i]), len(seen)) if again else None,
+            Share(adaptive[i], len(seen)),
+            own[i],
         )
         for i, submodel in enumerate(submodels)
     )
@@ -169,39 +172,8 @@ def evaluate(
         queries=len(seen),
         unlabelled=unlabelled,
         failures=tuple(failures),
-        left_out=sum(_identity(sample) in corpus.row_of for sample in seen),
+        left_out=sum(corpus.row_of(sample) is not None for sample in seen),
     )
-
-
-class _Corpus:
-    """Labelled rows that can be searched.
-
-    Args:
-        labels: Of every row.
-        identities: Path and key of every row: a query never counts itself among its neighbours.
-        search: Unit vectors (Q, D) and k to row numbers (Q, k), best first.
-    """
-
-    def __init__(
-        self,
-        labels: Sequence[str | None],
-        identities: Sequence[tuple[str, str]],
-        search: Callable[[NDArray[np.float32], int], NDArray[np.int64]],
-    ) -> None:
-        self.labels, self._search = labels, search
-        self.row_of = {identity: row for row, identity in enumerate(identities)}
-
-    def correct(self, vectors: NDArray[np.float32], samples: Sequence[Sample]) -> int:
-        """How many queries have the label of their nearest row that is not themselves."""
-        return sum(
-            self.labels[row] == sample.label
-            for sample, rows in zip(samples, self._search(vectors, 2).tolist(), strict=True)
-            for row in [row for row in rows if row != self.row_of.get(_identity(sample))][:1]
-        )
-
-
-def _identity(sample: Sample) -> tuple[str, str]:
-    return sample.path, sample.key
 
 
 def _over(
@@ -218,36 +190,28 @@ def _over(
 
 
 def _embed_again(
-    encoder: Encoder,
-    source: ImageSource,
-    submodels: Sequence[Submodel],
-    batch_size: int,
-    workers: int | None,
-    on_images: Callable[[int], None],
-) -> list[_Corpus]:
-    """The corpus as each submodel embeds it."""
+    corpus: Iterable[Batch], encoder: Encoder, submodels: Sequence[Submodel]
+) -> tuple[LabelledRows, list[list[NDArray[np.float16]]]]:
+    """The corpus' labels, and its vectors as each submodel embeds them, in blocks."""
     blocks: list[list[NDArray[np.float16]]] = [[] for _ in submodels]
     samples: list[Sample] = []
-    for batch in _over(source, encoder, batch_size, workers, on_images):
+    for batch in corpus:
         if batch.samples:
             samples += batch.samples
-            for i, submodel in enumerate(submodels):
-                blocks[i].append(encoder.embed(batch.images, submodel).astype(np.float16))
-    labels = [sample.label for sample in samples]
-    identities = [_identity(sample) for sample in samples]
-
-    def corpus(vectors: NDArray[np.float16]) -> _Corpus:
-        return _Corpus(labels, identities, lambda queries, k: nearest(queries, vectors.astype(np.float32), k))
-
-    return [corpus(np.concatenate(parts)) for parts in blocks]
+            for submodel, vectors in zip(submodels, blocks, strict=True):
+                vectors.append(encoder.embed(batch.images, submodel).astype(np.float16))
+    return LabelledRows.of(samples), blocks
 
 
-def _check_labels(seen: Sequence[Sample], corpus: _Corpus, queries: ImageSource) -> None:
+def _float32(blocks: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
+    return np.concatenate(blocks).astype(np.float32)
+
+
+def _check_labels(seen: Sequence[Sample], corpus: LabelledRows, queries: ImageSource) -> None:
     if not seen:
         raise EvaluationError(
             f"no query in {queries.text} has a label: use one subfolder a class, or shards with .cls files"
         )
-    labels = {sample.label for sample in seen}
-    if labels.isdisjoint(corpus.labels):
-        examples = ", ".join(sorted(str(label) for label in labels)[:3])
+    if corpus.share_no_label(seen):
+        examples = ", ".join(sorted({str(sample.label) for sample in seen})[:3])
         raise EvaluationError(f"none of the queries' labels ({examples}, ...) is a label of the corpus")

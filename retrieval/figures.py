@@ -9,8 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from retrieval.decode import decode
+from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.evaluate import Evaluation
-from retrieval.images import decode, open_source
+from retrieval.files import read_regular
+from retrieval.images import open_source
 from retrieval.samples import Sample
 from retrieval.searcher import Hit, Hits
 
@@ -66,36 +69,40 @@ def plot_curve(
 
     Args:
         path: A .png, .pdf or .svg file.
-        series: The first one is the subject; its most expensive point draws the XL line.
+        series: The first one is the subject; its point at XL, if it has one, draws the XL line.
         full_gmacs: Cost of the full encoder.
         title: Of the figure.
         floors: Name -> accuracy (0 to 1) of methods without an encoder, drawn as lines.
     """
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     axes: Axes = figure.subplots()
+    unit, scale = ("GMACs", 1) if full_gmacs >= 0.1 else ("MMACs", 1000)
     for curve, colour, marker in zip(series, _COLOURS, _MARKERS, strict=False):
+        compute = [scale * gmacs for gmacs in curve.gmacs]
         percent = [100 * value for value in curve.accuracy]
         axes.fill_between(
-            curve.gmacs,
+            compute,
             [100 * low for low, _ in curve.interval],
             [100 * high for _, high in curve.interval],
             color=colour,
             alpha=0.15,
             linewidth=0,
         )
-        axes.plot(curve.gmacs, percent, color=colour, marker=marker, markersize=3.5, label=curve.name)
-        for x, y, label in zip(curve.gmacs, percent, curve.labels, strict=True):
+        axes.plot(compute, percent, color=colour, marker=marker, markersize=3.5, label=curve.name)
+        for x, y, label in zip(compute, percent, curve.labels, strict=True):
             if curve is series[0] and "*" not in label:
                 axes.annotate(label, (x, y), (0, 8), textcoords="offset points", ha="center", weight="bold")
-    axes.axhline(
-        100 * series[0].accuracy[-1], color=_COLOURS[0], linestyle=":", linewidth=1, label="XL queries"
-    )
+    if series[0].gmacs[-1] == full_gmacs:
+        best = 100 * series[0].accuracy[-1]
+        axes.axhline(best, color=_COLOURS[0], linestyle=":", linewidth=1, label="XL queries")
     for (name, value), grey in zip((floors or {}).items(), ("0.35", "0.55", "0.7"), strict=False):
         axes.axhline(100 * value, color=grey, linestyle="--", linewidth=1, label=name)
-    axes.set(xlabel="query compute (GMACs an image)", ylabel="1-NN accuracy (%)", title=title)
+    axes.set(xlabel=f"query compute ({unit} an image)", ylabel="1-NN accuracy (%)", title=title)
     axes.grid(alpha=0.25)
     axes.margins(y=0.12)
-    share = axes.secondary_xaxis("top", functions=(_scaled(100 / full_gmacs), _scaled(full_gmacs / 100)))
+    share = axes.secondary_xaxis(
+        "top", functions=(_scaled(100 / (scale * full_gmacs)), _scaled(scale * full_gmacs / 100))
+    )
     share.set_xlabel("share of XL's compute (%)")
     axes.legend(fontsize="small", loc="best")
     figure.savefig(path, dpi=150)
@@ -113,7 +120,7 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, str | Path, Hits]], *, c
     figure = Figure(figsize=(1.25 * (columns + 1) + 0.3, 1.55 * len(rows) + 0.2), layout="constrained")
     grid = figure.subplots(len(rows), columns + 1, squeeze=False)
     for cells, (caption, query, hits) in zip(grid, rows, strict=True):
-        _tile(cells[0], _first_image(query), caption, "black")
+        _tile(cells[0], _thumbnail(read_regular(Path(query))), caption, "black")
         for cell, hit in zip(cells[1:], hits, strict=False):
             _tile(cell, _hit_image(hit), f"{hit.score:.3f}\n{hit.label or Path(hit.key).name}", "0.25")
         for cell in cells:
@@ -128,29 +135,25 @@ def _scaled(factor: float) -> Callable[[Any], Any]:
 def _tile(axes: Axes, image: Image.Image | None, caption: str, colour: str) -> None:
     if image is not None:
         axes.imshow(image)
-    axes.set_title(caption, fontsize=7, color=colour)
-
-
-def _first_image(file: str | Path) -> Image.Image:
-    (item,) = open_source(file).parts[0].read()
-    assert isinstance(item, Sample), "the query was read before"
-    return _thumbnail(item)
+    axes.set_title(caption, fontsize=7, color=colour, parse_math=False)  # a label may hold dollar signs
 
 
 def _hit_image(hit: Hit) -> Image.Image | None:
     """The image of a hit, or None where it is no longer there."""
     try:
-        items = (item for part in open_source(hit.path).parts for item in part.read())
-        # In a shard the hit is one of many; a file of its own bears just its name as key there.
-        found = (
-            i for i in items if isinstance(i, Sample) and (i.key == hit.key or not hit.path.endswith(".tar"))
+        return _thumbnail(
+            _from_shard(hit) if hit.path.lower().endswith(".tar") else read_regular(Path(hit.path))
         )
-        return _thumbnail(next(found))
-    except (StopIteration, ValueError, OSError):
+    except (UnreadableImageError, ImageSourceError, StopIteration):
         return None
 
 
-def _thumbnail(sample: Sample) -> Image.Image:
-    image = decode(sample.data)
+def _from_shard(hit: Hit) -> bytes:
+    items = (item for part in open_source(hit.path).parts for item in part.read())
+    return next(item.data for item in items if isinstance(item, Sample) and item.key == hit.key)
+
+
+def _thumbnail(data: bytes) -> Image.Image:
+    image = decode(data)
     image.thumbnail((160, 160))
     return image

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from retrieval.decode import MAX_PIXELS, decode
 from retrieval.errors import ImageSourceError, UnreadableImageError
+from retrieval.files import true_place
 from retrieval.folders import file_parts, find_images, is_image_name
 from retrieval.samples import Failure, Part, Sample, is_utf8, printable
 from retrieval.shards import UNDERSTOOD, check_local, expand, shard_parts
@@ -65,9 +66,9 @@ def _parts(text: str) -> tuple[Part, ...]:
     if not is_utf8(str(place)):
         raise ImageSourceError(f"{printable(str(place))}: the path is not UTF-8; rename it")
     if text and path.is_dir():
-        return _folder_parts(place)
+        return _folder_parts(true_place(place))
     if is_image_name(path.name) and path.exists():
-        return file_parts(place.parent, [path.name])
+        return file_parts(true_place(place.parent), [path.name])
     if text.lower().endswith(".tar"):
         return shard_parts(expand(text))
     if text and path.exists():

@@ -9,6 +9,7 @@ from indexes.search import nearest
 from retrieval.errors import EvaluationError, UnreadableImageError
 from retrieval.images import ImageSource, decode
 from retrieval.intervals import Share
+from retrieval.neighbours import LabelledRows
 from retrieval.samples import Sample
 
 
@@ -17,7 +18,7 @@ def raw_pixel_1nn(corpus: ImageSource, queries: ImageSource) -> dict[str, Share]
 
     Args:
         corpus: Labelled images, all of one size.
-        queries: Labelled images of that size, none of which lies in the corpus.
+        queries: Labelled images of that size; those that lie in the corpus are searched without themselves.
 
     Returns:
         ``euclidean`` and ``cosine``.
@@ -25,31 +26,31 @@ def raw_pixel_1nn(corpus: ImageSource, queries: ImageSource) -> dict[str, Share]
     Raises:
         EvaluationError: There are no labelled images, or their sizes differ.
     """
-    rows, labels = _pixels(corpus)
-    asked, wanted = _pixels(queries)
-    if rows.shape[1] != asked.shape[1]:
+    pixels_NHW, known = _pixels(corpus)
+    asked_QHW, samples = _pixels(queries)
+    if pixels_NHW.shape[1:] != asked_QHW.shape[1:]:
         raise EvaluationError("raw pixels can only be compared between images of one size")
-    correct = {
-        "euclidean": nearest(asked, rows, 1, metric="euclidean"),
-        "cosine": nearest(_unit(asked), _unit(rows), 1),
+    rows, asked = pixels_NHW.reshape(len(known), -1), asked_QHW.reshape(len(samples), -1)
+    found = {
+        "euclidean": nearest(asked, rows, 2, metric="euclidean"),
+        "cosine": nearest(_unit(asked), _unit(rows), 2),
     }
-    return {
-        name: Share(int((labels[ids[:, 0]] == wanted).sum()), len(wanted)) for name, ids in correct.items()
-    }
+    labels = LabelledRows.of(known)
+    return {name: Share(labels.correct(samples, ids), len(samples)) for name, ids in found.items()}
 
 
-def _pixels(source: ImageSource) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
+def _pixels(source: ImageSource) -> tuple[NDArray[np.float32], list[Sample]]:
     images: list[NDArray[np.uint8]] = []
-    labels: list[str] = []
+    samples: list[Sample] = []
     for sample in _labelled(source):
         try:
             images.append(np.asarray(decode(sample.data, mode="L")))
         except UnreadableImageError:
             continue  # The encoder could not read it either, and has reported it.
-        labels.append(str(sample.label))
+        samples.append(sample)
     if len({image.shape for image in images}) != 1:
         raise EvaluationError(f"raw pixels need labelled images of one size; {source.text} has others")
-    return np.stack(images).reshape(len(images), -1).astype(np.float32), np.array(labels)
+    return np.stack(images).astype(np.float32), samples
 
 
 def _labelled(source: ImageSource) -> Sequence[Sample]:

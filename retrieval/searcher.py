@@ -11,9 +11,7 @@ from indexes import Index
 from matvit.cost import Cost
 from matvit.submodel import Submodel
 from retrieval.encoder import Encoder, ImageLike
-from retrieval.errors import UnreadableImageError
-from retrieval.images import open_source
-from retrieval.samples import Failure
+from retrieval.errors import MissingModelError, UnreadableImageError
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,17 @@ class Searcher:
         Raises:
             IndexDamagedError: There is no whole index.
             WrongEncoderError: `model` is not the one that made it.
-            UnknownModelError: The model is not there.
+            MissingModelError: The model is no longer where it was.
+            UnknownModelError: `model` is no trained model.
         """
         opened = Index.open(Path(index))
-        return cls(opened, Encoder.open(model or opened.manifest.checkpoint, device=device, dtype=dtype))
+        if model is None:
+            model = opened.manifest.checkpoint
+            if not Path(model).is_dir():
+                raise MissingModelError(
+                    f"the model of {index} is no longer at {model}: say with -m where it is"
+                )
+        return cls(opened, Encoder.open(model, device=device, dtype=dtype))
 
     def query(self, image: ImageLike, *, budget: str | Submodel = "XL", k: int = 10) -> Hits:
         """The k corpus images nearest to one image, encoded within the budget.
@@ -115,7 +120,7 @@ class Searcher:
         return [
             Hits(
                 submodel,
-                self.encoder.costs(submodel),
+                self.encoder.cost(submodel),
                 tuple(map(self._hit, ids_k.tolist(), scores_k.tolist())),
             )
             for scores_k, ids_k in zip(scores, ids, strict=True)
@@ -126,13 +131,9 @@ class Searcher:
         return Hit(index.keys[row], score, index.labels[row], index.paths[row])
 
     def _preprocess(self, image: ImageLike) -> torch.Tensor:
-        if isinstance(image, bytes | Image.Image):
-            return self.encoder.preprocess(image)
-        # A query file gets the same care as a corpus file: no hang on a pipe, no unbounded read.
-        (item,) = open_source(image).parts[0].read()
-        if isinstance(item, Failure):
-            raise UnreadableImageError(f"{image}: {item.reason}")
         try:
-            return self.encoder.preprocess(item.data)
+            return self.encoder.preprocess(image)
         except UnreadableImageError as error:
-            raise UnreadableImageError(f"{image}: {error}") from None
+            if isinstance(image, bytes | Image.Image):
+                raise
+            raise UnreadableImageError(f"{image}: {error}") from error

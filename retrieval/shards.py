@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.files import check_size, open_regular
+from retrieval.files import check_size, open_regular, true_place
 from retrieval.samples import Failure, Part, Sample, is_utf8, printable
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -78,7 +78,7 @@ def shard_parts(shards: Sequence[Path]) -> tuple[Part, ...]:
         )
     return tuple(
         Part(shard.name, _fingerprint(shard), None, partial(_read, shard))
-        for shard in (shard.absolute() for shard in shards)
+        for shard in (true_place(shard.parent) / shard.name for shard in shards)
     )
 
 

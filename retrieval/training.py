@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from timm.data import ImageDataset, create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader
 
-from indexes.search import nearest
+from indexes.search import nearest, require_faiss
 from matvit.device import autocast
 from matvit.recipe import Recipe
 from matvit.submodel import Submodel
@@ -52,7 +52,12 @@ def one_nn_evaluation(
 
     Returns:
         A function of the model that gives ``adaptive_1nn/S`` and so on, 0 to 1.
+
+    Raises:
+        MissingFaissError: FAISS is not installed.
+        TrainingError: One of the folders holds no images.
     """
+    require_faiss()  # Better now than after an epoch.
     corpus = open_images(train, settings)
     queries = open_images(held_out, settings, class_to_idx=corpus.reader.class_to_idx)
 

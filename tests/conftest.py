@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest_plugins = ["small_world"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")

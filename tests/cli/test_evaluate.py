@@ -1,0 +1,89 @@
+"""`matvit evaluate`: table, JSON, files kept."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from retrieval import Searcher, open_source
+from retrieval.evaluate import evaluate
+from retrieval.pixels import raw_pixel_1nn
+
+
+def test_the_whole_curve_is_the_default(matvit: Callable, index: Path, queries: Path) -> None:
+    done = matvit("evaluate", queries, "-i", index, "--json")
+    assert done.code == 0
+    searcher = Searcher.open(index)
+    result = evaluate(searcher, open_source(queries), searcher.encoder.space.curve)
+    assert json.loads(done.out) == {"points": result.table(), "raw_pixels": {}}
+    assert "20 queries" in done.err
+    assert matvit("evaluate", queries, "-i", index, "-b", "all", "--json").out == done.out
+
+
+def test_chosen_budgets_each_once(matvit: Callable, index: Path, queries: Path) -> None:
+    done = matvit("evaluate", queries, "-i", index, "-b", "XL", "-b", "S", "-b", "100%", "--json")
+    assert [point["submodel"] for point in json.loads(done.out)["points"]] == ["S", "XL"]
+
+
+def test_floors_and_the_same_encoder(matvit: Callable, index: Path, queries: Path, corpus: Path) -> None:
+    arguments = ("evaluate", queries, "-i", index, "-b", "M", "--same-encoder", "--raw-pixels")
+    told = json.loads(matvit(*arguments, "--json").out)
+    floors = raw_pixel_1nn(open_source(corpus), open_source(queries))
+    assert told["raw_pixels"]["euclidean"] == {
+        "accuracy": floors["euclidean"].value,
+        "low": pytest.approx(floors["euclidean"].interval[0]),
+        "high": pytest.approx(floors["euclidean"].interval[1]),
+        "queries": 20,
+    }
+    assert 0 <= told["points"][0]["same_encoder_1nn"] <= 1
+    table = matvit(*arguments).out
+    for text in (
+        str(floors["euclidean"]),
+        str(floors["cosine"]),
+        "raw pixels, cosine",
+        "same encoder 1-NN %",
+    ):
+        assert text in table
+
+
+def test_what_is_kept(matvit: Callable, index: Path, queries: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "results"
+    done = matvit("evaluate", queries, "-i", index, "-b", "S", "-b", "L", "-o", out, "--json")
+    assert done.code == 0
+    with (out / "curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    points = json.loads(done.out)["points"]
+    assert [{k: str(v) for k, v in point.items()} for point in points] == rows
+    with Image.open(out / "curve.png") as image:
+        assert image.getcolors(16) is None
+    command = (out / "command.txt").read_text()
+    assert command == f"matvit evaluate {queries} -i {index} -b S -b L -o {out} --json\n"
+
+
+def test_unreadable_and_unlabelled_queries_are_told(
+    matvit: Callable, index: Path, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos" / "red").mkdir(parents=True)
+    for name in ("a.png", "red/b.png"):
+        (tmp_path / "photos" / name).write_bytes((corpus / "red" / "01.png").read_bytes())
+    (tmp_path / "photos" / "red" / "c.png").touch()
+    done = matvit("evaluate", tmp_path / "photos", "-i", index, "-b", "XL")
+    assert done.code == 0
+    assert "not readable: red/c.png: empty file (0 bytes)" in done.err
+    assert "1 queries; 1 not readable; 1 without a label, left out" in done.err
+    assert "100.00 (20.65-100.00)" in done.out
+    assert "40 in the corpus too" in matvit("evaluate", corpus, "-i", index, "-b", "XL").err
+
+
+def test_queries_of_other_labels_are_a_mistake(
+    matvit: Callable, index: Path, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos" / "mauve").mkdir(parents=True)
+    (tmp_path / "photos" / "mauve" / "a.png").write_bytes((corpus / "red" / "01.png").read_bytes())
+    done = matvit("evaluate", tmp_path / "photos", "-i", index, "--json", "-o", tmp_path / "out")
+    assert (done.code, done.out) == (2, "")
+    assert "none of the queries' labels (mauve" in done.err
+    assert list((tmp_path / "out").iterdir()) == []

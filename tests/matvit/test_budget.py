@@ -1,0 +1,166 @@
+from fractions import Fraction
+
+import pytest
+import timm
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from matvit import BudgetError, Submodel, SubmodelError
+from matvit.budget import resolve
+
+with torch.device("meta"):  # Budgets need shapes, not weights.
+    MODEL = timm.create_model("matvit_base_patch16_224")
+SPACE, COST = MODEL.space, MODEL.cost
+FULL, LEAST = COST(SPACE.full), COST(SPACE.smallest)
+decimals = st.decimals(min_value=0, max_value=200, places=4, allow_nan=False, allow_infinity=False)
+
+
+def read(budget):
+    return resolve(budget, SPACE, COST)
+
+
+def largest(measure, limit):
+    """The exact oracle: measure them all and keep the largest that fits; None if none does."""
+    return max(
+        (s for s in SPACE.curve if measure(COST(s)) <= limit), key=lambda s: sum(s.widths), default=None
+    )
+
+
+def check(budget, measure, limit):
+    if (expected := largest(measure, limit)) is None:
+        with pytest.raises(BudgetError):
+            read(budget)
+    else:
+        assert read(budget) == expected
+
+
+@given(decimals)
+@example(100)
+@example(0)
+def test_percentages(share):
+    check(f"{share}%", lambda cost: cost.macs, Fraction(share) * FULL.macs / 100)
+
+
+@given(st.integers(LEAST.macs - 10**9, FULL.macs + 10**9), st.sampled_from(["macs", "flops"]))
+@example(LEAST.macs, "macs")
+@example(LEAST.macs - 1, "macs")
+@example(FULL.macs - 1, "macs")
+@example(FULL.flops, "flops")
+def test_plain_units(limit, unit):
+    check(f"{limit}{unit}", lambda cost: getattr(cost, unit), limit)
+
+
+@given(st.integers(LEAST.params - 10**6, FULL.params + 10**6))
+@example(LEAST.params)
+@example(FULL.params)
+@example(FULL.params - 1)
+def test_parameters(limit):
+    check(f"{limit}params", lambda cost: cost.params, limit)
+
+
+@given(decimals, st.sampled_from("kmg"), st.sampled_from(["macs", "flops", "params"]))
+def test_scaled_units(number, prefix, unit):
+    scale = {"k": 10**3, "m": 10**6, "g": 10**9}[prefix]
+    check(f"{number}{prefix}{unit}", lambda cost: getattr(cost, unit), Fraction(number) * scale)
+
+
+@pytest.mark.parametrize("point", range(0, 37, 6))
+def test_a_budget_of_exactly_a_submodel_gives_that_submodel(point):
+    submodel = SPACE.curve[point]
+    assert read(f"{COST(submodel).macs}macs") == submodel
+    assert read(f"{COST(submodel).params}params") == submodel
+
+
+def test_all_of_it_is_the_full_encoder():
+    assert read("100%") == read("100.0%") == read("1000%") == SPACE.full
+
+
+@pytest.mark.parametrize("name", ["S", "M", "L", "XL"])
+def test_granularities(name):
+    assert read(name) == read(f" {name} ") == SPACE.uniform(name)
+    assert str(read(name)) == name
+
+
+@pytest.mark.parametrize("text", ["384*5+768*7", "S*5+M*7", ",".join(["384"] * 5 + ["768"] * 7)])
+def test_widths_are_taken_as_they_are(text):
+    assert read(text) == Submodel((384,) * 5 + (768,) * 7)
+    assert str(read(text)) == "S*5+M*7"
+
+
+def test_widths_off_the_curve_are_taken_too():
+    assert read("XL*6+S*6").widths == (3072,) * 6 + (384,) * 6
+    assert read(Submodel((7,) * 12)).widths == (7,) * 12
+
+
+@pytest.mark.parametrize(
+    "text, twin",
+    [
+        ("9gmacs", "9000mmacs"),
+        ("9gmacs", "9000000kmacs"),
+        ("9gmacs", "9000000000macs"),
+        ("9gmacs", "18gflops"),
+        ("9gmacs", "9GMACs"),
+        ("9gmacs", " 9 gmacs "),
+        ("9gmacs", "9.gmacs"),
+        ("9gmacs", "09.00GMACS"),
+        (".6gparams", "600mparams"),
+        ("50mparams", "50MParams"),
+        ("50mparams", "50000 kparams"),
+        ("60%", "60 %"),
+        ("60%", "60.0%"),
+    ],
+)
+def test_spellings_of_one_budget(text, twin):
+    assert read(text) == read(twin)
+
+
+def test_below_the_smallest_names_it_and_its_cost():
+    with pytest.raises(BudgetError) as caught:
+        read("10%")
+    message = str(caught.value)
+    assert "smallest submodel, S: 7.8" in message
+    assert "44.4%" in message
+    assert f"{LEAST.mparams:.4g} M parameters" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "nonsense",
+        "60",
+        "-60%",
+        "-1gmacs",
+        "25ms",
+        "nan%",
+        "inf%",
+        "1e3%",
+        "60%%",
+        "9 g macs",
+        "9tmacs",
+        "%",
+        "gmacs",
+        "9macsx",
+        "1/2gmacs",
+        "xs",
+        "60%\nM",
+        "0x10%",
+        "384",
+    ],
+)
+def test_what_is_no_budget_says_what_is(text):
+    with pytest.raises(BudgetError, match="is not a budget: write S M L XL, 60%"):
+        read(text)
+
+
+@pytest.mark.parametrize("budget", ["S*5", "384*13", "S,M", "3073*12", Submodel((8,))])
+def test_widths_that_do_not_fit_are_an_error(budget):
+    with pytest.raises(SubmodelError):
+        read(budget)
+
+
+def test_a_model_reads_budgets_too():
+    assert MODEL.submodel("60%") == read("60%")

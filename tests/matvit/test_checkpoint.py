@@ -1,0 +1,416 @@
+import hashlib
+import json
+import pickle
+import runpy
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import matvit
+from matvit import CheckpointError, MatViT, Submodel, UnknownModelError
+from matvit.checkpoint import SHIPPED, weights_sha256
+
+LOADER = Path(__file__).with_name("plain_timm_loader.py")
+MIXED = Submodel((5, 17, 32, 100))
+OVERLAY = {"mean": [0.1], "std": [0.3], "crop_pct": 1.0, "input_size": [1, 16, 16]}
+
+
+@pytest.fixture(scope="module")
+def model(make_tiny):
+    return make_tiny(pretrained_cfg_overlay=OVERLAY)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    matvit.save(model, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def edit(directory, change):
+    config = json.loads((directory / "config.json").read_text())
+    change(config)
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+# --- there and back ---
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {},
+        {"global_pool": "avg", "class_token": False},
+        {"num_classes": 0},
+        {"global_pool": "map", "reg_tokens": 2, "img_size": (16, 24)},
+        {"mlp_ratio": 3.0, "qkv_bias": False, "init_values": 1e-4, "act_layer": "gelu_tanh"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_gives_back_the_same_model(make_tiny, tmp_path, configuration):
+    model = make_tiny(**configuration)
+    matvit.save(model, tmp_path / "checkpoint")
+    twin = matvit.load(tmp_path / "checkpoint")
+    assert type(twin) is MatViT
+    assert not twin.training
+    assert list(twin.state_dict()) == list(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], tensor), name
+    assert twin.space == model.space
+    x = torch.randn(2, 1, *model.patch_embed.img_size)
+    for submodel in (None, model.space.curve[3]):
+        assert torch.equal(twin(x, submodel), model(x, submodel))
+
+
+def test_preprocessing_comes_back(model, saved):
+    twin = matvit.load(saved)
+    assert timm.data.resolve_model_data_config(twin) == timm.data.resolve_model_data_config(model)
+    assert [*twin.pretrained_cfg["mean"], *twin.pretrained_cfg["std"]] == [0.1, 0.3]
+    assert tuple(twin.pretrained_cfg["input_size"]) == (1, 16, 16)
+    assert twin.pretrained_cfg["architecture"] == "matvit_tiny_patch16_224"
+
+
+def test_a_loaded_model_can_be_saved_again_unchanged(saved, tmp_path):
+    matvit.save(matvit.load(saved), tmp_path / "again")
+    first, again = (json.loads((d / "config.json").read_text()) for d in (saved, tmp_path / "again"))
+    assert again == first
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+
+
+def test_config_names_timms_architecture_and_keeps_ours_apart(model, tmp_path):
+    matvit.save(model, tmp_path / "checkpoint", classes=["cat", "dog"])
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    assert config["architecture"] == "vit_tiny_patch16_224"
+    assert config["matvit"] == {
+        "architecture": "matvit_tiny_patch16_224",
+        "granularities": {"S": 0.125, "M": 0.25, "L": 0.5, "XL": 1.0},
+        "classes": ["cat", "dog"],
+    }
+
+
+def test_what_ships_with_the_package_loads():
+    for directory in SHIPPED.iterdir():
+        assert type(matvit.load(directory)) is MatViT
+
+
+# --- read by timm, in a process that cannot import this project ---
+
+PLAIN_PROCESS = """
+import runpy, sys
+from pathlib import Path
+for name in ("matvit", "retrieval", "indexes", "cli"):
+    sys.modules[name] = None  # importing it now fails
+import numpy, timm, torch
+root, loader = map(Path, sys.argv[1:])
+load_plain = runpy.run_path(str(loader))["load_plain"]
+images = torch.from_numpy(numpy.load(root / "images.npy"))
+ways = {
+    "full": lambda directory: timm.create_model(f"local-dir:{directory}", pretrained=True).eval(),
+    "uniform": lambda directory: timm.create_model(f"local-dir:{directory}", pretrained=True).eval(),
+    "mixed": load_plain,
+    "uniform by hand": load_plain,
+}
+for name, load in ways.items():
+    model = load(root / name)
+    assert type(model) is timm.models.vision_transformer.VisionTransformer
+    numpy.save(root / f"{name}.npy", model(images).detach().numpy())
+"""
+
+
+@pytest.fixture(scope="module")
+def plain_timm_logits(model, images, tmp_path_factory):
+    """Logits of each checkpoint as plain timm computes them."""
+    root = tmp_path_factory.mktemp("plain")
+    np.save(root / "images.npy", images.numpy())
+    matvit.save(model, root / "full")
+    matvit.save(model.extract(model.submodel("M")), root / "uniform")
+    matvit.save(model.extract(model.submodel("M")), root / "uniform by hand")
+    matvit.save(model.extract(MIXED), root / "mixed")
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN_PROCESS, root, LOADER],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return {
+        name: torch.from_numpy(np.load(root / f"{name}.npy")) for name in ("full", "uniform", "mixed")
+    } | {"by hand": torch.from_numpy(np.load(root / "uniform by hand.npy"))}
+
+
+def test_plain_timm_loads_the_full_encoder_bit_for_bit(model, images, plain_timm_logits):
+    assert torch.equal(plain_timm_logits["full"], model(images))
+
+
+def test_plain_timm_loads_a_uniform_submodel(model, images, plain_timm_logits):
+    logits = model.extract(model.submodel("M"))(images)
+    assert torch.equal(plain_timm_logits["uniform"], logits)
+    assert torch.equal(plain_timm_logits["by hand"], logits)
+    torch.testing.assert_close(logits, model(images, model.submodel("M")), rtol=1e-5, atol=1e-5)
+
+
+def test_ten_lines_of_timm_load_a_mixed_submodel(model, images, plain_timm_logits):
+    assert torch.equal(plain_timm_logits["mixed"], model.extract(MIXED)(images))
+    torch.testing.assert_close(plain_timm_logits["mixed"], model(images, MIXED), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 7, 16, 31, 49, 100, 128])
+def test_the_ratio_of_a_uniform_submodel_is_recorded_whatever_its_width(make_tiny, tmp_path, width):
+    model = make_tiny(embed_dim=98, num_heads=2)
+    matvit.save(model.extract(Submodel((width,) * 4)), tmp_path / "small")
+    plain = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True)
+    assert [block.mlp.fc1.out_features for block in plain.blocks] == [width] * 4
+
+
+def test_an_attention_pool_keeps_its_own_ratio(make_tiny, images, tmp_path):
+    model = make_tiny(global_pool="map")
+    small = model.extract(model.submodel("M"))
+    matvit.save(small, tmp_path / "small")
+    assert torch.equal(runpy.run_path(str(LOADER))["load_plain"](tmp_path / "small")(images), small(images))
+
+
+def test_an_extracted_submodel_is_no_matvit(model, tmp_path):
+    matvit.save(model.extract(MIXED), tmp_path / "mixed")
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())
+    assert config["architecture"] == "vit_tiny_patch16_224"
+    assert config["matvit"] == {"widths": [5, 17, 32, 100]}
+    with pytest.raises(UnknownModelError, match="holds no MatViT"):
+        matvit.load(tmp_path / "mixed")
+
+
+# --- what is wrong with a checkpoint is said in one line ---
+
+
+def drop(*path):
+    def change(config):
+        for key in path[:-1]:
+            config = config[key]
+        del config[path[-1]]
+
+    return change
+
+
+def put(*path):
+    def change(config):
+        for key in path[:-2]:
+            config = config[key]
+        config[path[-2]] = path[-1]
+
+    return change
+
+
+def fails(directory, error, match):
+    with pytest.raises(error, match=match) as caught:
+        matvit.load(directory)
+    assert "\n" not in str(caught.value)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    "change, error, match",
+    [
+        (drop("matvit"), UnknownModelError, "holds no MatViT"),
+        (drop("matvit", "architecture"), UnknownModelError, "holds no MatViT"),
+        (put("matvit", "architecture", "matvit_huge"), UnknownModelError, "'matvit_huge', which is not"),
+        (put("matvit", "architecture", ["a"]), UnknownModelError, "not an architecture known"),
+        (put("matvit", []), UnknownModelError, "holds no MatViT"),
+        (put("model_args", "embed_dim", 48), CheckpointError, "size mismatch for"),
+        (put("model_args", "depth", 5), CheckpointError, "blocks.4"),
+        (put("model_args", "depth", 3), CheckpointError, "blocks.3"),
+        (put("model_args", "no_such_argument", 1), CheckpointError, "no_such_argument"),
+        (put("model_args", "num_heads", 5), CheckpointError, "do not agree"),
+        (put("num_classes", 7), None, None),  # the model's own arguments come first
+        (drop("num_classes"), CheckpointError, "num_classes"),
+        (drop("pretrained_cfg"), CheckpointError, "pretrained_cfg"),
+    ],
+)
+def test_a_config_that_does_not_fit(saved, change, error, match):
+    edit(saved, change)
+    if error is None:
+        assert matvit.load(saved).num_classes == 5
+    else:
+        fails(saved, error, match)
+
+
+@pytest.mark.parametrize(
+    "content, error, match",
+    [
+        (b"{", CheckpointError, "cannot read .*config.json"),
+        (b"\xff\xfe\x00", CheckpointError, "cannot read .*config.json"),
+        (b"[]", UnknownModelError, "holds no MatViT"),
+        (b"null", UnknownModelError, "holds no MatViT"),
+    ],
+)
+def test_a_config_that_is_none(saved, content, error, match):
+    (saved / "config.json").write_bytes(content)
+    fails(saved, error, match)
+
+
+def test_a_directory_without_config(saved):
+    (saved / "config.json").unlink()
+    fails(saved, UnknownModelError, r"no checkpoint: it has no config\.json")
+
+
+def test_a_directory_without_weights(saved):
+    (saved / "model.safetensors").unlink()
+    fails(saved, CheckpointError, r"has no model\.safetensors; pickled weights are never read")
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1])
+def test_truncated_weights(saved, size):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    fails(saved, CheckpointError, r"model\.safetensors is damaged")
+
+
+def test_weights_that_are_a_directory(saved):
+    (saved / "model.safetensors").unlink()
+    (saved / "model.safetensors").mkdir()
+    fails(saved, CheckpointError, r"model\.safetensors")
+
+
+def test_weights_of_another_shape_name_the_tensor(saved):
+    weights = load_file(saved / "model.safetensors")
+    weights["head.weight"] = torch.zeros(9, 32)
+    save_file(weights, saved / "model.safetensors")
+    fails(saved, CheckpointError, r"size mismatch for head\.weight")
+
+
+class _Marker:
+    """Unpickling one touches a file: proof that a pickle was opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_pickle_is_never_opened(saved, tmp_path, name):
+    (saved / "model.safetensors").unlink()
+    (saved / name).write_bytes(pickle.dumps(_Marker(tmp_path / "opened")))
+    fails(saved, CheckpointError, "pickled weights are never read" if name.endswith("bin") else "is damaged")
+    assert not (tmp_path / "opened").exists()
+    pickle.loads((saved / name).read_bytes())
+    assert (tmp_path / "opened").exists()  # The trap works.
+
+
+@pytest.mark.parametrize(
+    "name", ["no/such/directory", "vit_base_patch16_224", "matvit_huge_patch16_224", "resnet18"]
+)
+def test_a_name_that_leads_nowhere_lists_those_that_do(name):
+    fails(name, UnknownModelError, f"no directory '{name}'.*matvit_base_patch16_224")
+
+
+def test_a_bare_name_has_no_weights():
+    fails("matvit_tiny_patch16_224", UnknownModelError, "no published weights: give the directory")
+
+
+def test_a_bare_name_will_do_where_no_weights_are_needed():
+    model = matvit.load("matvit_tiny_patch16_224", weights=False)
+    assert type(model) is MatViT
+    assert not model.training
+
+
+# --- whole or not at all ---
+
+
+def test_saving_replaces_what_was_there_whole(make_tiny, saved):
+    (saved / "left over").touch()
+    matvit.save(make_tiny(num_classes=3), saved)
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+    assert matvit.load(saved).num_classes == 3
+
+
+def test_saving_leaves_nothing_else_behind(model, tmp_path):
+    for _ in range(2):
+        matvit.save(model, tmp_path / "deep" / "checkpoint")
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["checkpoint"]
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(model, saved):
+    before = (saved / "config.json").read_bytes()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        matvit.save(model, saved, note=object())
+    assert [p.name for p in saved.parent.iterdir()] == ["checkpoint"]
+    assert (saved / "config.json").read_bytes() == before
+    matvit.load(saved)
+
+
+def test_a_checkpoint_can_be_read_by_others(saved):
+    assert stat.S_IMODE(saved.stat().st_mode) & 0o055 == 0o055
+    shutil.copytree(saved, saved.with_name("copy"))
+
+
+# --- identity ---
+
+
+def counting(make_tiny, **kwargs):
+    """A model whose weights are the same on every machine: 0, 1, 2, ... in each tensor."""
+    model = make_tiny(depth=1, **kwargs)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).view_as(parameter))
+    return model
+
+
+def test_identity_ignores_the_classifier(make_tiny):
+    hashes = {weights_sha256(counting(make_tiny, num_classes=n)) for n in (0, 5, 9)}
+    assert len(hashes) == 1
+
+
+def test_identity_changes_with_every_other_tensor(make_tiny):
+    model = counting(make_tiny)
+    seen = {weights_sha256(model)}
+    for name, parameter in model.named_parameters():
+        old = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.view(-1)[-1] += 1
+            changed = weights_sha256(model)
+            parameter.copy_(old)
+        if name.startswith("head."):
+            assert changed in seen, name
+        else:
+            assert changed not in seen, name
+            seen.add(changed)
+    assert len(seen) == 1 + len([n for n in model.state_dict() if not n.startswith("head.")])
+
+
+def test_identity_changes_with_the_dtype(make_tiny):
+    model = counting(make_tiny)
+    assert weights_sha256(model) != weights_sha256(model.half()) != weights_sha256(model.bfloat16())
+
+
+def test_identity_survives_a_checkpoint_and_is_not_that_of_its_parts(model, saved):
+    assert weights_sha256(matvit.load(saved)) == weights_sha256(model)
+    assert weights_sha256(model.extract(model.space.full)) == weights_sha256(model)
+    assert weights_sha256(model.extract(model.submodel("L"))) != weights_sha256(model)
+
+
+def test_identity_is_what_the_design_says(make_tiny):
+    model = counting(make_tiny)
+    digest = hashlib.sha256()
+    for name in sorted(k for k in model.state_dict() if not k.startswith("head.")):
+        tensor = model.state_dict()[name]
+        header = f"{name}\0torch.float32\0{tuple(tensor.shape)}\0".encode()
+        raw = tensor.numpy().astype("<f4").tobytes()
+        digest.update(len(header).to_bytes(8, "little") + len(raw).to_bytes(8, "little") + header + raw)
+    assert weights_sha256(model) == digest.hexdigest()
+
+
+def test_identity_is_the_same_in_every_process_and_release(make_tiny):
+    # An index stores this: a change here makes every index built before unreadable.
+    assert (
+        weights_sha256(counting(make_tiny))
+        == "520da87cf75230b7881dc055d75cc3e822eb86f690c6cbd2f959003152a1a49f"
+    )

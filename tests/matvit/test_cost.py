@@ -1,0 +1,122 @@
+"""What a submodel is said to cost is what torch counts when it runs."""
+
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch.utils.flop_counter import FlopCounterMode
+
+from matvit import Cost, UnknownModelError
+
+CONFIGURATIONS = {
+    "token": {},
+    "avg": {"global_pool": "avg", "class_token": False},
+    "avg with class token": {"global_pool": "avg"},
+    "registers": {"reg_tokens": 3, "no_embed_class": True},
+    "map": {"global_pool": "map"},
+    "map without class token": {"global_pool": "map", "class_token": False},
+    "map over all tokens": {"global_pool": "map", "reg_tokens": 2, "pool_include_prefix": True},
+    "map without head": {"global_pool": "map", "num_classes": 0},
+    "no head": {"num_classes": 0},
+    "no pooling": {"global_pool": "", "num_classes": 0},
+    "pre-norm": {"pre_norm": True, "final_norm": False},
+    "no qkv bias": {"qkv_bias": False},
+    "no proj bias": {"proj_bias": False},
+    "layer scale, qk norm": {"init_values": 1e-3, "qk_norm": True},
+    "not square": {"img_size": (16, 24)},
+    "not square patches, colour": {"patch_size": (4, 8), "in_chans": 3},
+    "FFN ratio 3": {"mlp_ratio": 3.0},
+    "dynamic size": {"dynamic_img_size": True},
+}
+
+
+def counted(model, *submodel, size=None):
+    """Multiply-accumulates of one image, as torch counts them."""
+    x = torch.zeros(1, *(size or input_size(model)), device=model.pos_embed.device)
+    with FlopCounterMode(display=False) as counter:
+        model(x, *submodel)
+    assert counter.get_total_flops() % 2 == 0
+    return counter.get_total_flops() // 2
+
+
+def input_size(model):
+    return model.patch_embed.proj.in_channels, *model.patch_embed.img_size
+
+
+def parameters(model: VisionTransformer) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def on_meta(name, **kwargs):
+    with torch.device("meta"):
+        return timm.create_model(name, **kwargs).eval()
+
+
+@pytest.fixture(scope="module")
+def base():
+    return on_meta("matvit_base_patch16_224")
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_every_point_of_the_curve_costs_what_torch_counts(make_tiny, configuration):
+    model = make_tiny(**configuration)
+    cost = model.cost
+    for submodel in model.space.curve:
+        extracted = model.extract(submodel)
+        assert cost(submodel) == Cost(macs=counted(extracted), params=parameters(extracted)), submodel
+
+
+def test_attention_is_counted_whether_fused_or_not(make_tiny):
+    fused, plain = make_tiny(), make_tiny()
+    for block in plain.blocks:
+        block.attn.fused_attn = False
+    submodel = fused.submodel("M")
+    assert counted(fused, submodel) == counted(plain, submodel) == fused.cost(submodel).macs
+
+
+@pytest.mark.parametrize("point", range(0, 37, 6))
+def test_base_costs_what_torch_counts(base, point):
+    submodel = base.space.curve[point]
+    cost = base.cost(submodel)
+    assert cost.macs == counted(base, submodel)
+    assert cost == Cost(macs=counted(base.extract(submodel)), params=parameters(base.extract(submodel)))
+
+
+def test_base_costs_what_was_published(base):
+    gmacs = [base.cost(submodel).gmacs for submodel in base.space.uniforms()]
+    assert [f"{g:.2f}" for g in gmacs] == ["7.80", "9.20", "11.99", "17.56"]
+
+
+def test_large_costs_what_torch_counts_and_what_was_published():
+    large = on_meta("matvit_large_patch16_224")
+    cost = large.cost(large.space.full)
+    assert cost == Cost(macs=counted(large), params=parameters(large))
+    assert f"{cost.gmacs:.2f}" == "61.55"
+
+
+def test_cost_strictly_increases_along_the_curve(base):
+    costs = [base.cost(submodel) for submodel in base.space.curve]
+    for cheaper, dearer in pairwise(costs):
+        assert cheaper.macs < dearer.macs
+        assert cheaper.params < dearer.params
+
+
+def test_units():
+    cost = Cost(macs=17_564_161_536, params=86_567_656)
+    assert cost.flops == 2 * cost.macs
+    assert cost.gmacs == pytest.approx(17.564161536)
+    assert cost.gflops == pytest.approx(35.128323072)
+    assert cost.mparams == pytest.approx(86.567656)
+
+
+def test_widths_of_another_depth_have_no_cost(base, tiny):
+    with pytest.raises(ValueError, match="shorter"):
+        base.cost(tiny.space.full)
+
+
+def test_a_pool_of_unknown_cost_is_refused(make_tiny):
+    model = make_tiny(global_pool="prr")
+    with pytest.raises(UnknownModelError, match="AttentionPoolPrr"):
+        model.cost  # noqa: B018

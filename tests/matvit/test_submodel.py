@@ -1,0 +1,164 @@
+import copy
+import pickle
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matvit import GRANULARITIES, Submodel, SubmodelError, SubmodelSpace
+
+B16 = SubmodelSpace((3072,) * 12)
+L16 = SubmodelSpace((4096,) * 24)
+TAPERED = SubmodelSpace((96, 64, 200))
+
+
+def test_equal_widths_are_one_value_whatever_the_labels():
+    labelled, bare = B16.uniform("M"), Submodel((768,) * 12)
+    assert labelled.labels != bare.labels
+    assert labelled == bare
+    assert hash(labelled) == hash(bare)
+    assert {labelled: "found"}[bare] == "found"
+    assert labelled != Submodel((768,) * 11 + (769,))
+
+
+def test_is_frozen():
+    with pytest.raises(AttributeError):
+        B16.full.widths = (1,)
+
+
+def test_a_list_of_widths_becomes_a_tuple():
+    assert Submodel([4, 8]) == Submodel((4, 8))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize("original", [Submodel((4, 8)), B16.curve[5]])
+def test_survives_copies_and_pickle(duplicate, original):
+    twin = duplicate(original)
+    assert twin == original
+    assert str(twin) == str(original)
+    assert hash(twin) == hash(original)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_space_survives_copies_and_pickle(duplicate):
+    assert duplicate(B16).curve == B16.curve
+
+
+@pytest.mark.parametrize(
+    "submodel, text",
+    [
+        (B16.uniform("S"), "S"),
+        (B16.full, "XL"),
+        (B16.labelled(("S",) * 5 + ("M",) * 7), "S*5+M*7"),
+        (Submodel((384,) * 5 + (768,) * 7), "384*5+768*7"),
+        (Submodel((1, 2, 1)), "1*1+2*1+1*1"),
+    ],
+)
+def test_prints_as_runs_of_layers(submodel, text):
+    assert str(submodel) == text
+
+
+@given(st.tuples(*(st.integers(1, hidden) for hidden in TAPERED.hidden)).map(Submodel))
+def test_any_widths_read_back_from_their_spelling(submodel):
+    assert TAPERED.parse(str(submodel)) == submodel
+    assert TAPERED.parse(",".join(map(str, submodel.widths))) == submodel
+    assert TAPERED.parse(str(TAPERED.check(submodel))) == submodel
+
+
+@given(st.lists(st.sampled_from(list(GRANULARITIES)), min_size=3, max_size=3).map(tuple))
+def test_any_granularities_read_back_from_their_spelling(labels):
+    submodel = TAPERED.labelled(labels)
+    read = TAPERED.parse(str(submodel))
+    assert read == submodel
+    assert str(read) == str(submodel)
+
+
+@pytest.mark.parametrize(
+    "space", [B16, L16, TAPERED, SubmodelSpace((4096,))], ids=lambda s: f"depth{s.depth}"
+)
+def test_curve(space):
+    curve, names = space.curve, list(GRANULARITIES)
+    assert len(curve) == 3 * space.depth + 1
+    assert len(set(curve)) == len(curve)
+    assert curve[0] == space.smallest == space.uniform("S")
+    assert curve[-1] == space.full == Submodel(space.hidden)
+    assert set(space.uniforms()) <= set(curve)
+    for submodel in curve:
+        used = [names.index(label) for label in submodel.labels]
+        assert used == sorted(used)
+        assert max(used) - min(used) <= 1
+    for cheaper, dearer in pairwise(curve):
+        assert all(a <= b for a, b in zip(cheaper.widths, dearer.widths, strict=True))
+        assert sum(cheaper.widths) < sum(dearer.widths)
+
+
+def test_curve_has_as_many_points_as_the_paper_says():
+    assert len(B16.curve) == 37
+    assert len(L16.curve) == 73
+
+
+def test_granularities_keep_the_shares_of_the_paper():
+    assert [s.widths[0] for s in B16.uniforms()] == [384, 768, 1536, 3072]
+
+
+def test_widths_never_shrink_with_depth():
+    for submodel in B16.curve:
+        assert list(submodel.widths) == sorted(submodel.widths)
+
+
+def test_a_narrow_layer_keeps_at_least_one_unit():
+    assert SubmodelSpace((3, 3)).smallest.widths == (1, 1)
+
+
+@pytest.mark.parametrize("widths", [(), (0,), (-1, 4), (1.5, 2), ("4",)])
+def test_bad_widths_are_named(widths):
+    with pytest.raises(SubmodelError, match="positive whole numbers"):
+        Submodel(widths)
+
+
+def test_wrong_depth_names_both_depths():
+    with pytest.raises(SubmodelError, match="2 layers; this encoder has 3"):
+        TAPERED.check(Submodel((4, 4)))
+    with pytest.raises(SubmodelError, match="2 widths; this encoder has 3 layers"):
+        TAPERED.parse("4,4")
+
+
+def test_too_wide_names_the_layer():
+    with pytest.raises(SubmodelError, match="65 units in layer 1, which has 64"):
+        TAPERED.check(Submodel((96, 65, 200)))
+    with pytest.raises(SubmodelError, match="65 units in layer 1, which has 64"):
+        TAPERED.parse("96,65,200")
+
+
+def test_zero_width_spelled_out_is_an_error():
+    with pytest.raises(SubmodelError, match="positive"):
+        TAPERED.parse("0*3")
+
+
+def test_an_absurd_count_is_an_error_and_takes_no_memory():
+    with pytest.raises(SubmodelError, match="this encoder has 3 layers"):
+        TAPERED.parse("S*99999999999999")
+
+
+@pytest.mark.parametrize("text", ["", "60%", "9gmacs", "384", "small", "S*", "*3", "S-M", "s,m,l", "1.5,2,3"])
+def test_what_spells_no_widths_is_left_to_others(text):
+    assert TAPERED.parse(text) is None
+
+
+@pytest.mark.parametrize("text", ["M", " M ", "M*3", " M * 3", "M,M,M", "M + M*2", "24,16,50", "M+16+50"])
+def test_spellings_of_one_submodel(text):
+    assert TAPERED.parse(text) == TAPERED.uniform("M")
+
+
+def test_check_labels_what_has_a_name():
+    assert str(TAPERED.check(Submodel((12, 16, 100)))) == "S*1+M*1+L*1"
+    assert TAPERED.check(Submodel((12, 17, 100))).labels is None
+
+
+@pytest.mark.parametrize(
+    "shares", [{}, {"A": 0.5}, {"A": 0.5, "B": 0.5, "C": 1}, {"A": 1, "B": 0.5}, {"A": 0, "B": 1}]
+)
+def test_granularities_must_increase_up_to_one(shares):
+    with pytest.raises(SubmodelError, match="increase up to 1"):
+        SubmodelSpace((8,), shares)

@@ -1,0 +1,122 @@
+"""One object for model, preprocessing and normalisation, against the same written out by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small_world import SIDE, files_of, picture, random_matvit
+from timm.data import create_transform, resolve_model_data_config
+
+import matvit
+from matvit.device import pick_dtype
+from retrieval import Encoder
+from retrieval.errors import UnreadableImageError
+
+CPU = torch.device("cpu")
+
+
+def in_memory(seed: int = 0, *, dtype: torch.dtype = torch.float32, **arguments: Any) -> Encoder:
+    return Encoder(random_matvit(seed, **arguments), device=CPU, dtype=dtype)
+
+
+def by_hand(checkpoint: Path, files: list[Path], submodel: matvit.Submodel) -> np.ndarray:
+    plain = matvit.load(checkpoint).extract(submodel)
+    plain.reset_classifier(0)
+    transform = create_transform(**resolve_model_data_config(plain), is_training=False)
+    images = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+    with torch.inference_mode():
+        vectors = plain.eval()(images).numpy()
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(widths=st.tuples(*[st.integers(1, 128)] * 4))
+def test_embedding_is_the_extracted_timm_model_s_normalised(
+    checkpoint: Path, encoder: Encoder, corpus: Path, widths: tuple[int, ...]
+) -> None:
+    files = files_of(corpus)[:3]
+    submodel = matvit.Submodel(widths)
+    vectors = encoder.embed(torch.stack([encoder.preprocess(file) for file in files]), submodel)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(vectors, by_hand(checkpoint, files, submodel), atol=1e-5)
+
+
+def test_no_submodel_is_the_full_encoder(encoder: Encoder, checkpoint: Path, corpus: Path) -> None:
+    files = files_of(corpus)[:3]
+    vectors = encoder.embed(torch.stack([encoder.preprocess(file) for file in files]))
+    np.testing.assert_allclose(vectors, by_hand(checkpoint, files, encoder.space.full), atol=1e-6)
+
+
+def test_a_file_its_bytes_and_its_image_are_the_same(encoder: Encoder, corpus: Path) -> None:
+    file = files_of(corpus)[0]
+    images = [encoder.preprocess(given) for given in (file, str(file), file.read_bytes(), Image.open(file))]
+    assert all(torch.equal(image, images[0]) for image in images)
+
+
+def test_preprocessing_is_the_checkpoint_s(tmp_path: Path) -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    matvit.save(
+        random_matvit(0, pretrained_cfg_overlay={"mean": mean, "std": std, "crop_pct": 1.0}), tmp_path / "m"
+    )
+    opened = Encoder.open(tmp_path / "m", device="cpu")
+    image = picture("red", 0)
+    expected = (np.asarray(image) / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(
+        opened.preprocess(image).numpy(), expected.transpose(2, 0, 1), rtol=1e-5, atol=1e-6
+    )
+    assert opened.preprocess(picture("red", 0, side=50)).shape == (3, SIDE, SIDE)
+
+
+def test_grey_models_see_grey_images() -> None:
+    overlay = {"mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+    grey = in_memory(in_chans=1, pretrained_cfg_overlay=overlay)
+    image = picture("green", 0)
+    pixels = grey.preprocess(image)
+    np.testing.assert_allclose(pixels[0], np.asarray(image.convert("L")) / 127.5 - 1, atol=1e-6)
+    assert grey.embed(pixels[None]).shape == (1, 32)
+
+
+def test_identity_is_the_weights_not_where_or_how_they_run(encoder: Encoder, checkpoint: Path) -> None:
+    assert in_memory().identity == encoder.identity
+    assert in_memory(dtype=torch.bfloat16).identity == encoder.identity
+    assert Encoder.open(checkpoint, device="cpu", dtype="bf16").identity == encoder.identity
+
+    other_head = random_matvit(0)
+    other_head.reset_classifier(7)
+    assert Encoder(other_head, device=CPU, dtype=torch.float32).identity == encoder.identity
+
+
+@pytest.mark.gpu
+def test_identity_is_the_same_on_a_gpu(encoder: Encoder, checkpoint: Path) -> None:
+    on_gpu = Encoder.open(checkpoint, device="cuda")
+    assert on_gpu.identity == encoder.identity
+    image = picture("blue", 0)
+    cosine = on_gpu.embed(on_gpu.preprocess(image)[None]) @ encoder.embed(encoder.preprocess(image)[None]).T
+    assert cosine == pytest.approx(1, abs=0.01)
+
+
+def test_identity_changes_with_any_weight_and_with_the_preprocessing(encoder: Encoder) -> None:
+    touched = random_matvit(0)
+    with torch.no_grad():
+        touched.blocks[3].mlp.fc2.bias[-1] += 1e-6
+    assert Encoder(touched, device=CPU, dtype=torch.float32).identity != encoder.identity
+    assert in_memory(1).identity != encoder.identity
+    assert in_memory(pretrained_cfg_overlay={"crop_pct": 1.0}).identity != encoder.identity
+
+
+def test_bf16_is_close_to_fp32(encoder: Encoder) -> None:
+    image = encoder.preprocess(picture("checks", 0))[None]
+    rough = in_memory(dtype=pick_dtype("bf16", CPU))
+    cosine = float((rough.embed(image) @ encoder.embed(image).T)[0, 0])
+    assert 0.98 < cosine < 1 - 1e-7
+
+
+def test_unreadable_bytes_are_refused(encoder: Encoder) -> None:
+    with pytest.raises(UnreadableImageError, match="not an image"):
+        encoder.preprocess(b"hello")

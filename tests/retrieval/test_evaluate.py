@@ -1,0 +1,218 @@
+"""The curve, against ten lines of NumPy and plain timm models."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_world import files_of, picture, random_matvit, shard_of
+from timm.data import create_transform, resolve_model_data_config
+
+import matvit
+from retrieval import Encoder, Searcher, build_index, open_source
+from retrieval.errors import EvaluationError, ImageSourceError
+from retrieval.evaluate import Evaluation, evaluate
+from retrieval.samples import Failure
+
+
+def embedded(checkpoint: Path, files: list[Path], submodel: matvit.Submodel) -> np.ndarray:
+    plain = matvit.load(checkpoint).extract(submodel)
+    plain.reset_classifier(0)
+    transform = create_transform(**resolve_model_data_config(plain), is_training=False)
+    with torch.inference_mode():
+        vectors = plain(torch.stack([transform(Image.open(file).convert("RGB")) for file in files]))
+    return torch.nn.functional.normalize(vectors).numpy()
+
+
+def one_nn(
+    queries: np.ndarray, corpus: np.ndarray, wanted: list[str], labels: list[str], *, loo: bool
+) -> int:
+    scores = queries @ corpus.astype(np.float16).astype(np.float32).T
+    if loo:
+        np.fill_diagonal(scores, -np.inf)
+    return sum(labels[best] == label for best, label in zip(scores.argmax(1), wanted, strict=True))
+
+
+def oracle(checkpoint: Path, queries: Path, corpus: Path, *, loo: bool = False) -> dict[str, tuple[int, int]]:
+    """Correct answers, adaptive and same-encoder, of every submodel of the curve."""
+    asked, known = files_of(queries), files_of(corpus)
+    wanted, labels = [f.parent.name for f in asked], [f.parent.name for f in known]
+    space = matvit.load(checkpoint).space
+    full = embedded(checkpoint, known, space.full)
+    counts = {}
+    for s in space.curve:
+        vectors, own = embedded(checkpoint, asked, s), embedded(checkpoint, known, s)
+        counts[str(s)] = (
+            one_nn(vectors, full, wanted, labels, loo=loo),
+            one_nn(vectors, own, wanted, labels, loo=loo),
+        )
+    return counts
+
+
+def counted(result: Evaluation) -> dict[str, tuple[int, int]]:
+    assert all(point.same_encoder for point in result.points)
+    return {
+        str(p.submodel): (p.adaptive.count, p.same_encoder.count) for p in result.points if p.same_encoder
+    }
+
+
+@pytest.fixture(scope="module")
+def result(searcher: Searcher, queries: Path) -> Evaluation:
+    curve = searcher.encoder.space.curve
+    return evaluate(searcher, open_source(queries), curve[::-1], same_encoder=True, batch_size=7)
+
+
+def test_accuracies_are_those_of_plain_models(
+    result: Evaluation, checkpoint: Path, queries: Path, corpus: Path
+) -> None:
+    expected = oracle(checkpoint, queries, corpus)
+    assert counted(result) == expected
+    assert len({adaptive for adaptive, _ in expected.values()}) > 3, "the oracle tells submodels apart"
+    assert any(adaptive != own for adaptive, own in expected.values())
+    assert all(point.adaptive.total == 20 for point in result.points)
+    assert (result.queries, result.unlabelled, result.left_out, result.failures) == (20, 0, 0, ())
+
+
+def test_points_come_cheapest_first_with_their_cost(result: Evaluation, encoder: Encoder) -> None:
+    assert [point.submodel for point in result.points] == list(encoder.space.curve)
+    assert [point.cost for point in result.points] == [encoder.cost(s) for s in encoder.space.curve]
+    assert result.points[-1].share_of_full == 1
+
+
+def test_csv_holds_the_table(result: Evaluation, tmp_path: Path) -> None:
+    result.write_csv(tmp_path / "curve.csv")
+    with (tmp_path / "curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measures = [
+        f"{name}{end}" for name in ("adaptive_1nn", "same_encoder_1nn") for end in ("", "_low", "_high")
+    ]
+    first = ["submodel", "widths", "gmacs", "gflops", "mparams", "share_of_xl"]
+    assert list(rows[0]) == [*first, *measures, "queries"]
+    for row, point in zip(rows, result.points, strict=True):
+        assert row["submodel"] == str(point.submodel)
+        assert tuple(map(int, row["widths"].split())) == point.submodel.widths
+        assert float(row["gflops"]) == pytest.approx(2 * float(row["gmacs"]))
+        assert float(row["adaptive_1nn"]) == point.adaptive.count / 20
+        low, high = point.adaptive.interval
+        assert float(row["adaptive_1nn_low"]) == pytest.approx(low, abs=1e-6)
+        assert float(row["adaptive_1nn_high"]) == pytest.approx(high, abs=1e-6)
+        assert row["queries"] == "20"
+
+
+def test_without_same_encoder_it_is_not_in_the_table(searcher: Searcher, queries: Path) -> None:
+    result = evaluate(searcher, open_source(queries), [searcher.encoder.space.full])
+    assert result.points[0].same_encoder is None
+    assert not any("same" in name for name in result.table()[0])
+
+
+def test_corpus_images_are_searched_without_themselves(
+    checkpoint: Path, encoder: Encoder, corpus: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(corpus, tmp_path / "photos")
+    # A twin under another label: each of the two must find the other one, not itself.
+    twin = picture("red", 1)
+    twin.putpixel((3, 3), (9, 9, 9))  # not quite the same, since equal scores have no order
+    twin.save(folder / "blue" / "twin.png")
+    build_index(open_source(folder), encoder, tmp_path / "i")
+    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    result = evaluate(searcher, open_source(folder), encoder.space.curve, same_encoder=True)
+    expected = oracle(checkpoint, folder, folder, loo=True)
+    assert counted(result) == expected
+    assert result.left_out == 41
+    assert expected["XL"][0] < 41
+
+
+def test_corpus_images_of_shards_are_searched_without_themselves(
+    checkpoint: Path, encoder: Encoder, corpus: Path, tmp_path: Path
+) -> None:
+    shard_of(tmp_path / "x.tar", files_of(corpus))
+    build_index(open_source(tmp_path), encoder, tmp_path / "i")
+    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    result = evaluate(
+        searcher, open_source(tmp_path / "x.tar"), encoder.space.curve, same_encoder=True, batch_size=3
+    )
+    assert counted(result) == oracle(checkpoint, corpus, corpus, loo=True)
+    assert result.left_out == 40
+
+
+def test_corpus_images_are_known_by_any_way_to_their_folder(
+    searcher: Searcher, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(corpus)
+    monkeypatch.chdir(corpus)
+    for way in (".", "../corpus", f"{corpus}/../corpus", tmp_path / "link"):
+        result = evaluate(searcher, open_source(way), [searcher.encoder.space.full])
+        assert result.left_out == 40, way
+
+
+def test_the_same_keys_elsewhere_are_other_images(searcher: Searcher, corpus: Path, tmp_path: Path) -> None:
+    copies = shutil.copytree(corpus, tmp_path / "copies")
+    result = evaluate(searcher, open_source(copies), [searcher.encoder.space.full], same_encoder=True)
+    assert result.left_out == 0
+    assert counted(result) == {"XL": (40, 40)}
+
+
+def test_what_has_no_label_or_cannot_be_read_is_counted(
+    searcher: Searcher, queries: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(queries, tmp_path / "photos")
+    for name in ("a.png", "b.png"):
+        picture("red", 7).save(folder / name)
+    (folder / "red" / "broken.jpg").write_text("no image")
+    (folder / "unlabelled.jpg").touch()
+    seen: list[int] = []
+    curve = searcher.encoder.space.curve
+    result = evaluate(searcher, open_source(folder), curve, on_images=seen.append, batch_size=4)
+    expected = evaluate(searcher, open_source(queries), curve)
+    assert [p.adaptive for p in result.points] == [p.adaptive for p in expected.points]
+    assert (result.queries, result.unlabelled) == (20, 2)
+    assert set(result.failures) == {
+        Failure("red/broken.jpg", "not an image"),
+        Failure("unlabelled.jpg", "empty file (0 bytes)"),
+    }
+    assert sum(seen) == 24
+
+
+def test_labels_that_the_corpus_lacks_are_never_found(
+    searcher: Searcher, queries: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(queries, tmp_path / "photos")
+    (folder / "red").rename(folder / "mauve")
+    full = searcher.encoder.space.full
+    result = evaluate(searcher, open_source(folder), [full])
+    known = evaluate(searcher, open_source(queries), [full])
+    assert (result.queries, known.queries) == (20, 20)
+    assert result.points[0].adaptive.count <= min(16, known.points[0].adaptive.count)
+
+
+def test_queries_that_cannot_be_right_are_an_error(searcher: Searcher, queries: Path, tmp_path: Path) -> None:
+    shutil.copytree(queries / "red", tmp_path / "flat")
+    with pytest.raises(EvaluationError, match=r"no query in .*flat has a label"):
+        evaluate(searcher, open_source(tmp_path / "flat"), [searcher.encoder.space.full])
+    shutil.copytree(queries / "red", tmp_path / "other" / "mauve")
+    with pytest.raises(EvaluationError, match=r"labels \(mauve.* label of the corpus"):
+        evaluate(searcher, open_source(tmp_path / "other"), [searcher.encoder.space.full])
+
+
+def test_a_corpus_that_has_moved_cannot_be_embedded_again(
+    encoder: Encoder, corpus: Path, queries: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(corpus, tmp_path / "photos")
+    build_index(open_source(folder), encoder, tmp_path / "i")
+    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    folder.rename(tmp_path / "moved")
+    assert evaluate(searcher, open_source(queries), [encoder.space.full]).queries == 20
+    with pytest.raises(ImageSourceError, match="photos: no such file or folder"):
+        evaluate(searcher, open_source(queries), [encoder.space.full], same_encoder=True)
+
+
+def test_grey_models_are_measured_too(corpus: Path, queries: Path, tmp_path: Path) -> None:
+    grey = {"mean": (0.5,), "std": (0.5,)}
+    matvit.save(random_matvit(3, in_chans=1, pretrained_cfg_overlay=grey), tmp_path / "grey")
+    encoder = Encoder.open(tmp_path / "grey", device="cpu")
+    build_index(open_source(corpus), encoder, tmp_path / "i")
+    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    assert evaluate(searcher, open_source(queries), encoder.space.curve).queries == 20

@@ -1,0 +1,120 @@
+"""Search by image at a budget."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small_world import files_of, picture, shard_of
+from torch.utils.flop_counter import FlopCounterMode
+
+import matvit
+from indexes import Index, WrongEncoderError
+from retrieval import Encoder, Searcher
+from retrieval.errors import UnreadableImageError
+
+
+def test_a_corpus_image_finds_itself_first(searcher: Searcher, corpus: Path) -> None:
+    for file in files_of(corpus):
+        first = searcher.query(file)[0]
+        assert (first.key, first.path) == (file.relative_to(corpus).as_posix(), str(file))
+        assert first.label == file.parent.name
+        assert first.score == pytest.approx(1, abs=2e-3)
+
+
+def test_path_bytes_and_image_find_the_same(searcher: Searcher, queries: Path) -> None:
+    file = files_of(queries)[0]
+    given = (file, str(file), file.read_bytes(), Image.open(file))
+    results = [searcher.query(image, budget="M") for image in given]
+    assert all(hits == results[0] for hits in results)
+
+
+@settings(max_examples=25, deadline=None)
+@given(position=st.integers(0, 12), number=st.integers(0, 99), k=st.integers(1, 100))
+def test_hits_are_the_nearest_rows_best_first(searcher: Searcher, position: int, number: int, k: int) -> None:
+    submodel = searcher.encoder.space.curve[position]
+    image = picture("red", 1000 + number)
+    hits = searcher.query(image, budget=submodel, k=k)
+    (query,) = searcher.encoder.embed(searcher.encoder.preprocess(image)[None], submodel)
+    scores = np.concatenate(list(searcher.index.vectors())) @ query
+    best = np.argsort(-scores, kind="stable")[:k]
+    assert len(hits) == min(k, 40)
+    np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-5)
+    for hit in hits:
+        row = searcher.index.keys.index(hit.key)
+        assert hit.score == pytest.approx(scores[row], abs=1e-5)
+        assert (hit.path, hit.label) == (searcher.index.paths[row], searcher.index.labels[row])
+
+
+def test_a_query_says_which_submodel_answered_and_what_it_cost(
+    searcher: Searcher, checkpoint: Path, queries: Path
+) -> None:
+    encoder, file = searcher.encoder, files_of(queries)[0]
+    for budget in ("S", "60%", "0.0006gmacs", "S*2+M*2", "100,100,120,128", encoder.space.full):
+        hits = searcher.query(file, budget=budget)
+        assert hits.submodel == encoder.submodel(budget)
+        plain = matvit.load(checkpoint).extract(hits.submodel)
+        plain.reset_classifier(0)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            plain(torch.zeros(1, 3, 16, 16))
+        assert hits.gmacs == counter.get_total_flops() / 2e9
+
+
+def test_several_queries_in_one_pass_are_as_one_by_one(searcher: Searcher, queries: Path) -> None:
+    files = files_of(queries)[:5]
+    together = searcher.query_batch(files, budget="M", k=3)
+    for hits, file in zip(together, files, strict=True):
+        alone = searcher.query(file, budget="M", k=3)
+        assert [hit.key for hit in hits] == [hit.key for hit in alone]
+
+
+def test_every_point_of_the_curve_may_query_and_another_model_may_not(
+    searcher: Searcher, index: Path, other_checkpoint: Path, queries: Path
+) -> None:
+    for submodel in searcher.encoder.space.curve:
+        assert searcher.query(files_of(queries)[0], budget=submodel).submodel == submodel
+    needed = searcher.index.manifest.encoder.weights_sha256
+    with pytest.raises(WrongEncoderError, match=f"needs matvit_tiny_patch16_224 .weights {needed[:12]}"):
+        Searcher.open(index, model=other_checkpoint)
+    with pytest.raises(WrongEncoderError):
+        Searcher(Index.open(index), Encoder.open(other_checkpoint))
+
+
+@pytest.mark.parametrize(
+    "what, reason",
+    [
+        ("text", "not an image"),
+        ("empty", "empty file"),
+        ("truncated", "truncated image|corrupt image"),
+        ("fifo", "FIFO"),
+        ("folder", "is a directory"),
+        ("gone", "no such file"),
+        ("shard", "not an image"),
+        ("line", "too elongated"),
+    ],
+)
+def test_an_unreadable_query_is_named(
+    searcher: Searcher, corpus: Path, tmp_path: Path, what: str, reason: str
+) -> None:
+    file = tmp_path / "query.png"
+    match what:
+        case "text":
+            file.write_text("no image")
+        case "empty":
+            file.touch()
+        case "truncated":
+            file.write_bytes(files_of(corpus)[1].read_bytes()[:-40])
+        case "fifo":
+            os.mkfifo(file)
+        case "folder":
+            file.mkdir()
+        case "shard":
+            shard_of(file, files_of(corpus)[:3])
+        case "line":
+            Image.new("RGB", (20_000, 2)).save(file)
+    with pytest.raises(UnreadableImageError, match=f"{file}: .*({reason})"):
+        searcher.query(file)
