@@ -22,6 +22,7 @@ from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
 
 from matvit.errors import CheckpointError, UnknownModelError
+from matvit.submodel import GRANULARITIES
 from matvit.vit import MatViT, default_cfgs, plain_architecture
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -36,8 +37,13 @@ def save(model: VisionTransformer, directory: str | Path, **notes: Any) -> None:
         model: What to save; made by `timm.create_model`, so that it knows its own arguments.
         directory: Where to; an earlier checkpoint there is replaced.
         **notes: JSON values kept under the config's ``matvit`` key.
+
+    Raises:
+        CheckpointError: `directory` holds something else.
     """
     directory = Path(directory)
+    if directory.exists() and not (directory / CONFIG).is_file() and any(directory.iterdir()):
+        raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     model_args: dict[str, Any] = {}
     if isinstance(model, MatViT):
@@ -108,6 +114,8 @@ def _load_directory(directory: Path) -> MatViT:
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {directory / CONFIG}: {error}") from error
+    if config["matvit"].get("granularities") != GRANULARITIES:
+        raise UnknownModelError(f"{directory} has granularities other than {GRANULARITIES}, not known here")
     if not isinstance(architecture, str) or architecture not in default_cfgs:
         raise UnknownModelError(
             f"{directory} holds {architecture!r}, which is not an architecture known here"
@@ -149,13 +157,14 @@ def weights_sha256(model: VisionTransformer) -> str:
 
 
 def _replace(new: Path, old: Path) -> None:
-    """Put a finished directory in another's place."""
-    if not old.exists():
-        new.rename(old)
-        return
-    # A directory cannot be renamed over one that is not empty: step the old one aside first.
+    """Put a finished directory in another's place.
+
+    A directory cannot be renamed over one that is not empty, so the old one steps aside first: a crash in
+    the instant between leaves it whole under the name ``.NAME-replaced``.
+    """
     aside = old.with_name(f".{old.name}-replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    old.rename(aside)
+    if old.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        old.rename(aside)
     new.rename(old)
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)

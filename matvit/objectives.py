@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from timm.task import ClassificationTask
 from torch import Tensor
 
+from matvit.errors import SubmodelError
 from matvit.vit import MatViT
 
 
@@ -21,6 +22,9 @@ class JointTask(ClassificationTask):
             embedding and the largest granularity's, which takes no gradient from it. It pulls queries
             towards the corpus that the full encoder embedded.
         device: Where the loss is computed.
+
+    Raises:
+        SubmodelError: The model has no granularity of that name.
     """
 
     trainable_module: MatViT
@@ -36,6 +40,8 @@ class JointTask(ClassificationTask):
     ) -> None:
         super().__init__(model, criterion, device=device, verbose=False)
         self.align = align
+        if unknown := set(granularities) - model.space.granularities.keys():
+            raise SubmodelError(f"{min(unknown)!r} is none of {', '.join(model.space.granularities)}")
         self.submodels = {
             name: model.space.uniform(name)
             for name in reversed(list(model.space.granularities))

@@ -1,6 +1,7 @@
 """Training recipes: a TOML file, read into frozen dataclasses, in which an unknown key is an error."""
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,6 +64,12 @@ class Optim:
     clip_grad: float = 1.0
     ema_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.lr < math.inf:
+            raise RecipeError(f"optim.lr must be finite and at least 0, got {self.lr}")
+        if not 0 <= self.ema_decay < 1:
+            raise RecipeError(f"optim.ema_decay must be at least 0 and below 1, got {self.ema_decay}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -106,9 +113,9 @@ class Recipe:
     objective: Objective = Objective()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be at least 1")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"{name} must be at least {least}")
         if unknown := set(self.objective.granularities) - GRANULARITIES.keys():
             raise RecipeError(
                 f"objective.granularities: {min(unknown)!r} is none of {', '.join(GRANULARITIES)}"

@@ -222,6 +222,7 @@ def fails(directory, error, match):
         (put("matvit", "architecture", "matvit_huge"), UnknownModelError, "'matvit_huge', which is not"),
         (put("matvit", "architecture", ["a"]), UnknownModelError, "not an architecture known"),
         (put("matvit", []), UnknownModelError, "holds no MatViT"),
+        (put("matvit", "granularities", {"S": 0.5, "XL": 1.0}), UnknownModelError, "other than"),
         (put("model_args", "embed_dim", 48), CheckpointError, "size mismatch for"),
         (put("model_args", "depth", 5), CheckpointError, "blocks.4"),
         (put("model_args", "depth", 3), CheckpointError, "blocks.3"),
@@ -329,6 +330,14 @@ def test_saving_replaces_what_was_there_whole(make_tiny, saved):
     matvit.save(make_tiny(num_classes=3), saved)
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
     assert matvit.load(saved).num_classes == 3
+
+
+def test_saving_never_replaces_what_is_no_checkpoint(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(CheckpointError, match="holds something else"):
+        matvit.save(model, tmp_path / "photos")
+    assert [p.name for p in tmp_path.rglob("*")] == ["photos", "cat.jpg"]
 
 
 def test_saving_leaves_nothing_else_behind(model, tmp_path):

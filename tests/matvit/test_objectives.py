@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from matvit import GRANULARITIES
+from matvit import GRANULARITIES, SubmodelError
 from matvit.objectives import JointTask
 
 TARGET = torch.tensor([0, 3, 1])
@@ -116,3 +116,8 @@ def test_a_step_of_training_lowers_the_loss(make_tiny, images):
         optimizer.step()
         losses.append(result["loss"].item())
     assert losses == sorted(losses, reverse=True)
+
+
+def test_an_unknown_granularity_is_refused(tiny):
+    with pytest.raises(SubmodelError, match="'XXL' is none of S, M, L, XL"):
+        JointTask(tiny, F.cross_entropy, granularities=("S", "XXL"))

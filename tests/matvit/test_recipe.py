@@ -123,6 +123,15 @@ def test_counts_start_at_one(read, key, value):
         read("\n".join([*lines, f"{key} = {value}"]))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["seed = -1", "[optim]\nlr = nan", "[optim]\nlr = -1", "[optim]\nlr = inf", "[optim]\nema_decay = 1"],
+)
+def test_what_would_spoil_a_run_is_refused(read, text):
+    with pytest.raises(RecipeError, match="must be"):
+        read(LEAST + text)
+
+
 @pytest.mark.parametrize("text", ["epochs = ", "not toml", "a = 1\na = 2"])
 def test_what_is_not_toml_names_the_file(read, text):
     with pytest.raises(RecipeError, match=r"cannot read .*recipe\.toml"):
