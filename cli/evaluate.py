@@ -38,7 +38,7 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Keep curve.csv, curve.png and command.txt here.", show_default=False
+            "--output", "-o", help="Keep tables (CSV), figure and command here.", show_default=False
         ),
     ] = None,
     model: options.ModelOverride = None,
@@ -103,10 +103,13 @@ def show(result: "Evaluation", floors: "Mapping[str, Share]") -> None:
 
 def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, encoder: "Encoder") -> None:
     """Write the curve as a table, a picture and the command that measured it."""
+    from retrieval.evaluate import write_csv
     from retrieval.figures import adaptive_series, plot_curve, same_encoder_series
 
     output.mkdir(parents=True, exist_ok=True)
     result.write_csv(output / "curve.csv")
+    if floors:
+        write_csv(output / "raw_pixels.csv", [{"distance": name, **_json(s)} for name, s in floors.items()])
     curves = [adaptive_series(result)]
     if any(point.same_encoder for point in result.points):
         curves.append(same_encoder_series(result))

@@ -39,7 +39,10 @@ def test_floors_and_the_same_encoder(matvit: Callable, index: Path, queries: Pat
         "queries": 20,
     }
     assert 0 <= told["points"][0]["same_encoder_1nn"] <= 1
-    table = matvit(*arguments).out
+    table = matvit(*arguments, "-o", index.parent / "floors").out
+    kept = (index.parent / "floors" / "raw_pixels.csv").read_text().splitlines()
+    assert kept[0] == "distance,accuracy,low,high,queries"
+    assert [line.split(",")[0] for line in kept[1:]] == ["euclidean", "cosine"]
     for text in (
         str(floors["euclidean"]),
         str(floors["cosine"]),
