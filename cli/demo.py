@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.evaluate import keep, show
-from cli.output import print_table, progress, say, si
+from cli.evaluate import as_json, keep, show
+from cli.output import print_json, print_table, progress, say, si
 from cli.query import show_hits
 from cli.train import run
 
@@ -26,26 +26,35 @@ def demo(
     ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    json: options.Json = False,
 ) -> None:
     """Index digits, query them at three budgets, measure the curve. Offline, in under a minute.
 
     Example: matvit demo
     """
+    from indexes.search import require_faiss
     from matvit.checkpoint import SHIPPED
-    from matvit.device import pick_device
+    from matvit.device import pick_device, pick_dtype
     from retrieval.digits import write_digits
+    from retrieval.errors import OutputExistsError
 
-    pick_device(device)  # A device that is not there is better known before anything is written.
+    # Whatever would stop the demo halfway is better known before anything is written.
+    require_faiss()
+    pick_dtype(dtype, pick_device(device))
+    if output and output.exists() and any(output.iterdir()):
+        raise OutputExistsError(f"{output} is not empty: choose another folder")
     place = output or Path(tempfile.mkdtemp(prefix="matvit-demo-"))
     corpus, queries = write_digits(place / "digits")
     checkpoint = SHIPPED / "digits"
     if train:
         run("digits", corpus, place / "run", device=device, dtype=dtype)
         checkpoint = place / "run" / "checkpoint"
-    _show(checkpoint, corpus, queries, place, device, dtype)
+    _show(checkpoint, corpus, queries, place, device, dtype, json)
 
 
-def _show(checkpoint: Path, corpus: Path, queries: Path, place: Path, device: str, dtype: str) -> None:
+def _show(
+    checkpoint: Path, corpus: Path, queries: Path, place: Path, device: str, dtype: str, json: bool
+) -> None:
     from indexes import Index
     from retrieval.embed import build_index
     from retrieval.encoder import Encoder
@@ -57,41 +66,40 @@ def _show(checkpoint: Path, corpus: Path, queries: Path, place: Path, device: st
 
     encoder = Encoder.open(checkpoint, device=device, dtype=dtype)
     images = open_source(corpus)
-    say(f"\n1. The full encoder embeds {images.size} images once, into {place / 'digits.index'}")
+    say(f"1. The full encoder embeds {images.size} images once, into {place / 'digits.index'}")
     with progress("Embedding", images.size) as advance:
         build_index(images, encoder, place / "digits.index", command="matvit demo", on_images=advance)
     searcher = Searcher(Index.open(place / "digits.index"), encoder)
 
-    say("\n2. Each query says what it may cost; a smaller encoder inside the same weights answers")
+    say("2. Each query says what it may cost; a smaller encoder inside the same weights answers")
     asked = [next(iter(sorted((queries / digit).iterdir()))) for digit in ("2", "4", "8")]
     sheet = []
     for image in asked:
         for budget in BUDGETS:
             hits = searcher.query(image, budget=budget, k=8)
             sheet.append((f"{hits.submodel}\n{si(hits.cost.macs)} MACs", image, hits))
-            if image == asked[0]:
+            if image == asked[0] and not json:
                 show_hits(str(image.relative_to(place)), hits, limit=3)
     contact_sheet(place / "neighbours.png", sheet)
 
-    say("\n3. 1-NN accuracy of the 360 held-out digits against query compute")
+    say("3. 1-NN accuracy of the 360 held-out digits against query compute")
     held_out = open_source(queries)
     with progress("Evaluating", held_out.size) as advance:
         result = evaluate(searcher, held_out, encoder.space.curve, on_images=advance)
     floors = raw_pixel_1nn(images, held_out)
-    show(result, floors)
     keep(result, floors, place / "evaluation", encoder)
-    say("\nWhat was made:")
-    print_table(
-        [
-            {"": what, " ": str(place / name)}
-            for what, name in (
-                ("images", "digits"),
-                ("index", "digits.index"),
-                ("neighbours", "neighbours.png"),
-                ("curve", "evaluation/curve.png"),
-                ("table", "evaluation/curve.csv"),
-            )
-        ]
-    )
-    example = ["matvit", "query", str(asked[0]), "-i", str(place / "digits.index"), "--budget", "60%"]
+    made = {
+        "images": "digits",
+        "index": "digits.index",
+        "neighbours": "neighbours.png",
+        "curve": "evaluation/curve.png",
+        "table": "evaluation/curve.csv",
+    }
+    paths = {what: str(place / name) for what, name in made.items()}
+    if json:
+        print_json(as_json(result, floors) | {"made": paths})
+        return
+    show(result, floors)
+    print_table([{"made": what, "where": path} for what, path in paths.items()])
+    example = ["matvit", "query", str(asked[0]), "-i", paths["index"], "--budget", "60%"]
     say(f"Try: {shlex.join(example)}")

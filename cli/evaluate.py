@@ -54,6 +54,7 @@ def evaluate(
 
     Example: matvit evaluate photos/test -i photos.index --budget all -o results/
     """
+    from retrieval.errors import EvaluationError, ImageSourceError
     from retrieval.evaluate import evaluate as measure
     from retrieval.images import open_source
     from retrieval.pixels import raw_pixel_1nn
@@ -80,12 +81,15 @@ def evaluate(
             workers=workers,
             on_images=advance,
         )
-    floors = raw_pixel_1nn(open_source(searcher.index.manifest.source), source) if raw_pixels else {}
+    floors: dict[str, Share] = {}
+    if raw_pixels:
+        try:
+            floors = raw_pixel_1nn(open_source(searcher.index.manifest.source), source)
+        except (EvaluationError, ImageSourceError) as error:
+            say(f"raw pixels not measured: {error}")
     if json:
         _tell(result)
-        print_json(
-            {"points": result.table(), "raw_pixels": {name: _json(share) for name, share in floors.items()}}
-        )
+        print_json(as_json(result, floors))
     else:
         show(result, floors)
     if output:
@@ -99,6 +103,18 @@ def show(result: "Evaluation", floors: "Mapping[str, Share]") -> None:
         [_columns(point) for point in result.points]
         + [_floor(f"raw pixels, {name}", share) for name, share in floors.items()]
     )
+
+
+def as_json(result: "Evaluation", floors: "Mapping[str, Share]") -> dict[str, object]:
+    """The curve and its floors in plain values; accuracies are shares, 0 to 1."""
+    return {
+        "points": result.table(),
+        "raw_pixels": {name: _json(share) for name, share in floors.items()},
+        "queries": result.queries,
+        "unlabelled": result.unlabelled,
+        "failures": len(result.failures),
+        "left_out": result.left_out,
+    }
 
 
 def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, encoder: "Encoder") -> None:

@@ -52,8 +52,11 @@ def main() -> None:
         context = error.ctx.command_path if error.ctx else "matvit"  # type: ignore[attr-defined]
         message: str = error.format_message()  # type: ignore[attr-defined]
         # A command that needs a subcommand and got none says so with its whole help.
-        hint = f"{'' if message.endswith(('.', '?')) else '.'} Try `{context} --help`."
-        say(message if message.startswith("Usage:") else f"{context}: {message}{hint}")
+        if message.startswith("Usage:"):
+            typer.echo(message, err=True)
+        else:
+            end = "" if message.endswith((".", "?")) else "."
+            say(f"{context}: {message}{end} Try `{context} --help`.")
         sys.exit(2)
     except Exception as error:
         known = exit_code(error)

@@ -26,10 +26,14 @@ _PLAIN_SECONDS = 10.0
 """How often a line is printed where no bar can be drawn."""
 
 
+def printable(text: str) -> str:
+    """Text on one line, whatever file name is in it: control characters and stray bytes as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def say(message: str) -> None:
-    """Tell the person at the terminal something, on stderr."""
-    # File names may hold what the terminal's encoding or rich's markup would choke on.
-    _stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+    """Tell the person at the terminal something, in one line on stderr."""
+    _stderr.print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -40,14 +44,17 @@ def print_json(value: object) -> None:
 
 def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> None:
     """Print rows under the keys of the first one."""
-    table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
         cells = (row.get(name) for name in rows[0])
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
-    # Where stdout is no terminal, a table must not be cut to the 80 columns that rich then assumes.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
+    # Where stdout is no terminal, each row stays on a line of its own, however long.
+    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    if title:
+        console.print(Text(printable(title)), soft_wrap=True)
+    console.print(table)
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from cli.output import print_json, print_table, say, si
 if TYPE_CHECKING:
     from retrieval.searcher import Hits
 
+SHEET_ROWS = 50
+"""More queries than that make no picture that anyone could look at."""
+
 
 def query(
     images: Annotated[
@@ -45,9 +48,13 @@ def query(
     from retrieval.errors import UnreadableImageError
     from retrieval.searcher import Searcher
 
+    stream = images == ["-"]
+    if "-" in images and (len(images) > 1 or sheet):
+        raise typer.BadParameter("- stands alone, and without --sheet")
+    if sheet and sheet.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise typer.BadParameter(f"--sheet {sheet}: draws .png, .pdf and .svg files")
     searcher = Searcher.open(index, model=model, device=device, dtype=dtype)
     submodel = searcher.encoder.submodel(budget)
-    stream = images == ["-"]
     results: list[tuple[str, Hits]] = []
     failed = False
     for path in _lines() if stream else _files(images):
@@ -63,29 +70,33 @@ def query(
             print_json(_record(path, hits))
         else:
             show_hits(path, hits)
-        if sheet:
+        if sheet and len(results) < SHEET_ROWS:
             results.append((path, hits))
     if sheet and results:
         from retrieval.figures import contact_sheet
 
         contact_sheet(sheet, [(Path(path).name, path, hits) for path, hits in results])
-        say(f"contact sheet: {sheet}")
+        say(f"contact sheet of the first {len(results)} queries: {sheet}")
     if failed:
         raise typer.Exit(1)
 
 
 def _lines() -> Iterator[str]:
     # Decoded as arguments are: a name that is not UTF-8 must not end the stream.
-    return (os.fsdecode(line.rstrip(b"\n")) for line in sys.stdin.buffer if line.strip())
+    return (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
 
 
 def _files(images: list[str]) -> Iterator[str]:
     """The images named, those of a folder one by one."""
+    from retrieval.errors import ImageSourceError
     from retrieval.folders import find_images
 
     for image in images:
         if Path(image).is_dir():
-            yield from (str(Path(image) / key) for key in find_images(Path(image)))
+            keys = find_images(Path(image))
+            if not keys:
+                raise ImageSourceError(f"{image}: no images in this folder")
+            yield from (str(Path(image) / key) for key in keys)
         else:
             yield image
 

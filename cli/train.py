@@ -50,16 +50,16 @@ def run(
     """Train with progress on screen; arguments as those of the command."""
     from matvit import recipe as recipes
     from matvit.device import pick_device, pick_dtype
-    from matvit.train import Hooks, open_images
+    from matvit.train import Hooks
     from matvit.train import train as run_recipe
-    from retrieval.training import one_nn_evaluation, split_folders
+    from retrieval.training import FolderImages, one_nn_evaluation, split_folders
 
     place = pick_device(device)
     number_format = pick_dtype(dtype, place)
     file = recipes.find(recipe)
     settings = recipes.read(file)
     folder, held_out = split_folders(data)
-    images = open_images(folder, settings)
+    images = FolderImages(folder, settings)
     evaluate = None
     if held_out:
         evaluate = one_nn_evaluation(folder, held_out, settings, device=place, dtype=number_format)

@@ -32,3 +32,7 @@ class WrongEncoderError(ValueError):
 
 class DuplicateKeyError(ValueError):
     """Two images of a corpus have the same key."""
+
+
+class FaissConflictError(RuntimeError):
+    """Two builds of FAISS are installed over each other."""

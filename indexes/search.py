@@ -1,6 +1,7 @@
 """FAISS: build, load. Id i of the FAISS index is row i of `rows.parquet`."""
 
 from collections.abc import Iterable
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.errors import IndexDamagedError, MissingFaissError
+from indexes.errors import FaissConflictError, IndexDamagedError, MissingFaissError
 from indexes.files import written_whole
 
 _HEADER_BYTES = 45  # of a flat FAISS index; four bytes a number follow
@@ -19,11 +20,18 @@ def require_faiss() -> ModuleType:
 
     Raises:
         MissingFaissError: It is not installed; the message says how to.
+        FaissConflictError: Its CPU and GPU builds are installed over each other.
     """
     try:
         import faiss
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "faiss":
+            raise
         raise MissingFaissError from error
+    if all(list(distributions(name=name)) for name in ("faiss-cpu", "faiss-gpu")):
+        raise FaissConflictError(
+            "faiss-cpu and faiss-gpu exclude each other: pip uninstall one, reinstall the other"
+        )
     module: ModuleType = faiss
     return module
 

@@ -23,9 +23,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from matvit.errors import CheckpointError, UnknownModelError
 from matvit.submodel import GRANULARITIES
-from matvit.vit import MatViT, default_cfgs, plain_architecture
+from matvit.vit import MatViT, check_arguments, default_cfgs, plain_architecture
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 SHIPPED = Path(__file__).with_name("checkpoints")
 """Checkpoints that come with the package, one directory each."""
 
@@ -42,9 +43,11 @@ def save(model: VisionTransformer, directory: str | Path, **notes: Any) -> None:
         CheckpointError: `directory` holds something else.
     """
     directory = Path(directory)
-    if directory.exists() and not (directory / CONFIG).is_file() and any(directory.iterdir()):
+    if directory.exists() and {file.name for file in directory.iterdir()} - {WEIGHTS, CONFIG}:
         raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
+    if not hasattr(model, "pretrained_cfg"):
+        raise CheckpointError("only a model made by timm.create_model knows the arguments to save")
     model_args: dict[str, Any] = {}
     if isinstance(model, MatViT):
         notes |= {
@@ -69,7 +72,9 @@ def save(model: VisionTransformer, directory: str | Path, **notes: Any) -> None:
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         staging.chmod(0o755)
+        _sync(staging)
         _replace(staging, directory)
+        _sync(directory.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -123,8 +128,12 @@ def _load_directory(directory: Path) -> MatViT:
     try:
         net: MatViT = timm.create_model(
             architecture,
-            pretrained_cfg={**config["pretrained_cfg"], "architecture": architecture},
-            **{"num_classes": config["num_classes"], **config.get("model_args", {})},
+            # Without the keys that tell timm where to find other weights: these are the ones beside it.
+            pretrained_cfg={
+                **{key: v for key, v in config["pretrained_cfg"].items() if key not in _SOURCES},
+                "architecture": architecture,
+            },
+            **check_arguments({"num_classes": config["num_classes"], **config.get("model_args", {})}),
         )
         net.load_state_dict(load_file(directory / WEIGHTS))
     except FileNotFoundError:
@@ -166,5 +175,18 @@ def _replace(new: Path, old: Path) -> None:
     if old.exists():
         shutil.rmtree(aside, ignore_errors=True)
         old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

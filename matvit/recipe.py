@@ -24,7 +24,8 @@ class Augment:
         translate: Shift by up to this share of the image in each direction.
         zoom: Zoom by a factor of up to 1 +- this.
         shear: Shear by up to this many degrees either way.
-        crop: Smallest share of the area that a random resized crop keeps; 1 keeps the aspect ratio too.
+        crop: Smallest share of the area that a random resized crop keeps; 1 takes the centre of the image.
+        stretch: Change the aspect ratio of half the images by up to this share, where nothing is cropped.
         hflip: Probability of a horizontal flip.
         color_jitter: Strength of brightness, contrast and saturation changes.
         auto_augment: timm policy such as ``rand-m9-mstd0.5``, or empty.
@@ -36,6 +37,7 @@ class Augment:
     zoom: float = 0.0
     shear: float = 0.0
     crop: float = 1.0
+    stretch: float = 0.0
     hflip: float = 0.0
     color_jitter: float = 0.0
     auto_augment: str = ""
@@ -85,6 +87,12 @@ class Objective:
     align: float = 0.0
     label_smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise RecipeError(
+                f"objective.label_smoothing must be from 0 to below 1, got {self.label_smoothing}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -116,6 +124,10 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise RecipeError(f"{name} must be at least {least}")
+        if self.model.get("in_chans", 3) not in (1, 3):
+            raise RecipeError("model.in_chans must be 1 (grey) or 3 (colour)")
+        if "input_size" in self.preprocess:
+            raise RecipeError("preprocess.input_size is not for recipes: model.img_size says it")
         if unknown := set(self.objective.granularities) - GRANULARITIES.keys():
             raise RecipeError(
                 f"objective.granularities: {min(unknown)!r} is none of {', '.join(GRANULARITIES)}"

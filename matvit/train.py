@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import timm
 import torch
-from timm.data import ImageDataset, create_loader, resolve_model_data_config
+from timm.data import create_loader, resolve_model_data_config
+from timm.layers import to_2tuple
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -22,7 +23,24 @@ from matvit.device import autocast
 from matvit.errors import TrainingError
 from matvit.objectives import JointTask
 from matvit.recipe import Augment, Recipe
-from matvit.vit import MatViT, default_cfgs
+from matvit.vit import MatViT, check_arguments, default_cfgs
+
+
+class LabelledImages(Protocol):
+    """Images and class numbers, in a fixed order.
+
+    Attributes:
+        class_to_idx: Class name -> number.
+        transform: What an image goes through; the trainer sets it.
+    """
+
+    class_to_idx: Mapping[str, int]
+    transform: Any
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> tuple[Any, int]: ...
+
 
 Evaluate = Callable[[MatViT], Mapping[str, float]]
 Report = Callable[[Mapping[str, Any]], None]
@@ -58,40 +76,21 @@ def build(settings: Recipe, *, num_classes: int) -> MatViT:
     random_seed(settings.seed)
     img_size = settings.model.get("img_size", 224)
     chans = settings.model.get("in_chans", 3)
+    overlay = {"input_size": (chans, *to_2tuple(img_size)), "mean": (0.5,) * chans, "std": (0.5,) * chans}
     try:
         return timm.create_model(
             settings.architecture,
             num_classes=num_classes,
-            pretrained_cfg_overlay={"input_size": (chans, img_size, img_size), **settings.preprocess},
-            **settings.model,
+            pretrained_cfg_overlay={**overlay, **settings.preprocess},
+            **check_arguments(settings.model),
         )
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise TrainingError(f"cannot build {settings.architecture} from the recipe: {error}") from error
 
 
-def open_images(
-    folder: Path, settings: Recipe, *, class_to_idx: Mapping[str, int] | None = None
-) -> ImageDataset:
-    """The labelled images of an ImageFolder, one class a subfolder, in the recipe's colour mode.
-
-    Args:
-        folder: Where they are.
-        settings: The recipe.
-        class_to_idx: Numbers of the classes; None counts the folder's own, sorted by name.
-
-    Raises:
-        TrainingError: There are none, or a class has no number.
-    """
-    mode = "L" if settings.model.get("in_chans", 3) == 1 else "RGB"
-    try:
-        return ImageDataset(str(folder), input_img_mode=mode, class_map=class_to_idx)
-    except (RuntimeError, KeyError, AssertionError) as error:  # timm asserts that the folder exists
-        raise TrainingError(f"no images in known class folders under {folder}") from error
-
-
 def train(
     recipe_file: Path,
-    images: ImageDataset,
+    images: LabelledImages,
     out: Path,
     *,
     device: torch.device,
@@ -103,7 +102,7 @@ def train(
 
     Args:
         recipe_file: See `matvit.recipe`.
-        images: See `open_images`.
+        images: Labelled, of at least two classes.
         out: Run directory: ``config.toml``, ``metrics.jsonl`` and, after every epoch, ``checkpoint/``.
         device: Where to compute.
         dtype: Of matrix products; weights stay float32.
@@ -118,7 +117,7 @@ def train(
         RecipeError: The recipe is wrong.
     """
     settings = recipe.read(recipe_file)
-    class_to_idx: Mapping[str, int] = images.reader.class_to_idx
+    class_to_idx = images.class_to_idx
     model = build(settings, num_classes=len(class_to_idx)).to(device)
     goal, optim = settings.objective, settings.optim
     try:
@@ -187,8 +186,10 @@ def train(
     return kept
 
 
-def _loader(images: ImageDataset, model: MatViT, settings: Recipe, workers: int) -> Any:
+def _loader(images: LabelledImages, model: MatViT, settings: Recipe, workers: int) -> Any:
     """timm's loader over shuffled, augmented batches of equal size."""
+    if len(images.class_to_idx) < 2:
+        raise TrainingError("training needs images of two classes at least, each in a subfolder of its own")
     if len(images) < settings.batch_size:
         raise TrainingError(f"{len(images)} images are fewer than one batch of {settings.batch_size}")
     augment = settings.augment
@@ -200,6 +201,8 @@ def _loader(images: ImageDataset, model: MatViT, settings: Recipe, workers: int)
         is_training=True,
         train_crop_mode="rrc" if augment.crop < 1 else "rkrc",
         scale=(augment.crop, 1.0),
+        # None is timm's 3/4 to 4/3 for crops.
+        ratio=None if augment.crop < 1 else (1 - augment.stretch, 1 / (1 - augment.stretch)),
         hflip=augment.hflip,
         color_jitter=augment.color_jitter,
         auto_augment=augment.auto_augment or None,

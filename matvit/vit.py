@@ -5,6 +5,8 @@ are timm's; what is added is one argument, the submodel to run.
 """
 
 import copy
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from timm.layers import Mlp
@@ -12,7 +14,7 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from matvit import budget
+from matvit.budget import resolve
 from matvit.cost import CostModel, cost_model
 from matvit.errors import SubmodelError
 from matvit.nested import NestedBlock, NestedMlp, narrowed
@@ -44,9 +46,9 @@ class MatViT(VisionTransformer):
         """What a submodel costs: ``model.cost(submodel).gmacs``."""
         return cost_model(self)
 
-    def submodel(self, text: str | Submodel) -> Submodel:
+    def submodel(self, budget: str | Submodel) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`."""
-        return budget.resolve(text, self.space, self.cost)
+        return resolve(budget, self.space, self.cost)
 
     def forward(
         self,
@@ -116,6 +118,22 @@ class MatViT(VisionTransformer):
             raise TypeError(f"submodel must be a matvit.Submodel or None, not {type(submodel).__name__}")
         self.space.check(submodel)
         return None if submodel.widths == self.space.hidden else submodel.widths
+
+
+_ARGUMENTS = inspect.signature(VisionTransformer).parameters.keys() - {"block_fn", "mlp_layer"}
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments if all of them shape the model, as arguments read from a file must.
+
+    `timm.create_model` takes others, which load weights from anywhere.
+
+    Raises:
+        TypeError: One of them does not.
+    """
+    if others := arguments.keys() - _ARGUMENTS:
+        raise TypeError(f"{min(others)!r} is no argument of a Vision Transformer")
+    return arguments
 
 
 def plain_architecture(model: VisionTransformer) -> str:

@@ -53,10 +53,22 @@ def decode(data: bytes, *, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> I
             width, height = image.size
             if width * height > max_pixels:
                 raise UnreadableImageError(f"{width} x {height} pixels is over the limit of {max_pixels}")
-            return _eight_bit(image).convert(mode)
+            return in_mode(image, mode)
     except UnreadableImageError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly everything
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image that is already open, converted as `decode` converts.
+
+    Raises:
+        UnreadableImageError: Its pixels cannot be read.
+    """
+    try:
+        return _eight_bit(image).convert(mode)
+    except Exception as error:  # opening read the header alone: the pixels may be damaged
         raise UnreadableImageError(_reason(error)) from error
 
 

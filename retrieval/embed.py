@@ -45,7 +45,8 @@ def build_index(
     """
     require_faiss()  # Better now than after hours of embedding.
     with IndexWriter(Path(out), encoder.identity) as writer:
-        writer.plan([(part.name, part.fingerprint) for part in source.parts])
+        # A part that was embedded in another number format is done again, never mixed in.
+        writer.plan([(part.name, f"{part.fingerprint} {encoder.dtype}") for part in source.parts])
         for i, part in enumerate(source.parts):
             if writer.is_done(i):
                 on_skip(sum(writer.rows_done(i)))

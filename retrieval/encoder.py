@@ -12,11 +12,11 @@ from torch import Tensor
 
 import matvit
 from indexes import EncoderIdentity
-from matvit import budget
+from matvit.budget import resolve
 from matvit.checkpoint import weights_sha256
 from matvit.device import autocast, pick_device, pick_dtype
 from matvit.submodel import Submodel
-from retrieval.decode import decode
+from retrieval.decode import decode, in_mode
 from retrieval.errors import UnreadableImageError
 from retrieval.files import read_regular
 
@@ -73,9 +73,9 @@ class Encoder:
         loaded = matvit.load(model)
         return cls(loaded, device=place, dtype=pick_dtype(dtype, place), location=str(Path(model).absolute()))
 
-    def submodel(self, text: str | Submodel) -> Submodel:
+    def submodel(self, budget: str | Submodel) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`."""
-        return budget.resolve(text, self.space, self.cost)
+        return resolve(budget, self.space, self.cost)
 
     def preprocess(self, image: ImageLike) -> Tensor:
         """One image to the normalised tensor (C, H, W) that the model was trained on.
@@ -83,13 +83,15 @@ class Encoder:
         Raises:
             UnreadableImageError: There is no image there that can be read.
         """
-        if not isinstance(image, Image.Image):
+        if isinstance(image, Image.Image):
+            image = in_mode(image, self.mode)
+        else:
             image = decode(image if isinstance(image, bytes) else read_regular(Path(image)), mode=self.mode)
         short, long = sorted(image.size)
         if long > MAX_ASPECT_RATIO * short:
             # The shorter side is resized to the model's input: the longer one could fill any memory.
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
-        return self._transform(image.convert(self.mode))
+        return self._transform(image)
 
     @torch.inference_mode()
     def embed(self, images: Tensor, submodel: Submodel | None = None) -> NDArray[np.float32]:

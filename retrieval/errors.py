@@ -19,3 +19,7 @@ class EvaluationError(ValueError):
 
 class MissingExtraError(RuntimeError):
     """An optional package is needed. The message says which extra brings it."""
+
+
+class OutputExistsError(ValueError):
+    """A folder to write into is in use."""

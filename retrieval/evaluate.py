@@ -125,14 +125,21 @@ def evaluate(
         on_images: Called with the number of images done since the last call, corpus images included.
 
     Raises:
-        EvaluationError: No query has a label, or none of their labels is in the corpus.
+        EvaluationError: No query has a label, none of their labels is in the corpus, or `same_encoder` is
+            asked for and the corpus has changed.
         ImageSourceError: The corpus is not where it was, and `same_encoder` needs it.
     """
     index, encoder = searcher.index, searcher.encoder
+    if not index.manifest.classes:
+        raise EvaluationError("no image of the corpus has a label: use one subfolder a class, or .cls files")
     over = partial(_over, encoder=encoder, batch_size=batch_size, workers=workers, on_images=on_images)
     corpus = LabelledRows(index.labels, index.paths, index.keys)
     if same_encoder:
         rows, corpora = _embed_again(over(open_source(index.manifest.source)), encoder, submodels)
+        if not rows.has_just(index.paths, index.keys):
+            raise EvaluationError(
+                f"the images at {index.manifest.source} are no longer those of the index: build it again"
+            )
 
     adaptive = [0] * len(submodels)
     asked: list[list[NDArray[np.float16]]] = [[] for _ in submodels]

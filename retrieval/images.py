@@ -77,13 +77,18 @@ def _parts(text: str) -> tuple[Part, ...]:
 
 
 def _folder_parts(folder: Path) -> tuple[Part, ...]:
-    if keys := find_images(folder):
-        return file_parts(folder, keys)
+    keys = find_images(folder)
     shards = sorted(
         entry
         for entry in folder.iterdir()
         if entry.name.lower().endswith(".tar") and not entry.name.startswith(".") and not entry.is_dir()
     )
+    if keys and shards:
+        raise ImageSourceError(
+            f"{folder} holds both images and .tar shards: name the shards as '{folder}/*.tar', or move them"
+        )
+    if keys:
+        return file_parts(folder, keys)
     if not shards:
         raise ImageSourceError(
             f"{folder}: no images and no .tar shards in this folder; name one that has some"

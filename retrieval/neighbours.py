@@ -43,6 +43,10 @@ class LabelledRows:
             for row in [row for row in rows if row != self.row_of(query)][:1]
         )
 
+    def has_just(self, paths: Sequence[str], keys: Sequence[str]) -> bool:
+        """Whether the rows are those of another corpus, in any order."""
+        return self._row_of.keys() == set(zip(paths, keys, strict=True))
+
     def share_no_label(self, queries: Sequence[Sample]) -> bool:
         """Whether none of the queries' labels is a label here."""
         return {query.label for query in queries}.isdisjoint(self._labels)

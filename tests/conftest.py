@@ -1,4 +1,4 @@
-"""What every test shares: marker rules, and one thread count so that timings and sums do not wander."""
+"""What every test shares: fixtures of `helpers/small_world.py` and the rules of the markers."""
 
 import pytest
 

@@ -121,7 +121,7 @@ def test_contact_sheet(matvit: Callable, index: Path, queries: Path, tmp_path: P
     done = matvit("query", *files_of(queries)[:2], "-i", index, "--sheet", sheet, "--json")
     assert done.code == 0
     assert len(lines(done.out)) == 2
-    assert done.err == f"contact sheet: {sheet}\n"
+    assert done.err == f"contact sheet of the first 2 queries: {sheet}\n"
     with Image.open(sheet) as image:
         assert image.getcolors(16) is None, "more than sixteen colours"
 
@@ -134,3 +134,36 @@ def test_another_model_is_refused_and_the_needed_one_named(
     assert (done.code, done.out) == (2, "")
     assert f"this index needs matvit_tiny_patch16_224 (weights {needed})" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("-", "cat.jpg"), "- stands alone"),
+        (("-", "--sheet", "s.png"), "- stands alone"),
+        (("cat.jpg", "--sheet", "s.xyz"), "draws .png, .pdf and .svg files"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_the_work(
+    matvit: Callable, index: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = matvit("query", *arguments, "-i", index)
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert message in done.err
+
+
+def test_an_empty_folder_is_a_mistake(matvit: Callable, index: Path, tmp_path: Path) -> None:
+    done = matvit("query", tmp_path, "-i", index)
+    assert (done.code, done.out) == (2, "")
+    assert "no images in this folder" in done.err
+
+
+def test_file_names_cannot_speak_to_the_terminal(
+    matvit: Callable, index: Path, corpus: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "[red]\x1b[31m\nx.png"
+    named.write_bytes(next(file for file in files_of(corpus) if file.suffix == ".png").read_bytes())
+    done = matvit("query", named, "-i", index, "-k", 1)
+    assert done.code == 0
+    assert "[red]\\x1b[31m\\nx.png" in done.out
+    assert len(done.out.splitlines()) == 3

@@ -9,9 +9,6 @@ import pytest
 
 from matvit.recipe import names
 
-# timm's readers leave their files to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
 RECIPE = """
 architecture = "matvit_tiny_patch16_224"
 epochs = 2

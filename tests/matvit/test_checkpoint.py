@@ -228,6 +228,8 @@ def fails(directory, error, match):
         (put("model_args", "depth", 3), CheckpointError, "blocks.3"),
         (put("model_args", "no_such_argument", 1), CheckpointError, "no_such_argument"),
         (put("model_args", "num_heads", 5), CheckpointError, "do not agree"),
+        (put("model_args", "checkpoint_path", "x.pth"), CheckpointError, "'checkpoint_path' is no argument"),
+        (put("model_args", "pretrained", True), CheckpointError, "'pretrained' is no argument"),
         (put("num_classes", 7), None, None),  # the model's own arguments come first
         (drop("num_classes"), CheckpointError, "num_classes"),
         (drop("pretrained_cfg"), CheckpointError, "pretrained_cfg"),
@@ -325,8 +327,20 @@ def test_a_bare_name_will_do_where_no_weights_are_needed():
 # --- whole or not at all ---
 
 
+def test_a_config_cannot_send_timm_elsewhere_for_weights(model, saved, tmp_path):
+    elsewhere = tmp_path / "elsewhere.pth"
+    torch.save(model.state_dict(), elsewhere)
+    edit(saved, put("pretrained_cfg", "file", str(elsewhere)))
+    assert "file" not in matvit.load(saved).pretrained_cfg or not matvit.load(saved).pretrained_cfg["file"]
+
+
+def test_a_model_that_does_not_know_its_arguments_is_not_saved(tmp_path):
+    bare = matvit.MatViT(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1)
+    with pytest.raises(CheckpointError, match=r"timm\.create_model"):
+        matvit.save(bare, tmp_path / "checkpoint")
+
+
 def test_saving_replaces_what_was_there_whole(make_tiny, saved):
-    (saved / "left over").touch()
     matvit.save(make_tiny(num_classes=3), saved)
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
     assert matvit.load(saved).num_classes == 3
@@ -334,10 +348,11 @@ def test_saving_replaces_what_was_there_whole(make_tiny, saved):
 
 def test_saving_never_replaces_what_is_no_checkpoint(model, tmp_path):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "config.json").touch()
     (tmp_path / "photos" / "cat.jpg").touch()
     with pytest.raises(CheckpointError, match="holds something else"):
         matvit.save(model, tmp_path / "photos")
-    assert [p.name for p in tmp_path.rglob("*")] == ["photos", "cat.jpg"]
+    assert {p.name for p in tmp_path.rglob("*")} == {"photos", "config.json", "cat.jpg"}
 
 
 def test_saving_leaves_nothing_else_behind(model, tmp_path):

@@ -9,10 +9,8 @@ from PIL import Image
 import matvit
 from matvit import GRANULARITIES, recipe
 from matvit.errors import RecipeError, TrainingError
-from matvit.train import Hooks, build, open_images, train
-
-# timm's image reader leaves its files to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+from matvit.train import Hooks, build, train
+from retrieval.training import FolderImages
 
 RECIPE = """
 # a comment that is kept
@@ -81,7 +79,7 @@ def run(folder, tmp_path):
     def run(name="run", *, hooks=None, dtype=torch.float32, images=None, **settings):
         file = tmp_path / f"{name}.toml"
         file.write_text(recipe_text(**settings))
-        images = images or open_images(folder, recipe.read(file))
+        images = images or FolderImages(folder, recipe.read(file))
         out = tmp_path / name
         model = train(file, images, out, device=torch.device("cpu"), dtype=dtype, hooks=hooks or Hooks())
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -221,7 +219,7 @@ def test_alignment_grows_from_nothing(run):
 def test_every_augmentation_runs_and_varies_the_images(run, folder, tmp_path, augment, in_chans):
     file = tmp_path / "read.toml"
     file.write_text(recipe_text(in_chans=in_chans))
-    images = open_images(folder, recipe.read(file))
+    images = FolderImages(folder, recipe.read(file))
     plain = images[0][0].copy()
     run(epochs=1, augment=augment, in_chans=in_chans, images=images)
     seen = {images.transform(plain).numpy().tobytes() for _ in range(20)}
@@ -229,7 +227,7 @@ def test_every_augmentation_runs_and_varies_the_images(run, folder, tmp_path, au
 
 
 def test_an_image_that_is_not_augmented_is_only_normalised(run, folder, settings):
-    images = open_images(folder, settings)
+    images = FolderImages(folder, settings)
     plain = images[0][0].copy()
     run(epochs=1, in_chans=3, images=images)
     wanted = (torch.from_numpy(np.array(plain)).float().permute(2, 0, 1) / 255 - 0.5) / 0.5
@@ -319,6 +317,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
         ("matvit_tiny_patch16_224", "matvit_huge_patch16_224", TrainingError),
         ("matvit_tiny_patch16_224", "vit_tiny_patch16_224", TrainingError),
         ("warmup_epochs = 0", 'optimizer = "no_such_optimizer"', (RecipeError, TrainingError)),
+        ("num_heads = 2", 'checkpoint_path = "x.pth"', TrainingError),
+        ("in_chans = 1", "in_chans = 2", RecipeError),
+        ("[objective]", "[objective]\nlabel_smoothing = 1.5", RecipeError),
         ("[augment]", '[augment]\nauto_augment = "no-such-policy"', (RecipeError, TrainingError)),
     ],
 )
@@ -326,14 +327,14 @@ def test_what_a_recipe_cannot_mean_is_said_in_one_line(folder, tmp_path, old, ne
     file = tmp_path / "wrong.toml"
     text = recipe_text(optim="")
     file.write_text(text.replace(old, new))
-    images = open_images(folder, recipe.read(file))
+    images = FolderImages(folder, recipe.read(recipe.find("digits")))
     with pytest.raises(error) as caught:
         train(file, images, tmp_path / "out", device=torch.device("cpu"), dtype=torch.float32)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-# --- the images ---
+# --- the model ---
 
 
 @pytest.fixture
@@ -341,22 +342,6 @@ def settings(tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text(recipe_text(in_chans=3))
     return recipe.read(file)
-
-
-def test_images_come_in_the_colour_mode_of_the_model(folder, settings):
-    assert open_images(folder, settings)[0][0].mode == "RGB"
-
-
-def test_classes_are_numbered_by_name_or_as_told(folder, settings):
-    assert open_images(folder, settings).reader.class_to_idx == {"a": 0, "b": 1}
-    images = open_images(folder, settings, class_to_idx={"b": 0, "a": 1})
-    assert {images[i][1] for i in range(16)} == {1}
-
-
-def test_no_images_are_an_error(tmp_path, settings):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="no images in known class folders"):
-        open_images(tmp_path / "empty", settings)
 
 
 def test_a_seed_makes_the_same_model(settings):

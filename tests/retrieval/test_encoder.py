@@ -120,3 +120,26 @@ def test_bf16_is_close_to_fp32(encoder: Encoder) -> None:
 def test_unreadable_bytes_are_refused(encoder: Encoder) -> None:
     with pytest.raises(UnreadableImageError, match="not an image"):
         encoder.preprocess(b"hello")
+
+
+def test_an_open_image_is_embedded_as_its_bytes_are(encoder: Encoder, tmp_path: Path) -> None:
+    grey = Image.fromarray(np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16))
+    grey.save(tmp_path / "deep.png")
+    with Image.open(tmp_path / "deep.png") as opened:
+        from_image = encoder.preprocess(opened)
+    assert torch.equal(from_image, encoder.preprocess(tmp_path / "deep.png"))
+
+
+def test_an_open_image_that_is_damaged_is_unreadable(encoder: Encoder, tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 90).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-500])
+    with Image.open(tmp_path / "a.jpg") as opened, pytest.raises(UnreadableImageError, match="truncated"):
+        encoder.preprocess(opened)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_what_would_fill_the_memory_when_resized_is_unreadable(
+    encoder: Encoder, size: tuple[int, int]
+) -> None:
+    with pytest.raises(UnreadableImageError, match="too elongated"):
+        encoder.preprocess(Image.new("RGB", size))

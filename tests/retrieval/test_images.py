@@ -122,7 +122,9 @@ def test_a_folder_of_shards_is_a_source_only_without_images(tmp_path: Path) -> N
     assert [part.name for part in open_source(tmp_path).parts] == ["a.tar", "b.tar"]
     assert open_source(tmp_path).size is None
     (tmp_path / "a.png").write_bytes(encoded())
-    assert [sample.key for sample in read(open_source(tmp_path))] == ["a.png"]
+    # Neither may be dropped in silence.
+    with pytest.raises(ImageSourceError, match=r"holds both images and \.tar shards"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(

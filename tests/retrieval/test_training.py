@@ -1,5 +1,6 @@
 """What the trainer is handed: held-out 1-NN at every granularity, against plain models."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,14 +12,12 @@ from small_world import CLASSES, files_of, random_matvit
 from timm.data import create_transform, resolve_model_data_config
 
 import matvit
+from matvit.errors import TrainingError
 from matvit.recipe import Recipe
-from retrieval.training import one_nn_evaluation, split_folders
+from retrieval.training import FolderImages, one_nn_evaluation, split_folders
 
 SETTINGS = Recipe(architecture="matvit_tiny_patch16_224", epochs=1, batch_size=4, model={"img_size": 16})
 CPU = torch.device("cpu")
-
-# timm's readers leave their files to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 def oracle(model: matvit.MatViT, train: Path, held_out: Path) -> dict[str, float]:
@@ -68,3 +67,42 @@ def test_where_the_images_lie(tmp_path: Path) -> None:
     assert split_folders(tmp_path) == (tmp_path / "train", tmp_path / "val")
     (tmp_path / "val").rmdir()
     assert split_folders(tmp_path) == (tmp_path / "train", None)
+
+
+def test_images_come_in_the_colour_mode_of_the_model_with_class_numbers_by_name(corpus: Path) -> None:
+    images = FolderImages(corpus, SETTINGS)
+    assert len(images) == len(files_of(corpus))
+    assert images.class_to_idx == {name: i for i, name in enumerate(sorted(CLASSES))}
+    for i, file in enumerate(files_of(corpus)):
+        image, target = images[i]
+        assert (image.mode, target) == ("RGB", images.class_to_idx[file.parent.name])
+    told = FolderImages(corpus, SETTINGS, class_to_idx=dict.fromkeys(CLASSES, 7))
+    assert {told[i][1] for i in range(len(told))} == {7}
+
+
+def test_every_kind_of_image_is_trained_on(tmp_path: Path) -> None:
+    for i, name in enumerate(("a/0.webp", "a/1.bmp", "b/deep/2.PNG", "b/3.jpeg")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / name)
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    images = FolderImages(tmp_path, SETTINGS)
+    assert [images[i][1] for i in range(len(images))] == [0, 0, 1, 1]
+
+
+def test_an_unreadable_image_stops_training_by_name_and_never_hangs(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")
+    (tmp_path / "b" / "text.png").write_text("no image")
+    images = FolderImages(tmp_path, SETTINGS)
+    with pytest.raises(TrainingError, match=r"pipe\.jpg: not a regular file \(FIFO\); remove it"):
+        images[0]
+    with pytest.raises(TrainingError, match=r"text\.png: not an image; remove it"):
+        images[1]
+
+
+def test_no_images_and_unknown_classes_are_errors(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no images in class folders"):
+        FolderImages(tmp_path, SETTINGS)
+    with pytest.raises(TrainingError, match="does not know: 'blue'"):
+        FolderImages(corpus, SETTINGS, class_to_idx={name: 0 for name in CLASSES if name != "blue"})
