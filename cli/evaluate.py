@@ -50,7 +50,8 @@ def evaluate(
 ) -> None:
     """Measure adaptive 1-NN accuracy: corpus by the full encoder, labelled queries by each submodel.
 
-    Intervals are Wilson's, 95 %. Queries that are corpus images are searched without themselves.
+    Intervals are Wilson's, 95 %. Queries that are files of the corpus are searched without themselves;
+    copies of them elsewhere are not recognised.
 
     Example: matvit evaluate photos/test -i photos.index --budget all -o results/
     """

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from indexes.errors import (
         DuplicateKeyError,
         EmptyIndexError,
+        FaissConflictError,
         IndexBusyError,
         IndexDamagedError,
         IndexExistsError,
@@ -24,6 +25,7 @@ __all__ = [
     "DuplicateKeyError",
     "EmptyIndexError",
     "EncoderIdentity",
+    "FaissConflictError",
     "FileEntry",
     "Index",
     "IndexBusyError",

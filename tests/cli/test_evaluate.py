@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +92,16 @@ def test_queries_of_other_labels_are_a_mistake(
     assert (done.code, done.out) == (2, "")
     assert "none of the queries' labels (mauve" in done.err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_floor_that_cannot_be_measured_costs_nothing_else(
+    matvit: Callable, checkpoint: Path, corpus: Path, queries: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(corpus, tmp_path / "photos")
+    assert matvit("index", "build", moved, "-m", checkpoint, "-o", tmp_path / "i").code == 0
+    shutil.rmtree(moved)
+    done = matvit("evaluate", queries, "-i", tmp_path / "i", "-b", "S", "--raw-pixels", "--json")
+    assert done.code == 0
+    assert "raw pixels not measured: " in done.err
+    told = json.loads(done.out)
+    assert (len(told["points"]), told["raw_pixels"]) == (1, {})

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexes import IndexDamagedError, MissingFaissError
+from indexes import FaissConflictError, IndexDamagedError, MissingFaissError
 from indexes.search import build_flat, load, require_faiss
 
 Vectors = Callable[..., np.ndarray]
@@ -56,3 +56,15 @@ def test_full_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, v
     with pytest.raises(OSError, match="No space left"):
         build_flat([vectors(6, seed=0).astype(np.float32)], 8, tmp_path / "index.faiss")
     assert not any(tmp_path.iterdir())
+
+
+def test_two_builds_of_faiss_over_each_other_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("faiss_cpu", "faiss_gpu"):
+        place = tmp_path / f"{name}-1.15.1.dist-info"
+        place.mkdir()
+        (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.15.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FaissConflictError, match="pip uninstall one"):
+        require_faiss()

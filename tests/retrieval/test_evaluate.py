@@ -216,3 +216,16 @@ def test_grey_models_are_measured_too(corpus: Path, queries: Path, tmp_path: Pat
     build_index(open_source(corpus), encoder, tmp_path / "i")
     searcher = Searcher.open(tmp_path / "i", device="cpu")
     assert evaluate(searcher, open_source(queries), encoder.space.curve).queries == 20
+
+
+def test_a_corpus_that_has_changed_is_not_embedded_again(
+    encoder: Encoder, corpus: Path, queries: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(corpus, tmp_path / "photos")
+    build_index(open_source(folder), encoder, tmp_path / "i")
+    (folder / "blue" / "new.png").write_bytes(next(iter(files_of(queries))).read_bytes())
+    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    full = [encoder.space.full]
+    assert evaluate(searcher, open_source(queries), full).queries == 20
+    with pytest.raises(EvaluationError, match="no longer those of the index"):
+        evaluate(searcher, open_source(queries), full, same_encoder=True)
