@@ -22,7 +22,7 @@ def query(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE...", help="Image files or folders; - reads paths from stdin.", show_default=False
+            metavar="IMAGE", help="Image files or folders; - reads paths from stdin.", show_default=False
         ),
     ],
     index: options.IndexDir,
