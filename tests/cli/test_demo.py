@@ -1,6 +1,7 @@
 """`matvit demo`: the whole story, with the model that ships."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,3 +37,13 @@ def test_the_whole_story(matvit: Callable, tmp_path: Path, monkeypatch: pytest.M
     again = matvit(*suggestion.removeprefix("Try: matvit ").split())
     assert again.code == 0
     assert "MACs" in again.out
+
+
+def test_json_and_a_folder_in_use(matvit: Callable, tmp_path: Path) -> None:
+    done = matvit("demo", "-o", tmp_path / "demo", "--device", "cpu", "--json")
+    told = json.loads(done.out)
+    assert (len(told["points"]), told["queries"]) == (13, 360)
+    assert all(Path(path).exists() for path in told["made"].values())
+    again = matvit("demo", "-o", tmp_path / "demo")
+    assert (again.code, again.out) == (2, "")
+    assert "is not empty: choose another folder" in again.err
