@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.models import fetched
 from cli.output import percent, print_json, print_table, progress, say, si
+from cli.times import submodel_for
 
 if TYPE_CHECKING:
     from retrieval.encoder import Encoder
@@ -62,12 +64,12 @@ def evaluate(
     from retrieval.searcher import Searcher
 
     source = open_source(queries)
-    searcher = Searcher.open(index, model=model, device=device, dtype=dtype)
+    searcher = Searcher.open(index, model=model and fetched(model), device=device, dtype=dtype)
     encoder = searcher.encoder
     chosen = [
         submodel
         for text in budget or ["all"]
-        for submodel in (encoder.space.curve if text == "all" else [encoder.submodel(text)])
+        for submodel in (encoder.space.curve if text == "all" else [submodel_for(encoder, text)])
     ]
     if output:
         output.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
+from cli.models import fetched
 from cli.output import print_json, print_table, progress, say
 
 app = typer.Typer(help="Make and check indexes.", no_args_is_help=True, rich_markup_mode=None)
@@ -16,7 +17,7 @@ app = typer.Typer(help="Make and check indexes.", no_args_is_help=True, rich_mar
 @app.command()
 def build(
     images: options.Images,
-    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint directory.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)],
     batch_size: options.BatchSize = 64,
     workers: options.Workers = None,
@@ -37,7 +38,7 @@ def build(
     from retrieval.images import open_source
 
     source = open_source(images)
-    encoder = Encoder.open(model, device=device, dtype=dtype)
+    encoder = Encoder.open(fetched(model), device=device, dtype=dtype)
     skipped = 0
 
     def skip(count: int) -> None:

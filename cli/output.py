@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from rich import filesize
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -16,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -58,24 +61,25 @@ def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> Non
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how many images long work has done, on stderr.
+def progress(what: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Show how many images, or other things, long work has done, on stderr.
 
     Args:
         what: What is being done.
-        total: How many images there are, if known.
+        total: How many there are, if known.
+        unit: What is counted.
 
     Yields:
         A function to call with the number done since its last call.
     """
     if not _stderr.is_terminal:
-        yield from _plain(what, total)
+        yield from _plain(what, total, unit)
         return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=_stderr,
@@ -84,14 +88,14 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def _plain(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def _plain(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     started = told = time.monotonic()
     done = 0
 
     def line() -> str:
         rate = done / max(time.monotonic() - started, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
-        return f"{what}: {done}{f'/{total}' if total else ''} images, {rate:.1f} images/s{left}"
+        return f"{what}: {done}{f'/{total}' if total else ''} {unit}, {rate:.1f} {unit}/s{left}"
 
     def advance(count: int) -> None:
         nonlocal done, told
@@ -104,9 +108,73 @@ def _plain(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     say(line())
 
 
+@contextmanager
+def progress_bytes(*steps: str) -> Iterator[list["ByteCount"]]:
+    """Show how many bytes each step of long work has gone through, on stderr, once it starts.
+
+    Args:
+        *steps: What is being done.
+
+    Yields:
+        For each step, what counts its bytes.
+    """
+    if not _stderr.is_terminal:
+        counts = [ByteCount(step) for step in steps]
+        yield counts
+        for count in counts:
+            count.end()
+        return
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=_stderr) as bar:
+        yield [_ByteBar(step, bar) for step in steps]
+
+
+class ByteCount:
+    """The bytes of one step, as plain lines."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._done, self._total = what, 0, 0
+        self._started = self._told = time.monotonic()
+
+    def total(self, count: int) -> None:
+        """Say how many bytes there are."""
+        self._total = count
+
+    def advance(self, count: int) -> None:
+        """Count bytes done since the last call."""
+        if not self._done:
+            self._started = self._told = time.monotonic()
+        self._done += count
+        if time.monotonic() - self._told >= _PLAIN_SECONDS:
+            self._told = time.monotonic()
+            self.end()
+
+    def end(self) -> None:
+        """Print how far it has come, if it has started."""
+        if self._done:
+            rate = self._done / max(time.monotonic() - self._started, 1e-9)
+            of = f" of {filesize.decimal(self._total)}" if self._total else ""
+            say(f"{self._what}: {filesize.decimal(self._done)}{of}, {filesize.decimal(int(rate))}/s")
+
+
+class _ByteBar(ByteCount):
+    def __init__(self, what: str, bar: Progress) -> None:
+        self._bar, self._task = bar, bar.add_task(what, total=None, visible=False)
+
+    def total(self, count: int) -> None:
+        self._bar.update(self._task, total=count)
+
+    def advance(self, count: int) -> None:
+        self._bar.update(self._task, advance=count, visible=True)
+
+
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "")
 
 
 def percent(share: float) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.models import fetched
 from cli.output import print_json, print_table, say, si
+from cli.times import submodel_for
 
 if TYPE_CHECKING:
     from retrieval.searcher import Hits
@@ -36,6 +38,12 @@ def query(
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile the submodel first: for - with very many queries, not for a few."
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Find the images most like the given ones, each encoded by the submodel that fits the budget.
@@ -53,8 +61,9 @@ def query(
         raise typer.BadParameter("- stands alone, and without --sheet")
     if sheet and sheet.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise typer.BadParameter(f"--sheet {sheet}: draws .png, .pdf and .svg files")
-    searcher = Searcher.open(index, model=model, device=device, dtype=dtype)
-    submodel = searcher.encoder.submodel(budget)
+    model = model and fetched(model)
+    searcher = Searcher.open(index, model=model, device=device, dtype=dtype, compile=compile)
+    submodel = submodel_for(searcher.encoder, budget)
     results: list[tuple[str, Hits]] = []
     failed = False
     for path in _lines() if stream else _files(images):

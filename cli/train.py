@@ -55,7 +55,7 @@ def run(
     from retrieval.training import FolderImages, one_nn_evaluation, split_folders
 
     place = pick_device(device)
-    number_format = pick_dtype(dtype, place)
+    number_format = pick_dtype(dtype, place, training=True)
     file = recipes.find(recipe)
     settings = recipes.read(file)
     folder, held_out = split_folders(data)

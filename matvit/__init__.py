@@ -3,22 +3,25 @@
 Importing this package registers the ``matvit_*`` architectures with timm.
 """
 
-from matvit.checkpoint import load, save
+from matvit.checkpoint import save
 from matvit.cost import Cost
+from matvit.elastic import Elastic, MatViT, elastic
 from matvit.errors import BudgetError, CheckpointError, SubmodelError, UnknownModelError
+from matvit.hub import load
 from matvit.submodel import GRANULARITIES, Submodel, SubmodelSpace
-from matvit.vit import MatViT
 
 __all__ = [
     "GRANULARITIES",
     "BudgetError",
     "CheckpointError",
     "Cost",
+    "Elastic",
     "MatViT",
     "Submodel",
     "SubmodelError",
     "SubmodelSpace",
     "UnknownModelError",
+    "elastic",
     "load",
     "save",
 ]

@@ -6,9 +6,10 @@ from fractions import Fraction
 
 from matvit.cost import Cost, CostModel
 from matvit.errors import BudgetError
+from matvit.latency import Profile
 from matvit.submodel import Submodel, SubmodelSpace
 
-_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>%|[kmg]?(?:macs|flops|params))")
+_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>%|ms|[kmg]?(?:macs|flops|params))")
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _QUANTITY: dict[str, Callable[[Cost], int]] = {
     "macs": lambda cost: cost.macs,
@@ -17,32 +18,53 @@ _QUANTITY: dict[str, Callable[[Cost], int]] = {
 }
 
 
-def resolve(budget: str | Submodel, space: SubmodelSpace, cost: CostModel) -> Submodel:
+def is_time(budget: str | Submodel) -> bool:
+    """Whether a budget is a time, such as ``25ms``, which `resolve` needs a latency profile for."""
+    return isinstance(budget, str) and (amount := _amount(budget)) is not None and amount["unit"] == "ms"
+
+
+def resolve(
+    budget: str | Submodel,
+    space: SubmodelSpace,
+    cost: CostModel,
+    latency: Callable[[], Profile] | None = None,
+) -> Submodel:
     """The largest Mix'n'Match submodel within a budget, or the very submodel that the budget spells out.
 
     Args:
         budget: ``M``, ``60%`` (of the full encoder's MACs), ``9gmacs``, ``18gflops``, ``50mparams`` (with
-            ``k``, ``m`` or ``g``), or widths (``S*5+M*7``, ``384,384,768``); case does not matter in units.
+            ``k``, ``m`` or ``g``), ``25ms`` (a call, in the profile's setting), or widths (``S*5+M*7``,
+            ``384,384,768``); case does not matter in units.
         space: The submodels to choose from.
         cost: What each of them costs.
+        latency: Called for a budget in ms, and only then: measured times of the curve. Times are noisy, so
+            one that costs more may take less: the answer is the one with the most MACs among all that fit.
 
     Raises:
-        BudgetError: The text is no budget, or even the smallest submodel costs more.
+        BudgetError: The text is no budget, even the smallest submodel costs more, or it is a time and there
+            is no `latency`.
         SubmodelError: The widths spelled out do not fit this encoder.
     """
     if isinstance(budget, Submodel):
         return space.check(budget)
     if (submodel := space.parse(budget)) is not None:
         return submodel
-    amount = _AMOUNT.fullmatch(budget.strip().lower())
+    amount = _amount(budget)
     if amount is None:
         names = " ".join(space.granularities)
         raise BudgetError(
-            f"{budget!r} is not a budget: write {names}, 60%, 9gmacs, 18gflops, 50mparams or widths such as "
-            f"{space.curve[1]}"
+            f"{budget!r} is not a budget: write {names}, 60%, 9gmacs, 18gflops, 50mparams, 25ms or widths "
+            f"such as {space.curve[1]}"
         )
     # Exact arithmetic: 100% must always reach the full encoder.
     limit = Fraction(amount["number"])
+    if amount["unit"] == "ms":
+        if latency is None:
+            raise BudgetError(
+                f"{budget} is a time, which must be measured first: by matvit.latency.profile, or by "
+                f"`matvit plan MODEL --budget {budget}`"
+            )
+        return _within(budget, limit, latency())
     if amount["unit"] == "%":
         quantity = _QUANTITY["macs"]
         limit *= Fraction(quantity(cost(space.full)), 100)
@@ -57,5 +79,22 @@ def resolve(budget: str | Submodel, space: SubmodelSpace, cost: CostModel) -> Su
         raise BudgetError(
             f"{budget} is below the smallest submodel, {space.smallest}: {least.gmacs:.4g} GMACs "
             f"({share:.1f}% of {space.full}), {least.mparams:.4g} M parameters"
+        )
+    return fitting[-1]
+
+
+def _amount(budget: str) -> re.Match[str] | None:
+    return _AMOUNT.fullmatch(budget.strip().lower())
+
+
+def _within(budget: str, limit_ms: Fraction, profile: Profile) -> Submodel:
+    """The point of a profile with the most MACs among those that take at most so long."""
+    fitting = [point.submodel for point in profile.points if point.ms <= limit_ms]
+    if not fitting:
+        least = profile.points[0]
+        images = "one image" if profile.setting.batch_size == 1 else f"{profile.setting.batch_size} images"
+        raise BudgetError(
+            f"{budget} is below the smallest submodel, {least.submodel}: {least.ms:.4g} ms for {images} on "
+            f"{profile.setting}"
         )
     return fitting[-1]

@@ -1,6 +1,8 @@
 """Which device and number format to compute in, from what a user asked for."""
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -33,19 +35,35 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The format of matrix products for ``auto``, ``fp32`` or ``bf16``; auto is bf16 on GPUs that have it.
+def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> torch.dtype:
+    """The number format for ``auto``, ``fp32`` or ``bf16``; auto is bf16 where the device has it natively.
+
+    Args:
+        name: What was asked for.
+        device: Where it is to run.
+        training: Train in it. Auto then stays with fp32 on a CPU, where autocast costs more than it saves.
 
     Raises:
         DeviceError: The name is none of these.
     """
     if name == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        native = _has_bf16(device) and not (training and device.type == "cpu")
         return torch.bfloat16 if native else torch.float32
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if name not in formats:
         raise DeviceError(f"{name!r} is no number format: write auto, fp32 or bf16")
     return formats[name]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # Older torch cannot tell, and float32 is right everywhere.
+        capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+        features = capabilities()
+        return any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return False
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -21,9 +21,17 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is incomplete, damaged or does not match its own configuration."""
 
 
+class DownloadError(RuntimeError):
+    """A file that could not be downloaded."""
+
+
 class TrainingError(RuntimeError):
     """Training that cannot start or go on."""
 
 
 class DeviceError(ValueError):
     """A device or number format that this machine does not have."""
+
+
+class CompileError(RuntimeError):
+    """A submodel that cannot be compiled on this machine."""

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from timm.task import ClassificationTask
 from torch import Tensor
 
+from matvit.elastic import MatViT
 from matvit.errors import SubmodelError
-from matvit.vit import MatViT
 
 
 class JointTask(ClassificationTask):

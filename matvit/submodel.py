@@ -13,6 +13,7 @@ from matvit.errors import SubmodelError
 
 GRANULARITIES: Mapping[str, float] = {"S": 1 / 8, "M": 1 / 4, "L": 1 / 2, "XL": 1.0}
 """Share of each layer's hidden units that a granularity keeps, smallest first."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # Never a number, an amount such as 60%, or widths.
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,24 @@ class SubmodelSpace:
     Args:
         hidden: FFN hidden units of the full encoder, one number a layer.
         granularities: Name -> share of the hidden units kept, smallest first, the last one 1.
+
+    Raises:
+        SubmodelError: The granularities do not increase up to 1, or a name would not read back.
     """
 
     hidden: tuple[int, ...]
     granularities: Mapping[str, float] = field(default_factory=lambda: GRANULARITIES)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.granularities, Mapping):
+            raise SubmodelError(f"granularities must map names to shares, got {self.granularities!r}")
+        for name, share in self.granularities.items():
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise SubmodelError(
+                    f"a granularity is named by a letter, then letters, digits or _, not {name!r}"
+                )
+            if isinstance(share, bool) or not isinstance(share, int | float):
+                raise SubmodelError(f"granularity {name} must be a number, got {share!r}")
         shares = list(self.granularities.values())
         increasing = all(small < large for small, large in pairwise(shares))
         if not shares or shares[0] <= 0 or shares[-1] != 1 or not increasing:

@@ -20,10 +20,11 @@ from torchvision import transforms
 
 from matvit import checkpoint, recipe
 from matvit.device import autocast
+from matvit.elastic import MatViT
 from matvit.errors import TrainingError
 from matvit.objectives import JointTask
 from matvit.recipe import Augment, Recipe
-from matvit.vit import MatViT, check_arguments, default_cfgs
+from matvit.vit import check_arguments, default_cfgs
 
 
 class LabelledImages(Protocol):

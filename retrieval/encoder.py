@@ -1,6 +1,7 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,13 +13,18 @@ from torch import Tensor
 
 import matvit
 from indexes import EncoderIdentity
+from matvit import latency
 from matvit.budget import resolve
 from matvit.checkpoint import weights_sha256
-from matvit.device import autocast, pick_device, pick_dtype
+from matvit.device import pick_device, pick_dtype
+from matvit.latency import Profile
 from matvit.submodel import Submodel
 from retrieval.decode import decode, in_mode
 from retrieval.errors import UnreadableImageError
 from retrieval.files import read_regular
+
+if TYPE_CHECKING:
+    from matvit.compiled import CompiledSubmodels
 
 MAX_ASPECT_RATIO = 200
 ImageLike = str | Path | bytes | Image.Image
@@ -36,14 +42,22 @@ class Encoder:
         cost: Submodel -> cost of embedding one image.
 
     Args:
-        model: A MatViT with trained weights, in float32.
+        model: An elastic encoder with trained weights, in float32.
         device: Where it runs.
-        dtype: Of its matrix products.
+        dtype: Of its weights and of everything that it computes.
         location: Where the model came from, for messages and for the index to remember.
+        compile: Compile the submodels that are asked for: worth minutes of waiting only in processes that
+            live long. See `matvit.compiled.CompiledSubmodels`.
     """
 
     def __init__(
-        self, model: matvit.MatViT, *, device: torch.device, dtype: torch.dtype, location: str = ""
+        self,
+        model: matvit.Elastic,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        location: str = "",
+        compile: bool = False,
     ) -> None:
         data = resolve_model_data_config(model)
         self.device, self.dtype, self.location = device, dtype, location
@@ -56,26 +70,38 @@ class Encoder:
             preprocess=data,
         )
         model.reset_classifier(0)
-        self.model = model.eval().to(device)
+        self.model = model.eval().to(device, dtype)
         self.space, self.cost = model.space, model.cost
+        self.compiled = _compiled(self.model) if compile else None
+        # The weights never change here: a submodel is cut once, and shares their memory ever after.
+        self._cuts: dict[Submodel, Any] = {}
         self._transform = create_transform(**data, is_training=False)
 
     @classmethod
-    def open(cls, model: str | Path, *, device: str = "auto", dtype: str = "auto") -> "Encoder":
-        """Load the encoder from a checkpoint directory.
+    def open(
+        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", compile: bool = False
+    ) -> "Encoder":
+        """Load the encoder from a checkpoint directory or by a name: see `matvit.load`.
 
         Raises:
-            UnknownModelError: There is no trained model at that place.
-            CheckpointError: It is damaged.
+            UnknownModelError: There is no trained model of that name or at that place.
+            CheckpointError: It is damaged, or cannot be downloaded.
             DeviceError: The device or dtype is not to be had here.
         """
         place = pick_device(device)
-        loaded = matvit.load(model)
-        return cls(loaded, device=place, dtype=pick_dtype(dtype, place), location=str(Path(model).absolute()))
+        number_format = pick_dtype(dtype, place)
+        location = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
+        return cls(matvit.load(model), device=place, dtype=number_format, location=location, compile=compile)
 
     def submodel(self, budget: str | Submodel) -> Submodel:
-        """The submodel for a budget: see `matvit.budget.resolve`."""
-        return resolve(budget, self.space, self.cost)
+        """The submodel for a budget: see `matvit.budget.resolve`.
+
+        One in milliseconds is of a single image, not compiled; times are measured here, if they never were.
+        """
+        return resolve(budget, self.space, self.cost, self._latency)
+
+    def _latency(self) -> Profile:
+        return latency.profile(self.model, device=self.device, dtype=self.dtype)
 
     def preprocess(self, image: ImageLike) -> Tensor:
         """One image to the normalised tensor (C, H, W) that the model was trained on.
@@ -96,6 +122,22 @@ class Encoder:
     @torch.inference_mode()
     def embed(self, images: Tensor, submodel: Submodel | None = None) -> NDArray[np.float32]:
         """Preprocessed images (B, C, H, W) to unit vectors (B, D); `submodel` None is the full encoder."""
-        with autocast(self.device, self.dtype):
-            embeddings = self.model(images.to(self.device), submodel)
+        images = images.to(self.device, self.dtype)
+        if self.compiled is not None:
+            embeddings = self.compiled(images, submodel or self.space.full)
+        else:
+            embeddings = self._cut(submodel)(images)
         return F.normalize(embeddings.float(), dim=-1).cpu().numpy()
+
+    def _cut(self, submodel: Submodel | None) -> Any:
+        if submodel is None:
+            return self.model
+        if submodel not in self._cuts:
+            self._cuts[submodel] = self.model.extract(submodel, copy=False)
+        return self._cuts[submodel]
+
+
+def _compiled(model: matvit.Elastic) -> "CompiledSubmodels":
+    from matvit.compiled import CompiledSubmodels  # Here, because it loads torch's compiler.
+
+    return CompiledSubmodels(model)

@@ -1,4 +1,4 @@
-"""Pictures of results: the accuracy curve and contact sheets of neighbours."""
+"""Pictures of results: accuracy and time against compute, and contact sheets of neighbours."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from matvit.latency import Profile
 from retrieval.decode import decode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.evaluate import Evaluation
@@ -76,7 +77,7 @@ def plot_curve(
     """
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     axes: Axes = figure.subplots()
-    unit, scale = ("GMACs", 1) if full_gmacs >= 0.1 else ("MMACs", 1000)
+    unit, scale = _compute_unit(full_gmacs)
     for curve, colour, marker in zip(series, _COLOURS, _MARKERS, strict=False):
         compute = [scale * gmacs for gmacs in curve.gmacs]
         percent = [100 * value for value in curve.accuracy]
@@ -100,11 +101,55 @@ def plot_curve(
     axes.set(xlabel=f"query compute ({unit} an image)", ylabel="1-NN accuracy (%)", title=title)
     axes.grid(alpha=0.25)
     axes.margins(y=0.12)
-    share = axes.secondary_xaxis(
-        "top", functions=(_scaled(100 / (scale * full_gmacs)), _scaled(scale * full_gmacs / 100))
-    )
-    share.set_xlabel("share of XL's compute (%)")
+    _shares_of_full(axes, scale * full_gmacs)
     axes.legend(fontsize="small", loc="best")
+    figure.savefig(path, dpi=150)
+
+
+def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
+    """Draw the time of the Mix'n'Match curve against its compute, beside time in proportion to compute.
+
+    Args:
+        path: A .png, .pdf or .svg file.
+        profile: Measured times get a marker, interpolated ones lie on the line between.
+        title: Of the figure.
+    """
+    figure = Figure(figsize=(7.2, 4.5), layout="constrained")
+    axes: Axes = figure.subplots()
+    full = profile.points[-1]
+    full_gmacs = profile.cost(full.submodel).gmacs
+    unit, scale = _compute_unit(full_gmacs)
+    compute = [scale * profile.cost(point.submodel).gmacs for point in profile.points]
+    measured = [point.measured for point in profile.points]
+    axes.plot(
+        compute,
+        [full.ms * each / compute[-1] for each in compute],
+        color=_COLOURS[1],
+        linestyle="--",
+        linewidth=1,
+        label="if time were in proportion to MACs",
+    )
+    axes.plot(
+        compute,
+        [point.ms for point in profile.points],
+        color=_COLOURS[0],
+        marker=_MARKERS[0],
+        markersize=4,
+        markevery=measured,
+        label="measured" if all(measured) else "measured (dots), interpolated between them",
+    )
+    for x, point in zip(compute, profile.points, strict=True):
+        if "*" not in (label := str(point.submodel)):
+            axes.annotate(
+                label, (x, point.ms), (0, 8), textcoords="offset points", ha="center", weight="bold"
+            )
+    images = "an image" if profile.setting.batch_size == 1 else f"a batch of {profile.setting.batch_size}"
+    axes.set(xlabel=f"compute ({unit} an image)", ylabel=f"milliseconds {images}")
+    axes.set_title("\n".join(filter(None, (title, str(profile.setting)))), fontsize=9, parse_math=False)
+    axes.grid(alpha=0.25)
+    axes.set_ylim(0, 1.12 * max(point.ms for point in profile.points))
+    _shares_of_full(axes, compute[-1])
+    axes.legend(fontsize="small", loc="lower right")
     figure.savefig(path, dpi=150)
 
 
@@ -126,6 +171,15 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, str | Path, Hits]], *, c
         for cell in cells:
             cell.set_axis_off()
     figure.savefig(path, dpi=110)
+
+
+def _compute_unit(full_gmacs: float) -> tuple[str, int]:
+    return ("GMACs", 1) if full_gmacs >= 0.1 else ("MMACs", 1000)
+
+
+def _shares_of_full(axes: Axes, full: float) -> None:
+    share = axes.secondary_xaxis("top", functions=(_scaled(100 / full), _scaled(full / 100)))
+    share.set_xlabel("share of XL's compute (%)")
 
 
 def _scaled(factor: float) -> Callable[[Any], Any]:

@@ -83,8 +83,11 @@ class Searcher:
         model: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        compile: bool = False,
     ) -> "Searcher":
         """Open an index directory, with its model from `model` or from where it was at build time.
+
+        `compile` is for processes that live long: see `Encoder`.
 
         Raises:
             IndexDamagedError: There is no whole index.
@@ -95,11 +98,12 @@ class Searcher:
         opened = Index.open(Path(index))
         if model is None:
             model = opened.manifest.checkpoint
-            if not Path(model).is_dir():
+            # A name is not a place: where it leads, the manifest's checksum tells.
+            if Path(model).is_absolute() and not Path(model).is_dir():
                 raise MissingModelError(
                     f"the model of {index} is no longer at {model}: say with -m where it is"
                 )
-        return cls(opened, Encoder.open(model, device=device, dtype=dtype))
+        return cls(opened, Encoder.open(model, device=device, dtype=dtype, compile=compile))
 
     def query(self, image: ImageLike, *, budget: str | Submodel = "XL", k: int = 10) -> Hits:
         """The k corpus images nearest to one image, encoded within the budget.

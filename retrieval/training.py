@@ -12,10 +12,10 @@ from timm.data import create_transform, resolve_model_data_config
 
 from indexes.search import nearest, require_faiss
 from matvit.device import autocast
+from matvit.elastic import MatViT
 from matvit.errors import TrainingError
 from matvit.recipe import Recipe
 from matvit.submodel import Submodel
-from matvit.vit import MatViT
 from retrieval.decode import decode
 from retrieval.errors import UnreadableImageError
 from retrieval.files import read_regular

@@ -57,7 +57,7 @@ MISTAKES = [
     (2, "'fast' is not a budget: write S M L XL, 60%", "query {query} -i {index} -b fast"),
     (2, "1% is below the smallest submodel, S: ", "query {query} -i {index} -b 1%"),
     (2, "gives 12 widths; this encoder has 4 layers", "query {query} -i {index} -b S*5+M*7"),
-    (2, "'25ms' is not a budget", "plan {model} --budget 25ms"),
+    (2, "'25s' is not a budget", "plan {model} --budget 25s"),
     (2, "'fast' is not a budget", "evaluate {images} -i {index} -b S -b fast"),
     (
         2,

@@ -1,10 +1,28 @@
 """`matvit plan`: the curve and what it costs."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+
+from matvit import latency
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(latency, "SETTLE_SECONDS", 0)
+    return tmp_path / "cache" / "latency"
+
+
+@pytest.fixture
+def measured(matvit: Callable, checkpoint: Path) -> Callable:
+    """Plans the tiny checkpoint with times, on the CPU."""
+    return lambda *arguments: matvit("plan", checkpoint, "--device", "cpu", "--dtype", "fp32", *arguments)
 
 
 def test_the_published_shape_has_37_budgets(matvit: Callable) -> None:
@@ -43,3 +61,123 @@ def test_a_checkpoint_is_planned_without_its_classifier(matvit: Callable, checkp
     assert len(points) == 13
     assert points[-1]["widths"] == [128] * 4
     assert points[-1]["gmacs"] == 934_144 / 1e9
+
+
+def test_measured_times_stand_beside_the_costs(measured: Callable) -> None:
+    done = measured("--measure")
+    assert done.code == 0
+    header, *rows = done.out.splitlines()
+    assert header.split()[-6:] == ["XL", "ms", "ms", "of", "XL", "images/s"]
+    assert len(rows) == 13
+    assert rows[0].split()[0] == "S"
+    assert ("~" in rows[0], "~" in rows[2]) == (False, True), "two of three between neighbours are measured"
+    assert rows[-1].split()[-2] == "100.0%"
+    assert "Measuring: 160/160 runs" in done.err
+    assert "ms a batch of 1 on " in done.err
+    assert "~ is interpolated" in done.err
+
+
+def test_measured_json(measured: Callable) -> None:
+    points = json.loads(measured("--measure", "--batch-size", 2, "--json").out)
+    assert [len(points), sum(point["measured"] for point in points)] == [13, 10]
+    assert all(point["ms"] > 0 for point in points)
+    assert all(p["ms_share_of_xl"] == pytest.approx(p["ms"] / points[-1]["ms"]) for p in points)
+    every = measured("--measure", "--batch-size", 2, "--every-point", "--json")
+    assert all(point["measured"] for point in json.loads(every.out))
+    assert "~" not in every.err
+
+
+def test_times_are_kept_until_they_are_refreshed(measured: Callable, cache: Path) -> None:
+    first = measured("--measure", "--json")
+    (file,) = cache.iterdir()
+    again = measured("--measure", "--json")
+    assert again.out == first.out
+    assert "Measuring" not in again.err
+    assert "measured before (--refresh measures again)" in again.err
+    before = file.read_text()
+    assert "Measuring" in measured("--measure", "--refresh").err
+    assert file.read_text() != before
+
+
+def test_a_budget_in_ms_is_measured_unasked(measured: Callable) -> None:
+    times = {p["submodel"]: p["ms"] for p in json.loads(measured("--measure", "--json").out)}
+    (all_of_it,) = json.loads(measured("--budget", "10000ms", "--json").out)
+    assert (all_of_it["submodel"], all_of_it["ms"]) == ("XL", times["XL"])
+    (point,) = json.loads(measured("--budget", f"{min(times.values()) + 1e-6:.9f}ms", "--json").out)
+    assert point["ms"] <= min(times.values()) + 2e-6
+    done = measured("--budget", "0ms")
+    assert (done.code, done.out) == (2, "")
+    assert "matvit: 0ms is below the smallest submodel, S: " in done.err.splitlines()[-1]
+
+
+def test_a_wrong_budget_is_refused_before_anything_is_measured(measured: Callable) -> None:
+    done = measured("--measure", "--budget", "fast")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+
+
+def test_widths_off_the_curve_get_an_interpolated_time(measured: Callable) -> None:
+    (point,) = json.loads(measured("--budget", "XL*2+S*2", "--measure", "--json").out)
+    assert point["ms"] > 0
+    assert not point["measured"]
+
+
+def test_a_name_is_measured_with_weights_made_up(matvit: Callable) -> None:
+    ask = ("plan", "matvit_tiny_patch16_224", "--device", "cpu", "--dtype", "bf16", "--budget", "9000ms")
+    threads = torch.get_num_threads()
+    try:
+        done = matvit(*ask, "--threads", 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert done.code == 0
+    assert done.out.splitlines()[1].startswith("XL ")
+    assert "1 thread), bfloat16" in done.err
+
+
+COSTS = ["submodel", "widths", "gmacs", "gflops", "mparams", "share_of_xl"]
+
+
+def test_tables_and_figures_are_kept(measured: Callable, tmp_path: Path) -> None:
+    table, figure = tmp_path / "new" / "plan.csv", tmp_path / "new" / "plan.png"
+    done = measured("--csv", table)
+    assert (done.code, done.err) == (0, f"kept: {table}\n")
+    assert list(read_csv(table)[0]) == COSTS
+    done = measured("--measure", "--csv", table, "--figure", figure)
+    assert f"kept: {table}, {figure}" in done.err
+    rows = read_csv(table)
+    assert list(rows[0]) == [*COSTS, "ms", "ms_share_of_xl", "measured"]
+    assert len(rows) == 13
+    assert (rows[1]["submodel"], rows[1]["widths"], rows[1]["measured"]) == ("S*3+M*1", "16*3+32*1", "True")
+    with Image.open(figure) as image:
+        assert image.format == "PNG"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "message, options",
+    [
+        ("draws .png, .pdf and .svg files", "--measure --figure plan.gif"),
+        ("--figure needs times: add --measure", "--figure plan.png"),
+        ("--every-point needs times: add --measure", "--every-point --budget 60%"),
+        ("--refresh needs times: add --measure", "--refresh"),
+        ("'abacus' is no device", "--measure --device abacus"),
+        ("'fp8' is no number format", "--measure --dtype fp8"),
+        ("--batch-size", "--measure --batch-size 0"),
+        ("--threads", "--measure --threads 0"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    measured: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    message: str,
+    options: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = measured(*options.split())
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert message in done.err
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from matvit import BudgetError, Submodel, SubmodelError
-from matvit.budget import resolve
+from matvit.budget import is_time, resolve
+from matvit.latency import Point, Profile, Setting
 
 with torch.device("meta"):  # Budgets need shapes, not weights.
     MODEL = timm.create_model("matvit_base_patch16_224")
@@ -134,7 +135,12 @@ def test_below_the_smallest_names_it_and_its_cost():
         "60",
         "-60%",
         "-1gmacs",
-        "25ms",
+        "25",
+        "25m",
+        "25mms",
+        "25 m s",
+        "-25ms",
+        "1.2s",
         "nan%",
         "inf%",
         "1e3%",
@@ -152,8 +158,9 @@ def test_below_the_smallest_names_it_and_its_cost():
     ],
 )
 def test_what_is_no_budget_says_what_is(text):
-    with pytest.raises(BudgetError, match="is not a budget: write S M L XL, 60%"):
+    with pytest.raises(BudgetError, match=r"is not a budget: write S M L XL, 60%.* 25ms"):
         read(text)
+    assert not is_time(text)
 
 
 @pytest.mark.parametrize("budget", ["S*5", "384*13", "S,M", "3073*12", Submodel((8,))])
@@ -164,3 +171,62 @@ def test_widths_that_do_not_fit_are_an_error(budget):
 
 def test_a_model_reads_budgets_too():
     assert MODEL.submodel("60%") == read("60%")
+
+
+SETTING = Setting("Chip 7", "cpu", "float32", 1, 2, "2.15")
+times_of_a_curve = st.lists(st.floats(0.001, 1000), min_size=37, max_size=37)
+
+
+def profile_of(times, setting=SETTING):
+    return Profile(setting, tuple(map(Point, SPACE.curve, times, [True] * 37)), COST)
+
+
+def within(budget, profile):
+    return resolve(budget, SPACE, COST, lambda: profile)
+
+
+@given(times_of_a_curve, st.decimals(0, 1100, places=4))
+def test_milliseconds(times, limit):
+    """However noisy the times: what is found fits, and nothing that costs more does."""
+    profile = profile_of(times)
+    fitting = [s for s, ms in zip(SPACE.curve, times, strict=True) if Fraction(ms) <= Fraction(limit)]
+    if not fitting:
+        with pytest.raises(BudgetError, match="is below the smallest submodel, S: "):
+            within(f"{limit}ms", profile)
+        return
+    found = within(f"{limit}ms", profile)
+    assert Fraction(profile(found)) <= Fraction(limit)
+    assert COST(found).macs == max(COST(s).macs for s in fitting)
+
+
+def test_a_time_of_exactly_a_submodel_gives_that_submodel():
+    profile = profile_of([0.5 * (i + 1) for i in range(37)])
+    for i, submodel in enumerate(SPACE.curve):
+        assert within(f"{0.5 * (i + 1)}ms", profile) == submodel
+    assert within(" 1.50 MS ", profile) == within("1.5ms", profile) == SPACE.curve[2]
+    assert within("1.9999ms", profile) == SPACE.curve[2]
+
+
+def test_too_little_time_names_the_smallest_and_where_it_was_measured():
+    with pytest.raises(BudgetError) as caught:
+        within("5ms", profile_of([7.93] * 37))
+    assert str(caught.value) == (
+        "5ms is below the smallest submodel, S: 7.93 ms for one image on Chip 7 (cpu, 2 threads), float32, "
+        "torch 2.15"
+    )
+    setting = Setting("GPU", "cuda", "bfloat16", 32, None, "2.15")
+    with pytest.raises(BudgetError, match=r"7\.93 ms for 32 images on GPU"):
+        within("5ms", profile_of([7.93] * 37, setting))
+
+
+def test_a_time_without_a_profile_must_be_measured_first():
+    assert is_time("25ms")
+    assert is_time(" 0.5 ms")
+    with pytest.raises(BudgetError, match="25ms is a time, which must be measured first"):
+        read("25ms")
+
+
+@pytest.mark.parametrize("budget", ["M", "60%", "9gmacs", "50mparams", "S*5+M*7", SPACE.full])
+def test_nothing_is_measured_for_other_budgets(budget):
+    assert not is_time(budget)
+    assert resolve(budget, SPACE, COST, pytest.fail) == read(budget)

@@ -1,5 +1,8 @@
+"""Checkpoints: there and back, by plain timm, and what is wrong with one said in a line."""
+
 import hashlib
 import json
+import math
 import pickle
 import runpy
 import shutil
@@ -13,13 +16,17 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from timm.models.vision_transformer import VisionTransformer
 
 import matvit
 from matvit import CheckpointError, MatViT, Submodel, UnknownModelError
 from matvit.checkpoint import SHIPPED, weights_sha256
+from matvit.elastic import MatEva, MatViTDistilled
 
 LOADER = Path(__file__).with_name("plain_timm_loader.py")
 MIXED = Submodel((5, 17, 32, 100))
+ODD = {"tenth": 0.1, "third": 1 / 3, "whole": 1}
 OVERLAY = {"mean": [0.1], "std": [0.3], "crop_pct": 1.0, "input_size": [1, 16, 16]}
 
 
@@ -67,6 +74,80 @@ def test_a_checkpoint_gives_back_the_same_model(make_tiny, tmp_path, configurati
     x = torch.randn(2, 1, *model.patch_embed.img_size)
     for submodel in (None, model.space.curve[3]):
         assert torch.equal(twin(x, submodel), model(x, submodel))
+
+
+@pytest.mark.parametrize(
+    "kind, elastic_class",
+    [
+        ("deit distilled", MatViTDistilled),
+        ("siglip", MatViT),
+        ("dinov2 giant", MatViT),
+        ("parallel 18x2", MatViT),
+        ("parallel scaling", MatViT),
+        ("eva02 base", MatEva),
+        ("dinov3 plus", MatEva),
+    ],
+)
+def test_any_elastic_encoder_comes_back(make_architecture, tmp_path, kind, elastic_class):
+    plain = make_architecture(kind)
+    model = matvit.elastic(plain, granularities=ODD)
+    matvit.save(model, tmp_path / "checkpoint")
+    twin = matvit.load(tmp_path / "checkpoint")
+    assert type(twin) is elastic_class
+    assert twin.space == model.space
+    assert list(twin.granularities.items()) == list(ODD.items())
+    x = torch.randn(2, 3, 32, 32)
+    for submodel in (None, model.submodel("third"), model.space.curve[2]):
+        assert torch.equal(twin(x, submodel), model(x, submodel))
+    by_timm = timm.create_model(f"local-dir:{tmp_path / 'checkpoint'}", pretrained=True).eval()
+    assert type(by_timm) is type(plain)
+    assert torch.equal(by_timm(x), plain(x))
+    assert matvit.load(tmp_path / "checkpoint", weights=False).cost(model.space.full) == model.cost(
+        model.space.full
+    )
+
+
+def test_granularities_of_a_matvit_come_back_and_are_no_business_of_timms(make_tiny, images, tmp_path):
+    model = make_tiny(granularities=ODD)
+    matvit.save(model, tmp_path / "checkpoint")
+    twin = matvit.load(tmp_path / "checkpoint")
+    assert list(twin.granularities.items()) == list(ODD.items())
+    assert torch.equal(twin(images, twin.submodel("third")), model(images, model.submodel("third")))
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    assert config["matvit"]["granularities"] == ODD
+    assert "granularities" not in config.get("model_args", {})
+    by_timm = timm.create_model(f"local-dir:{tmp_path / 'checkpoint'}", pretrained=True).eval()
+    assert type(by_timm) is VisionTransformer
+    assert torch.equal(by_timm(images), model(images))
+    matvit.save(model.extract(model.submodel("third")), tmp_path / "small")
+    assert "granularities" not in (tmp_path / "small" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("kind", ["augreg", "deit distilled", "eva02 tiny"])
+def test_what_timm_saved_loads_as_elastic(make_architecture, tmp_path, kind):
+    plain = make_architecture(kind)
+    save_for_hf(plain, str(tmp_path / "hub"), safe_serialization=True)
+    model = matvit.load(tmp_path / "hub")
+    assert isinstance(model, matvit.Elastic)
+    assert model.granularities == matvit.GRANULARITIES
+    assert not model.training
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), plain(x))
+    elastic = matvit.elastic(plain)
+    assert torch.equal(model(x, model.submodel("M")), elastic(x, elastic.submodel("M")))
+    assert weights_sha256(model) == weights_sha256(plain)
+
+
+def test_what_timm_saved_as_a_pickle_does_not_load(make_architecture, tmp_path):
+    save_for_hf(make_architecture("augreg"), str(tmp_path / "hub"), safe_serialization=False)
+    fails(tmp_path / "hub", CheckpointError, r"has no model\.safetensors; pickled weights are never read")
+
+
+def test_what_timm_saved_of_another_kind_is_refused(tmp_path):
+    save_for_hf(
+        timm.create_model("test_resnet", num_classes=5), str(tmp_path / "hub"), safe_serialization=True
+    )
+    fails(tmp_path / "hub", UnknownModelError, "holds test_resnet: a ResNet does not nest")
 
 
 def test_preprocessing_comes_back(model, saved):
@@ -177,12 +258,63 @@ def test_an_attention_pool_keeps_its_own_ratio(make_tiny, images, tmp_path):
     assert torch.equal(runpy.run_path(str(LOADER))["load_plain"](tmp_path / "small")(images), small(images))
 
 
-def test_an_extracted_submodel_is_no_matvit(model, tmp_path):
+@pytest.mark.parametrize(
+    "kind, shares",
+    [
+        ("deit distilled", [1 / 4, 1 / 3]),
+        ("perception encoder", [1 / 4, 1 / 3]),
+        ("dinov2 giant", [1 / 4, 1 / 3]),
+        ("parallel 18x2", [1 / 4, 1 / 3]),
+        ("parallel scaling", [1 / 4, 1 / 3]),
+        ("differential parallel", [1 / 4]),
+        ("aimv2", [1 / 4, 1 / 3]),
+        ("eva02 tiny", [1 / 4, 1 / 3]),
+        ("eva02 base", [1 / 4, 1 / 3]),
+        ("eva02 enormous clip", [1 / 3]),
+        ("dinov3 plus", [1 / 4, 1 / 3]),  # Aligned to 8: timm has no 1/8 of 192, but a half and a quarter.
+        ("sapiens2", [1 / 2]),
+    ],
+)
+def test_a_uniform_submodel_of_any_kind_loads_with_timms_ratio(make_architecture, tmp_path, kind, shares):
+    plain = make_architecture(kind)
+    model, x = matvit.elastic(plain), torch.randn(2, 3, 32, 32)
+    for share in shares:
+        small = model.extract(Submodel(tuple(int(share * hidden) for hidden in model.space.hidden)))
+        matvit.save(small, tmp_path / "small")
+        config = json.loads((tmp_path / "small" / "config.json").read_text())
+        assert config["model_args"]["mlp_ratio"] > 0
+        by_timm = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True).eval()
+        assert type(by_timm) is type(plain)
+        assert torch.equal(by_timm(x), small(x))
+
+
+def test_a_width_that_timm_cannot_express_is_not_promised(make_architecture, tmp_path):
+    model = matvit.elastic(make_architecture("dinov3 plus"))
+    matvit.save(model.extract(Submodel((13,) * 3)), tmp_path / "small")
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert "mlp_ratio" not in config.get("model_args", {})
+    assert config["matvit"] == {"widths": [13] * 3}
+    assert load_file(tmp_path / "small" / "model.safetensors")["blocks.0.mlp.fc2.weight"].shape == (48, 13)
+
+
+@pytest.mark.parametrize(
+    "kind", ["augreg", "deit distilled", "siglip", "post-norm", "eva giant", "dinov3", "rope mixed"]
+)
+def test_ten_lines_of_timm_load_a_mixed_submodel_of_any_plain_ffn(make_architecture, tmp_path, kind):
+    plain = make_architecture(kind)
+    small = matvit.elastic(plain).extract(Submodel((5, 17, 100)))
+    matvit.save(small, tmp_path / "small")
+    by_timm, x = runpy.run_path(str(LOADER))["load_plain"](tmp_path / "small"), torch.randn(2, 3, 32, 32)
+    assert type(by_timm) is type(plain)
+    assert torch.equal(by_timm(x), small(x))
+
+
+def test_an_extracted_submodel_is_not_elastic(model, tmp_path):
     matvit.save(model.extract(MIXED), tmp_path / "mixed")
     config = json.loads((tmp_path / "mixed" / "config.json").read_text())
     assert config["architecture"] == "vit_tiny_patch16_224"
     assert config["matvit"] == {"widths": [5, 17, 32, 100]}
-    with pytest.raises(UnknownModelError, match="holds no MatViT"):
+    with pytest.raises(UnknownModelError, match="names no elastic model"):
         matvit.load(tmp_path / "mixed")
 
 
@@ -195,6 +327,7 @@ def drop(*path):
             config = config[key]
         del config[path[-1]]
 
+    change.__name__ = f"without {'.'.join(path)}"
     return change
 
 
@@ -204,6 +337,7 @@ def put(*path):
             config = config[key]
         config[path[-2]] = path[-1]
 
+    change.__name__ = f"{'.'.join(path[:-1])} {path[-1]!r}"
     return change
 
 
@@ -217,12 +351,35 @@ def fails(directory, error, match):
 @pytest.mark.parametrize(
     "change, error, match",
     [
-        (drop("matvit"), UnknownModelError, "holds no MatViT"),
-        (drop("matvit", "architecture"), UnknownModelError, "holds no MatViT"),
-        (put("matvit", "architecture", "matvit_huge"), UnknownModelError, "'matvit_huge', which is not"),
-        (put("matvit", "architecture", ["a"]), UnknownModelError, "not an architecture known"),
-        (put("matvit", []), UnknownModelError, "holds no MatViT"),
-        (put("matvit", "granularities", {"S": 0.5, "XL": 1.0}), UnknownModelError, "other than"),
+        (drop("matvit"), None, None),  # What is left is a plain encoder, as timm saves it.
+        (put("matvit", {}), None, None),
+        (drop("matvit", "granularities"), None, None),
+        (put("matvit", "granularities", None), None, None),
+        (drop("matvit", "architecture"), UnknownModelError, "names no elastic model"),
+        (put("matvit", []), UnknownModelError, "names no elastic model"),
+        (put("matvit", ["architecture"]), UnknownModelError, "names no elastic model"),
+        (put("matvit", "architecture"), UnknownModelError, "names no elastic model"),
+        (put("matvit", 7), UnknownModelError, "names no elastic model"),
+        *[
+            (put("matvit", "architecture", name), UnknownModelError, "which is not an architecture known")
+            for name in (
+                *("matvit_huge", "", "hf-hub:x/y", "hf-hub:timm/vit_tiny_patch16_224", "local-dir:/tmp/x"),
+                *("https://example.org/x", "../x", ["a"], {"a": 1}, 7, None, True),
+            )
+        ],
+        (put("matvit", "architecture", "resnet18"), CheckpointError, "do not agree"),
+        (put("matvit", "architecture", "vit_small_patch16_18x2_224"), CheckpointError, "do not agree"),
+        (put("matvit", "granularities", {"S": 0.5, "XL": 0.9}), UnknownModelError, "increase up to 1"),
+        (put("matvit", "granularities", {"XL": 1, "S": 0.5}), UnknownModelError, "increase up to 1"),
+        (put("matvit", "granularities", {"S": math.nan, "XL": 1}), UnknownModelError, "increase up to 1"),
+        (put("matvit", "granularities", {}), UnknownModelError, "increase up to 1"),
+        (put("matvit", "granularities", {"60%": 0.5, "XL": 1}), UnknownModelError, "named by a letter"),
+        (put("matvit", "granularities", {"S": "0.5", "XL": 1}), UnknownModelError, "must be a number"),
+        (put("matvit", "granularities", {"S": [0.5], "XL": 1}), UnknownModelError, "must be a number"),
+        *[
+            (put("matvit", "granularities", value), UnknownModelError, "must map names to shares")
+            for value in (7, "S", ["S", "XL"], [["S", 0.5], ["XL", 1]])
+        ],
         (put("model_args", "embed_dim", 48), CheckpointError, "size mismatch for"),
         (put("model_args", "depth", 5), CheckpointError, "blocks.4"),
         (put("model_args", "depth", 3), CheckpointError, "blocks.3"),
@@ -230,7 +387,20 @@ def fails(directory, error, match):
         (put("model_args", "num_heads", 5), CheckpointError, "do not agree"),
         (put("model_args", "checkpoint_path", "x.pth"), CheckpointError, "'checkpoint_path' is no argument"),
         (put("model_args", "pretrained", True), CheckpointError, "'pretrained' is no argument"),
-        (put("num_classes", 7), None, None),  # the model's own arguments come first
+        (put("model_args", "granularities", {"XL": 1}), CheckpointError, "'granularities' is no argument"),
+        (put("model_args", "block_fn", "Block"), CheckpointError, "'block_fn' is no argument"),
+        (put("model_args", "features_only", True), CheckpointError, "'features_only' is no argument"),
+        (put("model_args", "device", "meta"), CheckpointError, "'device' is no argument"),
+        (put("model_args", "dtype", "float64"), CheckpointError, "'dtype' is no argument"),
+        (put("model_args", "depth", -1), CheckpointError, "do not agree"),
+        (put("model_args", "depth", 0), CheckpointError, "do not agree"),
+        (put("model_args", "embed_dim", "32"), CheckpointError, "do not agree"),
+        (put("model_args", []), CheckpointError, "do not agree"),
+        (put("model_args", 7), CheckpointError, "do not agree"),
+        (put("num_classes", 7), None, None),  # The model's own arguments come first.
+        (put("num_classes", "many"), None, None),
+        (put("pretrained_cfg", []), CheckpointError, "do not agree"),
+        (put("pretrained_cfg", None), CheckpointError, "do not agree"),
         (drop("num_classes"), CheckpointError, "num_classes"),
         (drop("pretrained_cfg"), CheckpointError, "pretrained_cfg"),
     ],
@@ -239,6 +409,7 @@ def test_a_config_that_does_not_fit(saved, change, error, match):
     edit(saved, change)
     if error is None:
         assert matvit.load(saved).num_classes == 5
+        assert matvit.load(saved).granularities == matvit.GRANULARITIES
     else:
         fails(saved, error, match)
 
@@ -248,8 +419,12 @@ def test_a_config_that_does_not_fit(saved, change, error, match):
     [
         (b"{", CheckpointError, "cannot read .*config.json"),
         (b"\xff\xfe\x00", CheckpointError, "cannot read .*config.json"),
-        (b"[]", UnknownModelError, "holds no MatViT"),
-        (b"null", UnknownModelError, "holds no MatViT"),
+        (b"[]", UnknownModelError, "names no elastic model"),
+        (b"null", UnknownModelError, "names no elastic model"),
+        (b"{}", UnknownModelError, "names no elastic model"),
+        (b"7", UnknownModelError, "names no elastic model"),
+        (b'{"architecture": "vit_tiny_patch16_224"}', CheckpointError, "do not agree: 'pretrained_cfg'"),
+        (b"[" * 100_000, CheckpointError, "cannot read .*config.json"),
     ],
 )
 def test_a_config_that_is_none(saved, content, error, match):
@@ -307,11 +482,9 @@ def test_a_pickle_is_never_opened(saved, tmp_path, name):
     assert (tmp_path / "opened").exists()  # The trap works.
 
 
-@pytest.mark.parametrize(
-    "name", ["no/such/directory", "vit_base_patch16_224", "matvit_huge_patch16_224", "resnet18"]
-)
-def test_a_name_that_leads_nowhere_lists_those_that_do(name):
-    fails(name, UnknownModelError, f"no directory '{name}'.*matvit_base_patch16_224")
+@pytest.mark.parametrize("name", ["no/such/directory", "matvit_huge_patch16_224"])
+def test_a_name_that_leads_nowhere(name):
+    fails(name, UnknownModelError, f"no directory '{name}'")
 
 
 def test_a_bare_name_has_no_weights():
@@ -391,6 +564,26 @@ def counting(make_tiny, **kwargs):
 def test_identity_ignores_the_classifier(make_tiny):
     hashes = {weights_sha256(counting(make_tiny, num_classes=n)) for n in (0, 5, 9)}
     assert len(hashes) == 1
+
+
+def test_identity_ignores_both_classifiers_of_a_distilled_encoder(make_architecture):
+    model = matvit.elastic(make_architecture("deit distilled"))
+    before = weights_sha256(model)
+    with torch.no_grad():
+        model.head.weight.add_(1)
+        model.head_dist.bias.add_(1)
+    assert weights_sha256(model) == before
+    model.reset_classifier(0)
+    assert weights_sha256(model) == before
+    with torch.no_grad():
+        model.dist_token.add_(1)
+    assert weights_sha256(model) != before
+
+
+def test_identity_is_that_of_timms_own_model(twins):
+    plain, model, _ = twins
+    assert weights_sha256(model) == weights_sha256(plain) == weights_sha256(model.extract(model.space.full))
+    assert weights_sha256(model.extract(model.space.smallest)) != weights_sha256(plain)
 
 
 def test_identity_changes_with_every_other_tensor(make_tiny):

@@ -8,7 +8,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
-from matvit import Cost, UnknownModelError
+import matvit
+from matvit import Cost, Submodel, UnknownModelError
 
 CONFIGURATIONS = {
     "token": {},
@@ -18,6 +19,8 @@ CONFIGURATIONS = {
     "map": {"global_pool": "map"},
     "map without class token": {"global_pool": "map", "class_token": False},
     "map over all tokens": {"global_pool": "map", "reg_tokens": 2, "pool_include_prefix": True},
+    "parameter-free recurrent pool": {"global_pool": "prr"},
+    "prr without class token": {"global_pool": "prr", "class_token": False, "reg_tokens": 1},
     "map without head": {"global_pool": "map", "num_classes": 0},
     "no head": {"num_classes": 0},
     "no pooling": {"global_pool": "", "num_classes": 0},
@@ -34,7 +37,7 @@ CONFIGURATIONS = {
 
 def counted(model, *submodel, size=None):
     """Multiply-accumulates of one image, as torch counts them."""
-    x = torch.zeros(1, *(size or input_size(model)), device=model.pos_embed.device)
+    x = torch.zeros(1, *(size or input_size(model)), device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter:
         model(x, *submodel)
     assert counter.get_total_flops() % 2 == 0
@@ -42,7 +45,7 @@ def counted(model, *submodel, size=None):
 
 
 def input_size(model):
-    return model.patch_embed.proj.in_channels, *model.patch_embed.img_size
+    return model.in_chans, *model.patch_embed.img_size
 
 
 def parameters(model: VisionTransformer) -> int:
@@ -57,6 +60,18 @@ def on_meta(name, **kwargs):
 @pytest.fixture(scope="module")
 def base():
     return on_meta("matvit_base_patch16_224")
+
+
+def test_every_encoder_costs_what_torch_counts(twins):
+    plain, model, _ = twins
+    space, cost = model.space, model.cost
+    assert cost(space.full) == Cost(macs=counted(plain), params=parameters(plain))
+    odd = Submodel(tuple(max(1, hidden // (3 + layer)) for layer, hidden in enumerate(space.hidden)))
+    for submodel in (space.full, space.smallest, space.curve[space.depth + 1], odd):
+        assert counted(model, submodel) == cost(submodel).macs
+        extracted = model.extract(submodel)
+        assert cost(submodel) == Cost(macs=counted(extracted), params=parameters(extracted))
+        assert matvit.elastic(extracted).cost(submodel) == cost(submodel)
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
@@ -116,7 +131,26 @@ def test_widths_of_another_depth_have_no_cost(base, tiny):
         base.cost(tiny.space.full)
 
 
-def test_a_pool_of_unknown_cost_is_refused(make_tiny):
-    model = make_tiny(global_pool="prr")
-    with pytest.raises(UnknownModelError, match="AttentionPoolPrr"):
+def test_a_pool_of_unknown_cost_is_refused(make_tiny, images):
+    model = make_tiny(global_pool="map")
+    model.attn_pool = torch.nn.Flatten()
+    with pytest.raises(UnknownModelError, match="pooling with Flatten is not known"):
         model.cost  # noqa: B018
+    assert model.forward_features(images, model.space.smallest).shape == (3, 17, 32)
+
+
+def test_counting_a_stem_leaves_it_as_it_is(make_architecture):
+    model = matvit.elastic(make_architecture("hybrid"))
+    model.train()
+    before = {name: (tensor.data_ptr(), tensor.device) for name, tensor in model.state_dict().items()}
+    assert model.cost(model.space.full).macs > 0
+    assert {name: (tensor.data_ptr(), tensor.device) for name, tensor in model.state_dict().items()} == before
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_cost_depends_on_no_dtype(make_architecture, dtype):
+    for kind in ("hybrid", "siglip"):
+        model = matvit.elastic(make_architecture(kind))
+        before = model.cost(model.space.full)
+        assert model.to(dtype).cost(model.space.full) == before

@@ -49,9 +49,24 @@ def test_nonsense_names_are_errors(name):
 
 
 def test_dtypes():
-    assert pick_dtype("auto", CPU) is torch.float32
     assert pick_dtype("fp32", CPU) is torch.float32
     assert pick_dtype("bf16", CPU) is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "capabilities, native",
+    [({}, False), ({"avx512_f": True}, False), ({"avx512_bf16": True}, True), ({"bf16": True}, True)],
+    ids=["unknown", "AVX-512 alone", "x86", "ARM"],
+)
+def test_auto_is_bf16_where_the_processor_has_it(monkeypatch, capabilities, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert pick_dtype("auto", CPU) is (torch.bfloat16 if native else torch.float32)
+    assert pick_dtype("auto", CPU, training=True) is torch.float32
+
+
+def test_auto_is_fp32_where_torch_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert pick_dtype("auto", CPU) is torch.float32
 
 
 @pytest.mark.parametrize("name", ["", "fp16", "float32", "BF16"])

@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 from itertools import pairwise
 
@@ -156,9 +157,98 @@ def test_check_labels_what_has_a_name():
     assert TAPERED.check(Submodel((12, 17, 100))).labels is None
 
 
+NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]*", fullmatch=True)
+SHARES = st.lists(st.floats(0, 1, exclude_min=True, exclude_max=True), max_size=5, unique=True)
+
+
+@st.composite
+def spaces(draw):
+    """Encoders of any widths with any number of granularities."""
+    shares = [*sorted(draw(SHARES)), draw(st.sampled_from([1, 1.0]))]
+    names = draw(st.lists(NAMES, min_size=len(shares), max_size=len(shares), unique=True))
+    hidden = draw(st.lists(st.integers(1, 5000), min_size=1, max_size=6))
+    return SubmodelSpace(tuple(hidden), dict(zip(names, shares, strict=True)))
+
+
+@given(spaces())
+def test_any_increasing_granularities_make_a_space(space):
+    assert len(space.curve) == space.depth * (len(space.granularities) - 1) + 1
+    assert space.full == Submodel(space.hidden)
+    for cheaper, dearer in pairwise(space.curve):
+        assert all(a <= b for a, b in zip(cheaper.widths, dearer.widths, strict=True))
+    for submodel in space.curve:
+        read = space.parse(str(submodel))
+        assert read == submodel
+        assert space.check(submodel) == submodel
+
+
+@given(spaces(), st.data())
+def test_any_labels_of_any_granularities_read_back_from_their_spelling(space, data):
+    names = st.lists(st.sampled_from(list(space.granularities)), min_size=space.depth, max_size=space.depth)
+    submodel = space.labelled(tuple(data.draw(names)))
+    assert space.parse(str(submodel)) == submodel
+    assert space.parse(f" {str(submodel).replace('+', ' , ')} ") == submodel
+
+
 @pytest.mark.parametrize(
-    "shares", [{}, {"A": 0.5}, {"A": 0.5, "B": 0.5, "C": 1}, {"A": 1, "B": 0.5}, {"A": 0, "B": 1}]
+    "shares",
+    [
+        {},
+        {"A": 0.5},
+        {"A": 0.5, "B": 0.5, "C": 1},
+        {"A": 1, "B": 0.5},
+        {"A": 0, "B": 1},
+        {"A": -0.5, "B": 1},
+        {"A": 0.5, "B": 1.5},
+        {"A": 0.5, "B": 1, "C": 2},
+        {"A": math.nan, "B": 1},
+        {"A": 0.5, "B": math.nan},
+        {"A": 0.5, "B": math.inf},
+    ],
+    ids=str,
 )
 def test_granularities_must_increase_up_to_one(shares):
     with pytest.raises(SubmodelError, match="increase up to 1"):
         SubmodelSpace((8,), shares)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "4",
+        "4S",
+        "60%",
+        "9gmacs",
+        ".5ms",
+        "A*2",
+        "A+B",
+        "A,B",
+        "A B",
+        " A",
+        "A\n",
+        "é",
+        "_A",
+        4,
+        None,
+        ("A",),
+    ],
+    ids=repr,
+)
+def test_a_name_that_would_not_read_back_is_refused(name):
+    with pytest.raises(SubmodelError, match="named by a letter") as caught:
+        SubmodelSpace((8,), {name: 0.5, "XL": 1})
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("share", ["0.5", None, [0.5], True, 0.5j, {}], ids=repr)
+def test_a_share_that_is_no_number_is_refused(share):
+    with pytest.raises(SubmodelError, match="granularity S must be a number"):
+        SubmodelSpace((8,), {"S": share, "XL": 1})
+
+
+@pytest.mark.parametrize("granularities", [None, 0.5, "S", ["S", "XL"], [["S", 0.5]]], ids=repr)
+def test_granularities_that_are_no_mapping_are_refused(granularities):
+    with pytest.raises(SubmodelError, match="must map names to shares"):
+        SubmodelSpace((8,), granularities)

@@ -1,34 +1,47 @@
-import copy
-import pickle
+"""The registered `matvit_*` models: timm's own, and what timm's test-suite asks of a Vision Transformer."""
+
+from itertools import pairwise
 
 import pytest
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from timm.layers import create_feature_extractor
+from timm.models import FeatureInfo, group_parameters
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from matvit import MatViT, Submodel, SubmodelError
-from matvit.vit import plain_architecture
+from matvit.elastic import plain_architecture
 
 MIXED = Submodel((5, 17, 32, 100))
 NAMES = ["base", "large", "small", "tiny"]
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 2, "depth": 4}
+"""What makes a registered model quick; test_a_full_size_model runs one as it is."""
 
 
-def seeded(model, *args):
-    torch.manual_seed(7)
-    return model(*args)
+def small(size, **arguments):
+    torch.manual_seed(0)
+    return timm.create_model(f"matvit_{size}_patch16_224", **{**SMALL, **arguments}).eval()
+
+
+def on_meta(name, **arguments):
+    with torch.device("meta"):
+        return timm.create_model(name, **arguments).eval()
+
+
+each_size = pytest.mark.parametrize("size", NAMES)
+
+
+# --- registration ---
 
 
 def test_importing_registers_four_models_with_timm():
     assert timm.list_models("matvit*") == [f"matvit_{size}_patch16_224" for size in NAMES]
 
 
-@pytest.mark.parametrize("size", NAMES)
+@each_size
 def test_state_dict_and_preprocessing_are_those_of_timms_own_model(size):
-    with torch.device("meta"):
-        ours = timm.create_model(f"matvit_{size}_patch16_224")
-        theirs = timm.create_model(f"vit_{size}_patch16_224")
-    assert isinstance(ours, MatViT)
+    ours, theirs = on_meta(f"matvit_{size}_patch16_224"), on_meta(f"vit_{size}_patch16_224")
+    assert type(ours) is MatViT
     assert {k: v.shape for k, v in ours.state_dict().items()} == {
         k: v.shape for k, v in theirs.state_dict().items()
     }
@@ -52,163 +65,99 @@ def test_the_full_encoder_is_plain_timm_bit_for_bit(make_tiny, make_plain, image
     assert torch.equal(model.forward_features(images, *arguments), plain.forward_features(images))
 
 
-DROPS = {
-    "drop_rate": 0.1,
-    "pos_drop_rate": 0.1,
-    "patch_drop_rate": 0.25,
-    "proj_drop_rate": 0.1,
-    "attn_drop_rate": 0.1,
-    "drop_path_rate": 0.3,
-}
+def test_pretrained_weights_are_not_published():
+    with pytest.raises(RuntimeError, match="pretrained weights"):
+        small("tiny", pretrained=True)
 
 
-def test_the_full_encoder_trains_as_plain_timm_bit_for_bit(make_tiny, make_plain, images):
-    model = make_tiny(**DROPS).train()
-    plain = make_plain(model, **DROPS).train()
-    logits, wanted = seeded(model, images), seeded(plain, images)
-    assert torch.equal(logits, wanted)
-    assert not torch.equal(logits, model(images))  # The drops really ran.
-    logits.square().sum().backward()
-    wanted.square().sum().backward()
-    for (name, found), parameter in zip(model.named_parameters(), plain.parameters(), strict=True):
-        assert torch.equal(found.grad, parameter.grad), name
+def test_arguments_that_no_encoder_has_are_refused_as_timm_does():
+    with pytest.raises(TypeError, match="no_such_argument"):
+        small("tiny", no_such_argument=1)
 
 
-def test_a_submodel_trains_as_its_extract(make_tiny, images):
-    model = make_tiny(**DROPS).train()
-    logits = seeded(model, images, MIXED)
-    torch.testing.assert_close(logits, seeded(model.extract(MIXED), images), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(logits, model(images, MIXED))
+@pytest.mark.parametrize("granularities", [{"half": 0.5, "whole": 1}, {"only": 1}], ids=str)
+def test_granularities_are_an_argument(granularities):
+    model = small("tiny", granularities=granularities)
+    assert model.granularities == granularities
+    assert [str(submodel) for submodel in model.space.uniforms()] == list(granularities)
+    assert model.submodel(next(iter(granularities))).widths == model.space.smallest.widths
+    assert model(torch.zeros(1, 3, 32, 32), model.space.smallest).shape == (1, 1000)
+    with pytest.raises(SubmodelError, match="granularities must increase"):
+        small("tiny", granularities={"whole": 1, "half": 0.5})
 
 
-@pytest.mark.parametrize("submodel", [None, MIXED], ids=["XL", "mixed"])
-@pytest.mark.parametrize("drops", [{}, DROPS], ids=["no drops", "drops"])
-def test_gradient_checkpointing_changes_nothing(make_tiny, images, submodel, drops):
-    grads = []
-    for enable in (False, True):
-        model = make_tiny(**drops).train()
-        model.set_grad_checkpointing(enable)
-        torch.manual_seed(7)
-        model(images, submodel).square().sum().backward()
-        grads.append([p.grad for p in model.parameters()])
-    for stored, recomputed in zip(*grads, strict=True):
-        torch.testing.assert_close(recomputed, stored, rtol=1e-6, atol=1e-6)
+# --- what timm's tests/test_models.py asks ---
 
 
-def test_gradient_checkpointing_recomputes_every_block(make_tiny, images):
-    model = make_tiny().train()
-    model.set_grad_checkpointing()
-    calls = []
-    for block in model.blocks:
-        block.mlp.fc1.register_forward_hook(lambda *_: calls.append(1))
-        block.norm1.register_forward_hook(lambda *_: calls.append(1))
-    model(images, MIXED).sum().backward()
-    # The FFN's first layer is sliced and never called as a module: only the norm is, twice a block.
-    assert len(calls) == 2 * len(model.blocks)
+@torch.no_grad()
+def test_a_full_size_model():
+    model = timm.create_model("matvit_tiny_patch16_224").eval()
+    x = torch.randn(1, *model.default_cfg["input_size"])
+    for submodel in (None, model.submodel("S")):
+        logits = model(x, submodel)
+        assert logits.shape == (1, 1000)
+        assert logits.isfinite().all()
 
 
-def mask(kind):
-    allowed = torch.ones(17, 17, dtype=torch.bool)
-    allowed[:, 9:] = False
-    return {"attn_mask": allowed} if kind == "attn_mask" else {"is_causal": True}
+@each_size
+def test_backward_gives_every_parameter_a_gradient(size):
+    x = torch.randn(2, 3, 32, 32)
+    for budget in ("XL", "S", "S*1+M*3"):
+        model = small(size, num_classes=42).train()
+        logits = model(x, model.submodel(budget))
+        logits.mean().backward()
+        assert logits.shape == (2, 42)
+        assert logits.isfinite().all()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, f"no gradient for {name}"
+            assert parameter.grad.shape == parameter.shape
 
 
-@pytest.mark.parametrize("kind", ["attn_mask", "is_causal"])
-def test_attention_masks_reach_every_submodel(tiny, make_plain, images, kind):
-    arguments = mask(kind)
-    assert torch.equal(tiny(images, **arguments), make_plain(tiny)(images, **arguments))
-    small = tiny(images, MIXED, **arguments)
-    torch.testing.assert_close(small, tiny.extract(MIXED)(images, **arguments), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(small, tiny(images, MIXED))
+@each_size
+def test_default_cfg(size):
+    model = on_meta(f"matvit_{size}_patch16_224")
+    cfg, state_dict = model.default_cfg, model.state_dict()
+    assert cfg is model.pretrained_cfg
+    assert cfg["num_classes"] == model.num_classes == 1000
+    assert cfg["input_size"] == (3, 224, 224)
+    assert cfg["fixed_input_size"]
+    assert cfg["pool_size"] is None
+    assert cfg["interpolation"] == "bicubic"
+    assert cfg["license"] == "apache-2.0"
+    assert not cfg.get("url")
+    assert cfg["classifier"] + ".weight" in state_dict
+    assert cfg["first_conv"] + ".weight" in state_dict
+    theirs = timm.models.get_pretrained_cfg(f"vit_{size}_patch16_224").to_dict()
+    for key in (
+        "input_size",
+        "fixed_input_size",
+        "crop_pct",
+        "interpolation",
+        "mean",
+        "std",
+        "first_conv",
+        "classifier",
+    ):
+        assert cfg[key] == theirs[key], key
 
 
-def test_features_of_a_submodel_are_those_of_its_extract(tiny, images):
-    torch.testing.assert_close(
-        tiny.forward_features(images, MIXED),
-        tiny.extract(MIXED).forward_features(images),
-        rtol=1e-5,
-        atol=1e-5,
-    )
-
-
-@pytest.mark.parametrize(
-    "wrong", [torch.ones(17, 17), "M", (8, 8, 8, 8), 0.5], ids=lambda w: type(w).__name__
-)
-def test_anything_else_in_the_submodels_place_is_a_type_error(tiny, images, wrong):
-    with pytest.raises(TypeError, match=f"must be a matvit.Submodel or None, not {type(wrong).__name__}"):
-        tiny(images, wrong)
-
-
-def test_a_mask_is_never_taken_for_a_submodel(tiny, images):
-    with pytest.raises(TypeError):
-        tiny(images, None, torch.ones(17, 17))
-
-
-@pytest.mark.parametrize("fixed", ["block_fn", "mlp_layer", "scale_mlp_norm"])
-def test_arguments_that_would_replace_the_ffn_are_refused(make_tiny, fixed):
-    with pytest.raises(SubmodelError, match=fixed):
-        make_tiny(**{fixed: nn.Identity})
-
-
-@pytest.mark.parametrize("submodel", [MIXED, None], ids=["mixed", "XL"])
-def test_an_extract_is_free_of_our_code(tiny, submodel):
-    extracted = tiny.extract(submodel or tiny.space.full)
-    assert type(extracted) is VisionTransformer
-    assert not [m for m in extracted.modules() if type(m).__module__.startswith("matvit")]
-    assert b"matvit" not in pickle.dumps(extracted).replace(b"matvit_tiny_patch16_224", b"")
-    assert extracted.pretrained_cfg["architecture"] == "vit_tiny_patch16_224"
-    assert tiny.pretrained_cfg["architecture"] == "matvit_tiny_patch16_224"
-    assert not extracted.training
-
-
-@pytest.mark.parametrize("name, ratio", [("S", 0.5), ("M", 1), ("L", 2), ("XL", 4)])
-def test_a_uniform_extract_loads_into_timms_own_model(tiny, images, name, ratio):
-    extracted = tiny.extract(tiny.space.uniform(name))
-    plain = timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=16,
-        patch_size=4,
-        in_chans=1,
-        embed_dim=32,
-        depth=4,
-        num_heads=2,
-        num_classes=5,
-        mlp_ratio=ratio,
-    ).eval()
-    plain.load_state_dict(extracted.state_dict())
-    assert torch.equal(plain(images), extracted(images))
-
-
-def test_the_full_extract_is_the_full_encoder_bit_for_bit(tiny, images):
-    assert torch.equal(tiny.extract(tiny.space.full)(images), tiny(images))
-
-
-def test_an_extract_shares_no_storage_with_its_model(make_tiny, images):
-    model = make_tiny()
-    before = model(images)
-    extracted = model.extract(MIXED)
-    ours = {p.untyped_storage().data_ptr() for p in model.state_dict().values()}
-    theirs = {p.untyped_storage().data_ptr() for p in extracted.state_dict().values()}
-    assert not ours & theirs
-    assert sum(p.untyped_storage().nbytes() for p in extracted.parameters()) == 4 * model.cost(MIXED).params
-    with torch.no_grad():
-        for parameter in extracted.parameters():
-            parameter.zero_()
-    assert torch.equal(model(images), before)
-
-
-def test_extracting_leaves_the_model_as_it_was(make_tiny, images):
-    model = make_tiny()
-    before, keys = model(images), list(model.state_dict())
-    model.extract(MIXED)
-    assert type(model) is MatViT
-    assert list(model.state_dict()) == keys
-    assert torch.equal(model(images), before)
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copied_model_still_runs_submodels(tiny, images, duplicate):
-    assert torch.equal(duplicate(tiny)(images, MIXED), tiny(images, MIXED))
+@each_size
+@torch.no_grad()
+def test_features_without_a_classifier(size):
+    x = torch.randn(1, 3, 32, 32)
+    model = small(size)
+    for submodel in (None, model.submodel("M")):
+        features = model.forward_features(x, submodel)
+        assert features.shape[-1] == model.num_features
+    model.reset_classifier(0)
+    assert model.num_classes == 0
+    for bare in (model, small(size, num_classes=0)):
+        for submodel in (None, bare.submodel("M")):
+            assert bare(x, submodel).shape == (1, bare.num_features) == (1, bare.head_hidden_size)
+    model.reset_classifier(0, "")
+    assert model(x, model.submodel("M")).shape == (1, 17, model.num_features)
+    model.reset_classifier(7, "avg")
+    assert model(x, model.submodel("M")).shape == (1, 7)
 
 
 def test_a_new_classifier_changes_the_cost_and_nothing_else(make_tiny, images):
@@ -220,15 +169,129 @@ def test_a_new_classifier_changes_the_cost_and_nothing_else(make_tiny, images):
     assert (before.macs - after.macs, before.params - after.params) == (5 * 32, 5 * 33)
 
 
+@torch.no_grad()
+def test_forward_intermediates():
+    model, x = small("tiny"), torch.randn(2, 3, 32, 32)
+    info = FeatureInfo(model.feature_info, len(model.feature_info))
+    for submodel in (None, model.submodel("S*1+M*3")):
+        last, found = model.forward_intermediates(x, submodel=submodel)
+        assert torch.equal(last, model.forward_features(x, submodel))
+        assert len(found) == len(info.channels()) == 4
+        for channels, reduction, tokens in zip(info.channels(), info.reduction(), found, strict=True):
+            assert tokens.shape == (2, channels, 32 // reduction, 32 // reduction)
+
+
+@pytest.mark.parametrize("kind", ["getter", "hook", "fx"])
+@torch.no_grad()
+def test_features_only(kind):
+    model = small("tiny", features_only=True, feature_cls=kind, out_indices=(0, 2))
+    plain = timm.create_model(
+        "vit_tiny_patch16_224", **SMALL, features_only=True, feature_cls=kind, out_indices=(0, 2)
+    ).eval()
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    found, wanted = model(x), plain(x)
+    assert model.feature_info.channels() == [48, 48]
+    assert len(found) == 2
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_get_intermediate_layers(make_tiny, make_plain, images):
+    model = make_tiny()
+    plain = make_plain(model)
+    options = {"n": [1, 3], "reshape": True, "return_prefix_tokens": True, "norm": True}
+    for ours, theirs in zip(
+        model.get_intermediate_layers(images, **options),
+        plain.get_intermediate_layers(images, **options),
+        strict=True,
+    ):
+        assert all(map(torch.equal, ours, theirs))
+
+
 def test_cutting_the_depth_cuts_the_space(make_tiny, images):
     model = make_tiny()
     assert model.space.depth == 4
-    model.prune_intermediate_layers([1], prune_norm=False, prune_head=False)
+    assert model.prune_intermediate_layers([1], prune_norm=False, prune_head=False) == [1]
     assert model.space.depth == 2
     assert model(images, model.submodel("M")).shape == (3, 5)
+    assert model.prune_intermediate_layers([0], prune_norm=True) == [0]
+    assert model(images, model.submodel("M")).shape == (3, 17, 32)
 
 
-def test_budgets_name_submodels(tiny):
-    assert str(tiny.submodel("M")) == "M"
-    assert tiny.submodel("100%") == tiny.space.full
-    assert tiny.space.full.widths == (128,) * 4
+def test_fx_graphs_are_of_the_full_encoder(make_tiny, make_plain, images):
+    model = make_tiny()
+    graph = create_feature_extractor(model, ["blocks.1", "head"])
+    found, wanted = graph(images), create_feature_extractor(make_plain(model), ["blocks.1", "head"])(images)
+    assert list(found) == list(wanted) == ["blocks.1", "head"]
+    assert all(torch.equal(found[node], wanted[node]) for node in wanted)
+    assert torch.equal(found["head"], model(images))
+
+
+def test_gradients_flow_through_fx_graphs(make_tiny, images):
+    model = make_tiny().train()
+    graph = create_feature_extractor(model, ["head"])
+    graph(images)["head"].sum().backward()
+    assert all(parameter.grad is not None for parameter in graph.parameters())
+
+
+@each_size
+def test_gray_images(size):
+    model = small(size, in_chans=1)
+    assert model.patch_embed.proj.weight.shape[1] == 1
+    assert model(torch.randn(2, 1, 32, 32), model.submodel("M")).shape == (2, 1000)
+
+
+def test_another_input_size(make_tiny, make_plain):
+    model = make_tiny()
+    plain, before = make_plain(model), model.cost(MIXED)
+    for each in (model, plain):
+        each.set_input_size(img_size=(24, 32), patch_size=8)
+    x = torch.randn(2, 1, 24, 32)
+    assert torch.equal(model(x), plain(x))
+    torch.testing.assert_close(model(x, MIXED), model.extract(MIXED)(x), rtol=1e-5, atol=1e-5)
+    assert model.cost(MIXED).macs < before.macs
+    assert model.cost(MIXED).params == sum(p.numel() for p in model.extract(MIXED).parameters())
+
+
+def test_images_of_any_size_where_timm_allows_them(make_tiny, make_plain):
+    model = make_tiny(dynamic_img_size=True)
+    x = torch.randn(2, 1, 24, 32)
+    assert torch.equal(model(x), make_plain(model, dynamic_img_size=True)(x))
+    torch.testing.assert_close(model(x, MIXED), model.extract(MIXED)(x), rtol=1e-5, atol=1e-5)
+
+
+def test_optimizers_group_parameters_as_for_timms_own_model(make_tiny, make_plain):
+    model = make_tiny()
+    plain = make_plain(model)
+    assert model.no_weight_decay() == plain.no_weight_decay()
+    assert model.group_matcher() == plain.group_matcher()
+    assert group_parameters(model, model.group_matcher()) == group_parameters(plain, plain.group_matcher())
+    for grouping in (param_groups_weight_decay, param_groups_layer_decay):
+        options = {"weight_decay": 0.05, "no_weight_decay_list": model.no_weight_decay()}
+        found, wanted = grouping(model, **options), grouping(plain, **options)
+        assert len(found) == len(wanted)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert [p.shape for p in ours["params"]] == [p.shape for p in theirs["params"]]
+            assert ours["weight_decay"] == theirs["weight_decay"]
+            assert ours.get("lr_scale") == theirs.get("lr_scale")
+
+
+def test_an_optimizer_trains_every_granularity(make_tiny, images):
+    model, losses = make_tiny().train(), []
+    optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=1e-3)
+    target = torch.tensor([0, 3, 1])
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = sum(
+            torch.nn.functional.cross_entropy(model(images, s), target) for s in model.space.uniforms()
+        )
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(later < earlier for earlier, later in pairwise(losses))
+
+
+@pytest.mark.parametrize("name, ratio", [("S", 0.5), ("M", 1), ("L", 2), ("XL", 4)])
+def test_a_uniform_extract_loads_into_timms_own_model(tiny, make_plain, images, name, ratio):
+    extracted = tiny.extract(tiny.space.uniform(name))
+    assert torch.equal(make_plain(extracted, mlp_ratio=ratio)(images), extracted(images))

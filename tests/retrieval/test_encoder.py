@@ -64,7 +64,7 @@ def test_preprocessing_is_the_checkpoint_s(tmp_path: Path) -> None:
     matvit.save(
         random_matvit(0, pretrained_cfg_overlay={"mean": mean, "std": std, "crop_pct": 1.0}), tmp_path / "m"
     )
-    opened = Encoder.open(tmp_path / "m", device="cpu")
+    opened = Encoder.open(tmp_path / "m", device="cpu", dtype="fp32")
     image = picture("red", 0)
     expected = (np.asarray(image) / 255 - np.array(mean)) / np.array(std)
     np.testing.assert_allclose(

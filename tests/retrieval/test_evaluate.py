@@ -117,7 +117,7 @@ def test_corpus_images_are_searched_without_themselves(
     twin.putpixel((3, 3), (9, 9, 9))  # not quite the same, since equal scores have no order
     twin.save(folder / "blue" / "twin.png")
     build_index(open_source(folder), encoder, tmp_path / "i")
-    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
     result = evaluate(searcher, open_source(folder), encoder.space.curve, same_encoder=True)
     expected = oracle(checkpoint, folder, folder, loo=True)
     assert counted(result) == expected
@@ -130,7 +130,7 @@ def test_corpus_images_of_shards_are_searched_without_themselves(
 ) -> None:
     shard_of(tmp_path / "x.tar", files_of(corpus))
     build_index(open_source(tmp_path), encoder, tmp_path / "i")
-    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
     result = evaluate(
         searcher, open_source(tmp_path / "x.tar"), encoder.space.curve, same_encoder=True, batch_size=3
     )
@@ -202,7 +202,7 @@ def test_a_corpus_that_has_moved_cannot_be_embedded_again(
 ) -> None:
     folder = shutil.copytree(corpus, tmp_path / "photos")
     build_index(open_source(folder), encoder, tmp_path / "i")
-    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
     folder.rename(tmp_path / "moved")
     assert evaluate(searcher, open_source(queries), [encoder.space.full]).queries == 20
     with pytest.raises(ImageSourceError, match="photos: no such file or folder"):
@@ -212,9 +212,9 @@ def test_a_corpus_that_has_moved_cannot_be_embedded_again(
 def test_grey_models_are_measured_too(corpus: Path, queries: Path, tmp_path: Path) -> None:
     grey = {"mean": (0.5,), "std": (0.5,)}
     matvit.save(random_matvit(3, in_chans=1, pretrained_cfg_overlay=grey), tmp_path / "grey")
-    encoder = Encoder.open(tmp_path / "grey", device="cpu")
+    encoder = Encoder.open(tmp_path / "grey", device="cpu", dtype="fp32")
     build_index(open_source(corpus), encoder, tmp_path / "i")
-    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
     assert evaluate(searcher, open_source(queries), encoder.space.curve).queries == 20
 
 
@@ -224,7 +224,7 @@ def test_a_corpus_that_has_changed_is_not_embedded_again(
     folder = shutil.copytree(corpus, tmp_path / "photos")
     build_index(open_source(folder), encoder, tmp_path / "i")
     (folder / "blue" / "new.png").write_bytes(next(iter(files_of(queries))).read_bytes())
-    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
     full = [encoder.space.full]
     assert evaluate(searcher, open_source(queries), full).queries == 20
     with pytest.raises(EvaluationError, match="no longer those of the index"):

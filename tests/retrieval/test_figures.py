@@ -76,7 +76,7 @@ def test_hits_in_shards_are_drawn(
     build_index(open_source(tmp_path / name), encoder, tmp_path / "i")
     query = tmp_path / "black.png"
     Image.new("RGB", (16, 16)).save(query)
-    hits = Searcher.open(tmp_path / "i", device="cpu").query(query, k=8)
+    hits = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32").query(query, k=8)
     contact_sheet(tmp_path / "sheet.png", [("", query, hits)])
     assert share_of_colour(tmp_path / "sheet.png") > 0.1
 
@@ -87,7 +87,7 @@ def test_hits_that_have_vanished_leave_an_empty_tile(encoder: Encoder, tmp_path:
     for number in range(3):
         picture("red", number).save(tmp_path / "photos" / f"{number}.png")
     build_index(open_source(tmp_path / "photos"), encoder, tmp_path / "i")
-    searcher = Searcher.open(tmp_path / "i", device="cpu")
+    searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
     query = tmp_path / "black.png"
     Image.new("RGB", (16, 16)).save(query)
     hits = searcher.query(query)
@@ -106,6 +106,6 @@ def test_file_names_and_labels_are_text_not_formulas(encoder: Encoder, tmp_path:
     folder.mkdir(parents=True)
     picture("red", 0).save(folder / "1.png")
     build_index(open_source(tmp_path / "photos"), encoder, tmp_path / "i")
-    hits = Searcher.open(tmp_path / "i", device="cpu").query(folder / "1.png")
+    hits = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32").query(folder / "1.png")
     contact_sheet(tmp_path / "sheet.png", [(r"$\frac$ 100 $", folder / "1.png", hits)])
     assert share_of_colour(tmp_path / "sheet.png") > 0.1

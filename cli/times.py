@@ -1,0 +1,68 @@
+"""Measured times as commands show them: with a bar, and a line that says where and how."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from cli.output import progress, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from matvit.latency import Profile
+    from matvit.submodel import Submodel
+    from retrieval.encoder import Encoder
+
+
+def submodel_for(encoder: "Encoder", budget: str) -> "Submodel":
+    """The submodel for a budget; one in milliseconds is measured first, if it never was."""
+    from matvit.budget import is_time
+
+    if is_time(budget):
+        measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
+    return encoder.submodel(budget)
+
+
+def measured(
+    encoder: Any,
+    *,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    batch_size: int = 1,
+    every_point: bool = False,
+    refresh: bool = False,
+) -> "Profile":
+    """The latency profile that was kept, or a new one with a bar while it is measured; a line says which."""
+    from matvit.latency import Setting, lookup, profile, runnable
+
+    setting = Setting.here(device, dtype, batch_size)
+    between = None if every_point else 2
+    times = None if refresh else lookup(encoder, setting, between=between)
+    before = times is not None
+    if times is None:
+        with ExitStack() as stack:
+            bar: list[Callable[[int], None]] = []
+
+            def start(total: int) -> None:
+                bar.append(stack.enter_context(progress("Measuring", total, unit="runs")))
+
+            def advance(count: int) -> None:
+                bar[0](count)
+
+            times = profile(
+                runnable(encoder, device=device, dtype=dtype),
+                device=device,
+                dtype=dtype,
+                batch_size=batch_size,
+                between=between,
+                refresh=True,
+                on_total=start,
+                on_point=advance,
+            )
+    notes = [
+        f"ms a batch of {batch_size} on {setting}",
+        *(["measured before (--refresh measures again)"] * before),
+        *(["~ is interpolated"] * any(not point.measured for point in times.points)),
+    ]
+    say("; ".join(notes))
+    return times

@@ -1,0 +1,236 @@
+"""One encoder run in several ways, side by side: this library eager and compiled, timm, other runtimes.
+
+Every submodel is timed together with timm's plain XL in float32, in turns, so that a ratio never compares
+two states of the machine.
+"""
+
+import copy
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from matvit import hub
+from matvit.device import pick_dtype
+from matvit.submodel import Submodel
+from matvit.vit import default_cfgs
+
+COMPARED_IMAGES = 8
+"""At least so many images for the cosines."""
+
+Run = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in float32, on the device of the comparison, to embeddings (B, D)."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way of running a submodel.
+
+    Args:
+        name: What it is called in the table.
+        dtype: Of the weights of the elastic model that it is given.
+        build: That model, a submodel and images like those to come -> what runs the submodel on images.
+        needs: Modules that must be installed.
+    """
+
+    name: str
+    dtype: torch.dtype
+    build: Callable[[Any, Submodel, Tensor], Run]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """What to install, or nothing."""
+        found = all(map(find_spec, self.needs))
+        return "" if found else "not installed: pip install 'matvit[bench]'"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One submodel at one batch size, run in one way.
+
+    Args:
+        engine: Name of the way.
+        submodel: What ran.
+        batch_size: Images a call.
+        ms: Median milliseconds a call; None where it did not run.
+        speedup: Time of timm's eager XL in float32, in the same rounds, over this one's.
+        images_per_second: Of the median call.
+        share_of_peak: Multiply-adds a second over those of a large bf16 matrix product; None on a CPU.
+        cosine_mean: Between its embeddings and those of float32 eager at the same submodel.
+        cosine_worst: The smallest of them.
+        note: Why it did not run.
+    """
+
+    engine: str
+    submodel: Submodel
+    batch_size: int
+    ms: float | None = None
+    speedup: float | None = None
+    images_per_second: float | None = None
+    share_of_peak: float | None = None
+    cosine_mean: float | None = None
+    cosine_worst: float | None = None
+    note: str = ""
+
+
+def open_model(name: str) -> tuple[Any, bool]:
+    """An elastic encoder without its classifier, and whether its weights are random.
+
+    They are for the bare name of one of our architectures; all else is as in `matvit.load`.
+    """
+    if untrained := name in default_cfgs and not Path(name).is_dir():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = timm.create_model(name).eval()
+    else:
+        model = hub.load(name)
+    model.reset_classifier(0)
+    return model, untrained
+
+
+def engines(device: torch.device, *, compiled: bool = True) -> tuple[Engine, ...]:
+    """Every way of running a submodel on a device; the first one is what all are compared with."""
+    fp32, bf16 = torch.float32, torch.bfloat16
+    ways = [
+        Engine("timm eager fp32", fp32, _timm),
+        Engine("matvit eager fp32", fp32, _eager),
+        Engine("matvit eager bf16", bf16, _eager),
+    ]
+    if compiled and device.type in ("cpu", "cuda"):
+        ways += [
+            Engine("matvit compiled bf16", bf16, _compiled),
+            Engine("matvit compiled fp32", fp32, _compiled),
+        ]
+    if device.type == "cpu":
+        native = "bf16" if pick_dtype("auto", device) == bf16 else "fp32"
+        ways += [
+            Engine(f"OpenVINO {native}", fp32, _openvino, ("openvino",)),
+            Engine("ONNX Runtime fp32", fp32, _onnxruntime, ("onnx", "onnxscript", "onnxruntime")),
+        ]
+    return tuple(ways)
+
+
+def compare(
+    model: Any,
+    *,
+    ways: Sequence[Engine],
+    submodels: Sequence[Submodel],
+    batch_sizes: Sequence[int] = (1,),
+    repeats: int = 20,
+    on_total: Callable[[int], None] = lambda _: None,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> tuple[Result, ...]:
+    """Time submodels in several ways, on random images.
+
+    Args:
+        model: An elastic encoder in float32, in evaluation mode, where it is to run.
+        ways: As from `engines`: timm's eager XL first.
+        submodels: Each is timed by itself, so that only one needs memory at a time.
+        batch_sizes: Images a call.
+        repeats: Timed rounds.
+        on_total: Called first, with how many steps there will be.
+        on_step: Called with 1 whenever a way was made ready and whenever a round is over.
+
+    Returns:
+        For each batch size: timm at XL, then every other way at each submodel.
+    """
+    device = next(model.parameters()).device
+    on_total(len(batch_sizes) * len(submodels) * (len(ways) + repeats))
+    models = {torch.float32: model, torch.bfloat16: copy.deepcopy(model).bfloat16()}
+    peak = _peak_flops(device) if device.type == "cuda" else None
+
+    def result(way: str, submodel: Submodel, size: int, ms: float, baseline_ms: float) -> Result:
+        rate = 1000 * size / ms
+        share = model.cost(submodel).flops * rate / peak if peak else None
+        return Result(way, submodel, size, ms, baseline_ms / ms, rate, share)
+
+    results: list[Result] = []
+    for size in batch_sizes:
+        batches = _images(model, size)
+        baseline, *others = ways
+        baseline_ms: list[float] = []
+        rows: list[Result] = []
+        for submodel in submodels:
+            runs: dict[str, Run] = {}
+            notes = {way.name: way.missing for way in ways}
+            for way in ways:
+                if not notes[way.name]:
+                    try:
+                        runs[way.name] = _ready(way, models[way.dtype], submodel, batches[0])
+                    except Exception as error:  # Whatever another runtime refuses is told, and stops nothing.
+                        notes[way.name] = f"failed: {next(iter(str(error).splitlines()), '') or repr(error)}"
+                on_step(1)
+            times = _rounds(runs, batches[0], repeats, on_step)
+            baseline_ms.append(times[baseline.name])
+            exact = _eager(model, submodel, batches[0])
+            for name in (way.name for way in others):
+                if name not in runs:
+                    rows.append(Result(name, submodel, size, note=notes[name]))
+                    continue
+                cosines = _cosines(runs[name], exact, batches)
+                row = result(name, submodel, size, times[name], times[baseline.name])
+                rows.append(_with(row, cosine_mean=cosines.mean().item(), cosine_worst=cosines.min().item()))
+        ms = statistics.median(baseline_ms)
+        results += [result(baseline.name, model.space.full, size, ms, ms), *rows]
+    return tuple(results)
+
+
+def _ready(way: Engine, model: Any, submodel: Submodel, images: Tensor) -> Run:
+    with _quiet():
+        run = way.build(model, submodel, images)
+        run(images)
+    return run
+
+
+def _rounds(
+    runs: dict[str, Run], images: Tensor, repeats: int, on_step: Callable[[int], None]
+) -> dict[str, float]:
+    """Median milliseconds of each, all of them in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            run(images)  # Untimed: it finds caches and threads as the one before left them.
+            _wait(images.device)
+            started = time.perf_counter()
+            run(images)
+            _wait(images.device)
+            times[name].append(1000 * (time.perf_counter() - started))
+        on_step(1)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def _images(model: Any, batch_size: int) -> list[Tensor]:
+    """Batches of random images, with enough images in all for the cosines."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, model.in_chans, *model.patch_embed.img_size)
+    device = next(model.parameters()).device
+    return [
+        torch.randn(shape, generator=generator).to(device) for _ in range(-(-COMPARED_IMAGES // batch_size))
+    ]
+
+
+def _cosines(run: Run, exact: Run, batches: list[Tensor]) -> Tensor:
+    return torch.cat(
+        [F.cosine_similarity(run(images).float(), exact(images).float(), dim=-1) for images in batches]
+    )
+
+
+def _peak_flops(device: torch.device) -> float:
+    """Operations a second (two a multiply-add) of a large bf16 matrix product."""
+    side = 8192
+    square = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    times = _rounds({"matmul": lambda images: images @ images}, square, 10, lambda _: None)
+    return 2 * side**3 / (times["matmul"] / 1000)

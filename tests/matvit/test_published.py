@@ -1,0 +1,203 @@
+"""Published checkpoints by name: from a server on this machine that stands in for Google's."""
+
+import functools
+import hashlib
+import json
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+import matvit
+from matvit import CheckpointError, UnknownModelError, published
+from matvit.errors import DownloadError
+from matvit.published import PUBLISHED, Published, checkpoint_of, obtain
+
+GOLDEN = Path(__file__).with_name("golden")
+NAME = "matvit-b16-in1k"
+SHA256 = hashlib.sha256((GOLDEN / "checkpoint_2").read_bytes()).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """A folder over HTTP, which counts what it is asked for."""
+
+    def __init__(self, folder):
+        self.asked = []
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "served")
+    return tmp_path / "served"
+
+
+@pytest.fixture
+def server(served, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server(served)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(published, "PUBLISHED", {NAME: Published(f"{server.url}/checkpoint_2", "a stand-in")})
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def visible(folder):
+    return sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+
+
+def test_the_names():
+    assert {name: entry.url for name, entry in PUBLISHED.items()} == {
+        "matvit-b16-in1k": "https://storage.googleapis.com/scenic-bucket/matvit/MatViT-B16-IN1K",
+        "matvit-l16-in21k-in1k": "https://storage.googleapis.com/scenic-bucket/matvit/MatViT-L16-IN21K%2BIN1K",
+    }
+
+
+def test_downloaded_converted_and_kept(server, cache):
+    done, totals = [], []
+    directory = checkpoint_of(NAME, on_bytes=done.append, on_total=totals.append)
+    assert directory == cache / "published" / NAME
+    assert visible(cache / "published") == [NAME]  # The file itself is gone.
+    assert [sum(done)] == totals == [(GOLDEN / "checkpoint_2").stat().st_size]
+    assert matvit.load(directory).num_classes == 10
+    note = json.loads((directory / "config.json").read_text())["matvit"]["scenic"]
+    assert (note["source"], note["sha256"]) == (f"{server.url}/checkpoint_2", SHA256)
+    assert checkpoint_of(NAME) == directory
+    assert len(server.asked) == 1
+
+
+def test_two_at_once_make_it_once(server):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(checkpoint_of(NAME))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert len(server.asked) == 1
+    matvit.load(found[0])
+
+
+def test_without_a_network_the_file_is_taken_from_where_the_error_says(server, served, cache):
+    file = served / "checkpoint_2"
+    elsewhere = file.rename(served.parent / "by hand")
+    with pytest.raises(DownloadError) as caught:
+        checkpoint_of(NAME)
+    place = cache / "published" / f"{NAME}.msgpack"
+    assert f"cannot download {server.url}/checkpoint_2: the server answers 404" in str(caught.value)
+    assert str(caught.value).endswith(f"by hand and put it at {place}")
+    shutil.copy(elsewhere, place)
+    assert matvit.load(checkpoint_of(NAME)).num_classes == 10
+    assert len(server.asked) == 1
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"", (GOLDEN / "checkpoint_2").read_bytes()[:-1]])
+def test_a_download_that_is_no_good_says_where_it_is(server, served, cache, content):
+    (served / "checkpoint_2").write_bytes(content)
+    place = cache / "published" / f"{NAME}.msgpack"
+    with pytest.raises(CheckpointError, match=f"^{place} .*it came from {server.url}/checkpoint_2") as caught:
+        checkpoint_of(NAME)
+    assert "\n" not in str(caught.value)
+    assert visible(cache / "published") == [f"{NAME}.msgpack"]
+    shutil.copy(GOLDEN / "checkpoint_2", served)
+    place.unlink()
+    checkpoint_of(NAME)
+
+
+@pytest.mark.parametrize("name", ["matvit-h14", "", "../published/x"])
+def test_other_names(name):
+    with pytest.raises(UnknownModelError, match=r"no published MatViT is called .*matvit-l16-in21k-in1k are"):
+        checkpoint_of(name)
+
+
+# --- wherever a checkpoint is ---
+
+
+def weights(directory):
+    return matvit.load(directory).state_dict()
+
+
+@pytest.fixture
+def expected(tmp_path):
+    obtain(str(GOLDEN / "params_a.msgpack"), tmp_path / "expected")
+    return weights(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("kind", ["file", "url", "name"])
+def test_every_source_gives_the_same(server, cache, tmp_path, expected, kind):
+    source = {"file": str(GOLDEN / "checkpoint_2"), "url": f"{server.url}/checkpoint_2", "name": NAME}[kind]
+    read = []
+    obtain(source, tmp_path / "out", on_read=read.append)
+    found = weights(tmp_path / "out")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    note = json.loads((tmp_path / "out" / "config.json").read_text())["matvit"]["scenic"]
+    assert (note["sha256"], note["global_step"]) == (SHA256, 2)
+    assert note["source"] == ("checkpoint_2" if kind == "file" else f"{server.url}/checkpoint_2")
+    if kind == "url":
+        assert visible(cache / "downloads") == []
+    if kind != "name":
+        assert sum(read) == (GOLDEN / "checkpoint_2").stat().st_size
+    assert len(server.asked) == (kind != "file")
+
+
+def test_a_url_of_another_model_says_where_the_file_is(server, cache, tmp_path):
+    with pytest.raises(UnknownModelError, match=r"downloads.*downloaded again once you remove it"):
+        obtain(f"{server.url}/chunked_example.msgpack", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (kept,) = visible(cache / "downloads")
+    assert kept.endswith("-chunked_example.msgpack")
+
+
+def test_a_download_outlives_a_wrong_place_to_write(server, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    for place, ends in (("photos", "choose another directory"), ("out", None)):
+        if ends:
+            with pytest.raises(CheckpointError, match=f"{ends}$"):
+                obtain(f"{server.url}/checkpoint_2", tmp_path / place)
+        else:
+            obtain(f"{server.url}/checkpoint_2", tmp_path / place)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("source", ["no/such/file", "matvit-b17"])
+def test_nothing_there(tmp_path, source):
+    with pytest.raises(UnknownModelError, match=r"nor a published MatViT among matvit-b16-in1k"):
+        obtain(source, tmp_path / "out")
+
+
+def test_a_url_that_is_not_safe(tmp_path):
+    with pytest.raises(DownloadError, match="only https"):
+        obtain("ftp://example.org/x", tmp_path / "out")
+
+
+def test_a_classifier_that_is_not_the_published_one(server, tmp_path):
+    with pytest.raises(UnknownModelError, match="'token'"):
+        obtain(NAME, tmp_path / "out", classifier="gap")
