@@ -38,8 +38,9 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         names = ", ".join(published.PUBLISHED)
         raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
     try:
-        with torch.device("cpu" if weights else "meta"):
-            return elastic(name, pretrained=weights).eval()
+        with torch.device("meta"):
+            shape = elastic(name)  # What does not nest shows before anything is downloaded for it.
+        return (elastic(name, pretrained=True) if weights else shape).eval()
     except UnknownModelError as error:
         raise UnknownModelError(f"{name}: {error}") from error
     except OSError as error:

@@ -1,8 +1,17 @@
 """What every test shares: fixtures of `helpers/small_world.py` and the rules of the markers."""
 
+from collections.abc import Iterator
+
 import pytest
 
 pytest_plugins = ["small_world"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MATVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

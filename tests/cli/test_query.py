@@ -167,3 +167,17 @@ def test_file_names_cannot_speak_to_the_terminal(
     assert done.code == 0
     assert "[red]\\x1b[31m\\nx.png" in done.out
     assert len(done.out.splitlines()) == 3
+
+
+def test_a_budget_in_ms_is_measured_once(
+    matvit: Callable, index: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("matvit.latency.SETTLE_SECONDS", 0)
+    ask = ("query", files_of(queries)[0], "-i", index, "-b", "60000ms", "--json")
+    first, second = matvit(*ask), matvit(*ask)
+    assert "Measuring: " in first.err
+    assert "Measuring" not in second.err
+    assert "measured before" in second.err
+    assert first.out == second.out
+    assert lines(first.out)[0]["submodel"] == "XL"

@@ -251,6 +251,14 @@ def test_the_ratio_of_a_uniform_submodel_is_recorded_whatever_its_width(make_tin
     assert [block.mlp.fc1.out_features for block in plain.blocks] == [width] * 4
 
 
+@pytest.mark.parametrize("width", [1, 27, 54, 100])
+def test_the_ratio_of_a_uniform_packed_submodel_is_recorded_too(make_architecture, tmp_path, width):
+    model = matvit.elastic(make_architecture("dinov2 giant", embed_dim=98))
+    matvit.save(model.extract(Submodel((width,) * 3)), tmp_path / "small")
+    plain = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True)
+    assert [block.mlp.fc2.in_features for block in plain.blocks] == [width] * 3
+
+
 def test_an_attention_pool_keeps_its_own_ratio(make_tiny, images, tmp_path):
     model = make_tiny(global_pool="map")
     small = model.extract(model.submodel("M"))

@@ -65,6 +65,8 @@ def test_weights_are_shared_under_timms_own_keys(twins):
     assert all(ours[key].data_ptr() == theirs[key].data_ptr() for key in theirs)
     for mine, its_own in zip(model.parameters(), plain.parameters(), strict=True):
         assert mine is its_own
+    for mine, its_own in zip(model.buffers(), plain.buffers(), strict=True):
+        assert mine is its_own
     assert [name for name, _ in model.named_modules()] == [name for name, _ in plain.named_modules()]
     assert model.pretrained_cfg == plain.pretrained_cfg
 

@@ -1,5 +1,6 @@
 """One object for model, preprocessing and normalisation, against the same written out by hand."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,49 @@ def test_what_would_fill_the_memory_when_resized_is_unreadable(
 ) -> None:
     with pytest.raises(UnreadableImageError, match="too elongated"):
         encoder.preprocess(Image.new("RGB", size))
+
+
+def test_bf16_weights_are_the_very_weights_rounded(encoder: Encoder) -> None:
+    rough = in_memory(dtype=torch.bfloat16)
+    assert {p.dtype for p in rough.model.parameters()} == {torch.bfloat16}
+    image = encoder.preprocess(picture("checks", 0))[None]
+    for submodel in encoder.space.uniforms():
+        vector = rough.embed(image, submodel)
+        assert vector.dtype == np.float32
+        assert float((vector @ encoder.embed(image, submodel).T)[0, 0]) > 0.98
+
+
+def test_submodels_in_use_share_the_weights(encoder: Encoder) -> None:
+    storages = {p.untyped_storage().data_ptr() for p in encoder.model.parameters()}
+    image = encoder.preprocess(picture("checks", 0))[None]
+    for submodel in encoder.space.curve:
+        encoder.embed(image, submodel)
+    held = {p.untyped_storage().data_ptr() for cut in encoder._cuts.values() for p in cut.parameters()}
+    assert held == storages
+
+
+def test_a_time_is_a_budget_here_and_as_the_encoder_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoder: Encoder
+) -> None:
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("matvit.latency.SETTLE_SECONDS", 0)
+    assert encoder.submodel("60000ms") == encoder.space.full
+    (kept,) = files_of(tmp_path)
+    assert '"dtype": "float32"' in kept.read_text()
+    with pytest.raises(matvit.BudgetError, match=r"below the smallest submodel, S: .* ms for one image"):
+        encoder.submodel("0.0001ms")
+    assert in_memory().submodel("60000ms") == encoder.space.full
+    assert files_of(tmp_path) == [kept]  # The same structure: not measured again.
+    in_memory(dtype=torch.bfloat16).submodel("60000ms")
+    assert len(files_of(tmp_path)) == 2
+
+
+def test_a_compiled_encoder_embeds_as_an_eager_one(checkpoint: Path, encoder: Encoder) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("compiling needs g++")
+    compiled = Encoder.open(checkpoint, device="cpu", dtype="fp32", compile=True)
+    image = encoder.preprocess(picture("checks", 0))[None]
+    small = encoder.space.smallest
+    np.testing.assert_allclose(compiled.embed(image, small), encoder.embed(image, small), atol=1e-5)
+    assert compiled.compiled is not None
+    assert compiled.compiled.submodels == (small,)

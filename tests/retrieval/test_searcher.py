@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_world import files_of, picture, shard_of
+from small_world import files_of, picture, random_matvit, shard_of
+from timm.models import save_for_hf
 from torch.utils.flop_counter import FlopCounterMode
 
 import matvit
 from indexes import Index, WrongEncoderError
-from retrieval import Encoder, Searcher
+from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.errors import UnreadableImageError
 
 
@@ -118,3 +120,31 @@ def test_an_unreadable_query_is_named(
             Image.new("RGB", (20_000, 2)).save(file)
     with pytest.raises(UnreadableImageError, match=f"{file}: .*({reason})"):
         searcher.query(file)
+
+
+def test_an_index_remembers_a_name_as_a_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus: Path
+) -> None:
+    name = "matvit-b16-in1k"
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    matvit.save(random_matvit(3), tmp_path / "cache" / "published" / name)
+    encoder = Encoder.open(name, device="cpu")
+    build_index(open_source(corpus), encoder, tmp_path / "index")
+    searcher = Searcher.open(tmp_path / "index", device="cpu")
+    assert searcher.encoder.location == name
+    assert searcher.query(files_of(corpus)[0], budget="S").submodel == encoder.space.smallest
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "eva02_tiny_patch14_224"])
+def test_a_plain_timm_encoder_can_make_an_index(name: str, tmp_path: Path, corpus: Path) -> None:
+    size = 28 if "eva" in name else 32
+    plain = timm.create_model(
+        name, img_size=size, depth=2, pretrained_cfg_overlay={"input_size": (3, size, size)}
+    )
+    save_for_hf(plain, str(tmp_path / "model"), safe_serialization=True)
+    encoder = Encoder.open(tmp_path / "model", device="cpu", dtype="fp32")
+    build_index(open_source(corpus), encoder, tmp_path / "index")
+    file = files_of(corpus)[0]
+    hits = Searcher.open(tmp_path / "index", device="cpu", dtype="fp32").query(file, budget="XL", k=1)
+    assert hits[0].path == str(file)
+    assert hits[0].score == pytest.approx(1, abs=2e-3)
