@@ -5,14 +5,14 @@ two states of the machine.
 """
 
 import copy
-import logging
+import io
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Result:
         ms: Median milliseconds a call; None where it did not run.
         speedup: Time of timm's eager XL in float32, in the same rounds, over this one's.
         images_per_second: Of the median call.
-        share_of_peak: Multiply-adds a second over those of a large bf16 matrix product; None on a CPU.
+        share_of_peak: Its FLOPs a second over those of a large bf16 matrix product; None on a CPU.
         cosine_mean: Between its embeddings and those of float32 eager at the same submodel.
         cosine_worst: The smallest of them.
         note: Why it did not run.
@@ -98,7 +98,7 @@ def open_model(name: str) -> tuple[Any, bool]:
     else:
         model = hub.load(name)
     model.reset_classifier(0)
-    return model, untrained
+    return model.float(), untrained
 
 
 def engines(device: torch.device, *, compiled: bool = True) -> tuple[Engine, ...]:
@@ -147,10 +147,11 @@ def compare(
     Returns:
         For each batch size: timm at XL, then every other way at each submodel.
     """
-    device = next(model.parameters()).device
     on_total(len(batch_sizes) * len(submodels) * (len(ways) + repeats))
     models = {torch.float32: model, torch.bfloat16: copy.deepcopy(model).bfloat16()}
+    device = next(model.parameters()).device
     peak = _peak_flops(device) if device.type == "cuda" else None
+    baseline, *others = (way.name for way in ways)
 
     def result(way: str, submodel: Submodel, size: int, ms: float, baseline_ms: float) -> Result:
         rate = 1000 * size / ms
@@ -160,43 +161,54 @@ def compare(
     results: list[Result] = []
     for size in batch_sizes:
         batches = _images(model, size)
-        baseline, *others = ways
         baseline_ms: list[float] = []
         rows: list[Result] = []
         for submodel in submodels:
-            runs: dict[str, Run] = {}
-            notes = {way.name: way.missing for way in ways}
-            for way in ways:
-                if not notes[way.name]:
-                    try:
-                        runs[way.name] = _ready(way, models[way.dtype], submodel, batches[0])
-                    except Exception as error:  # Whatever another runtime refuses is told, and stops nothing.
-                        notes[way.name] = f"failed: {next(iter(str(error).splitlines()), '') or repr(error)}"
-                on_step(1)
+            runs, notes = _ready(ways, models, submodel, batches[0], on_step)
             times = _rounds(runs, batches[0], repeats, on_step)
-            baseline_ms.append(times[baseline.name])
+            baseline_ms.append(times[baseline])
             exact = _eager(model, submodel, batches[0])
-            for name in (way.name for way in others):
-                if name not in runs:
-                    rows.append(Result(name, submodel, size, note=notes[name]))
-                    continue
-                cosines = _cosines(runs[name], exact, batches)
-                row = result(name, submodel, size, times[name], times[baseline.name])
-                rows.append(_with(row, cosine_mean=cosines.mean().item(), cosine_worst=cosines.min().item()))
+            for way in others:
+                if way in runs:
+                    mean, worst = _cosines(runs[way], exact, batches)
+                    row = result(way, submodel, size, times[way], times[baseline])
+                    rows.append(replace(row, cosine_mean=mean, cosine_worst=worst))
+                else:
+                    rows.append(Result(way, submodel, size, note=notes[way]))
+            runs.clear()  # Before the next ones need the memory.
         ms = statistics.median(baseline_ms)
-        results += [result(baseline.name, model.space.full, size, ms, ms), *rows]
+        results += [result(baseline, model.space.full, size, ms, ms), *rows]
     return tuple(results)
 
 
-def _ready(way: Engine, model: Any, submodel: Submodel, images: Tensor) -> Run:
-    with _quiet():
-        run = way.build(model, submodel, images)
-        run(images)
-    return run
+def _ready(
+    ways: Sequence[Engine],
+    models: Mapping[torch.dtype, Any],
+    submodel: Submodel,
+    images: Tensor,
+    on_step: Callable[[int], None],
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """The ways that can run a submodel, by name, and why the others cannot."""
+    runs: dict[str, Run] = {}
+    notes: dict[str, str] = {}
+    for way in ways:
+        if way.missing:
+            notes[way.name] = way.missing
+        else:
+            try:
+                with _quiet(), torch.no_grad():
+                    run = way.build(models[way.dtype], submodel, images)
+                    run(images)
+                runs[way.name] = run
+            except Exception as error:  # Whatever another runtime refuses is told, and stops nothing.
+                notes[way.name] = f"failed: {next(iter(str(error).splitlines()), '') or repr(error)}"
+        on_step(1)
+    return runs, notes
 
 
+@torch.inference_mode()
 def _rounds(
-    runs: dict[str, Run], images: Tensor, repeats: int, on_step: Callable[[int], None]
+    runs: Mapping[str, Run], images: Tensor, repeats: int, on_step: Callable[[int], None]
 ) -> dict[str, float]:
     """Median milliseconds of each, all of them in turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -212,6 +224,14 @@ def _rounds(
     return {name: statistics.median(each) for name, each in times.items()}
 
 
+@torch.inference_mode()
+def _cosines(run: Run, exact: Run, batches: Sequence[Tensor]) -> tuple[float, float]:
+    """Mean and smallest cosine between the embeddings of two ways."""
+    pairs = ((run(images).float(), exact(images).float()) for images in batches)
+    cosines = torch.cat([F.cosine_similarity(one, other, dim=-1) for one, other in pairs])
+    return cosines.mean().item(), cosines.min().item()
+
+
 def _images(model: Any, batch_size: int) -> list[Tensor]:
     """Batches of random images, with enough images in all for the cosines."""
     generator = torch.Generator().manual_seed(0)
@@ -222,15 +242,71 @@ def _images(model: Any, batch_size: int) -> list[Tensor]:
     ]
 
 
-def _cosines(run: Run, exact: Run, batches: list[Tensor]) -> Tensor:
-    return torch.cat(
-        [F.cosine_similarity(run(images).float(), exact(images).float(), dim=-1) for images in batches]
-    )
-
-
 def _peak_flops(device: torch.device) -> float:
     """Operations a second (two a multiply-add) of a large bf16 matrix product."""
     side = 8192
     square = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     times = _rounds({"matmul": lambda images: images @ images}, square, 10, lambda _: None)
     return 2 * side**3 / (times["matmul"] / 1000)
+
+
+def _wait(device: torch.device) -> None:
+    # A GPU's call returns before its work is done.
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _timm(model: Any, submodel: Submodel, images: Tensor) -> Run:
+    plain: Run = model.extract(model.space.full, copy=False)
+    return plain
+
+
+def _eager(model: Any, submodel: Submodel, images: Tensor) -> Run:
+    plain, dtype = model.extract(submodel, copy=False), next(model.parameters()).dtype
+    return lambda images: plain(images.to(dtype))
+
+
+def _compiled(model: Any, submodel: Submodel, images: Tensor) -> Run:
+    from matvit.compiled import CompiledSubmodels
+
+    compiled = CompiledSubmodels(model, limit=1)
+    return lambda images: compiled(images, submodel)
+
+
+def _openvino(model: Any, submodel: Submodel, images: Tensor) -> Run:
+    import openvino
+
+    program = torch.export.export(model.extract(submodel), (images,))
+    network = openvino.convert_model(program)
+    network.reshape(tuple(images.shape))
+    native = pick_dtype("auto", images.device) == torch.bfloat16
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if native else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(network, "CPU", settings)
+    return lambda images: torch.from_numpy(compiled([images.numpy()])[0])
+
+
+def _onnxruntime(model: Any, submodel: Submodel, images: Tensor) -> Run:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(model.extract(submodel), (images,), file, dynamo=True, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters and converters have to say."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,88 @@
+"""`matvit bench`: the table, and its figures as JSON and CSV."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from matvit import bench
+
+QUICK = ("--no-compile", "--repeats", 2, "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_other_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+
+
+def test_a_row_for_each_way_and_a_column_for_each_submodel(matvit: Callable, checkpoint: Path) -> None:
+    done = matvit("bench", checkpoint, *QUICK, "-s", "S", "-s", "S*2+M*2", "-s", "S")
+    assert done.code == 0
+    title, header, *rows = done.out.splitlines()
+    assert title == "batch of 1"
+    assert header.split() == ["S", "S*2+M*2", "XL", "mean", "cosine", "worst", "note"]
+    assert [row.split("  ")[0] for row in rows[:3]] == [
+        "timm eager fp32",
+        "matvit eager fp32",
+        "matvit eager bf16",
+    ]
+    assert rows[0].split()[-1] == "1.00x"
+    assert [row.count(" ms ") for row in rows] == [1, 2, 2, 0, 0]
+    assert all("not installed: pip install 'matvit[bench]'" in row for row in rows[3:])
+    assert f"{checkpoint} on " in done.err
+    assert done.err.rstrip().endswith("medians of 2")
+
+
+def test_json_and_csv_hold_every_figure(matvit: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "new" / "bench.csv"
+    done = matvit("bench", checkpoint, *QUICK, "--batch-size", 1, "--batch-size", 2, "--json", "--csv", kept)
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert (told["model"], told["random_weights"], told["repeats"]) == (str(checkpoint), False, 2)
+    results = told["results"]
+    assert len(results) == 2 * (1 + 4 * 4)
+    assert [result["batch_size"] for result in results] == [1] * 17 + [2] * 17
+    for result in results:
+        if result["engine"].startswith("matvit"):
+            assert min(result["ms"], result["speedup"]) > 0
+            assert result["cosine_mean"] >= result["cosine_worst"] > 0.99
+    with kept.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["submodel"] for row in rows] == [result["submodel"] for result in results]
+    assert float(rows[1]["ms"]) == results[1]["ms"]
+
+
+def test_random_weights_are_told(matvit: Callable) -> None:
+    usual = torch.get_num_threads()
+    done = matvit("bench", "matvit_tiny_patch16_224", *QUICK, "-s", "S", "--threads", 1, "--json")
+    torch.set_num_threads(usual)
+    assert json.loads(done.out)["random_weights"]
+    assert json.loads(done.out)["threads"] == 1
+    assert "; 1 thread; torch " in done.err
+    assert done.err.rstrip().endswith("; random weights")
+
+
+def test_help(matvit: Callable) -> None:
+    done = matvit("bench", "--help")
+    assert done.code == 0
+    assert "Example: matvit bench" in done.out
+
+
+@pytest.mark.parametrize(
+    "code, message, options",
+    [
+        (2, "'fast' is not a budget", ("-s", "fast")),
+        (2, "--batch-size", ("--batch-size", 0)),
+        (2, "'abacus' is no device", ("--device", "abacus")),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    matvit: Callable, checkpoint: Path, code: int, message: str, options: tuple[object, ...]
+) -> None:
+    done = matvit("bench", checkpoint, *options)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
