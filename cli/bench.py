@@ -30,11 +30,13 @@ def bench(
     ] = None,
     batch_size: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Images a call; repeatable. Default: 1; on a GPU 1, 32 and 256."),
+        typer.Option(min=1, max=65536, help="Images a call; repeatable. Default: 1; on a GPU 1, 32 and 256."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; medians are shown.")] = 20,
     device: options.Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="On a CPU. Default: torch's own choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="On a CPU. Default: torch's own choice.")
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile/--no-compile", help="With the compiled rows, which take minutes.")
     ] = True,

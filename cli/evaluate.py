@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.models import fetched
+from cli.models import fetched_for
 from cli.output import percent, print_json, print_table, progress, say, si
 from cli.times import submodel_for
 
@@ -64,7 +64,7 @@ def evaluate(
     from retrieval.searcher import Searcher
 
     source = open_source(queries)
-    searcher = Searcher.open(index, model=model and fetched(model), device=device, dtype=dtype)
+    searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
     encoder = searcher.encoder
     chosen = [
         submodel

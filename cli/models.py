@@ -1,5 +1,7 @@
 """Models as commands are given them."""
 
+from pathlib import Path
+
 from cli.output import progress_bytes
 
 
@@ -7,7 +9,15 @@ def fetched(model: str) -> str:
     """The model's own name, once a published one is in the cache, which may take a long download."""
     from matvit.published import PUBLISHED, checkpoint_of
 
-    if model in PUBLISHED:
-        with progress_bytes("Downloading") as (download,):
-            checkpoint_of(model, on_bytes=download.advance, on_total=download.total)
+    if model in PUBLISHED and not Path(model).is_dir():
+        with progress_bytes("Downloading", "Converting") as (download, convert):
+            checkpoint_of(model, on_bytes=download.advance, on_total=download.total, on_read=convert.advance)
+    return model
+
+
+def fetched_for(index: Path, model: str | None) -> str | None:
+    """What `-m` says, once it is here, as the model that the index remembers is, too."""
+    from indexes import Index
+
+    fetched(model or Index.open(index).manifest.checkpoint)
     return model

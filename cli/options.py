@@ -22,7 +22,7 @@ Dtype = Annotated[
     str, typer.Option(help="fp32, bf16 or auto: bf16 where the GPU or processor has it natively, else fp32.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, all else on stderr.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images a batch.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=65536, help="Images a batch.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads. Default: one a core.")]
 ModelOverride = Annotated[
     str | None,

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def plan(
     model: Annotated[
         str,
-        typer.Argument(help=f"{options.MODEL_HELP} No weights are needed."),
+        typer.Argument(
+            help=f"{options.MODEL_HELP} Only the last two are downloaded: the others need no weights."
+        ),
     ],
     budget: Annotated[
         str | None,
@@ -39,7 +41,7 @@ def plan(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of torch on the CPU. Default: its own choice.")
+        int | None, typer.Option(min=1, max=1024, help="Of torch on the CPU. Default: its own choice.")
     ] = None,
     every_point: Annotated[
         bool, typer.Option("--every-point", help="Measure every submodel, interpolate none.")

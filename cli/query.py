@@ -3,17 +3,20 @@
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
-from cli.models import fetched
+from cli.models import fetched_for
 from cli.output import print_json, print_table, say, si
 from cli.times import submodel_for
 
 if TYPE_CHECKING:
+    from matvit.compiled import CompiledSubmodels
+    from matvit.submodel import Submodel
     from retrieval.searcher import Hits
 
 SHEET_ROWS = 50
@@ -29,8 +32,14 @@ def query(
     ],
     index: options.IndexDir,
     budget: Annotated[
-        str, typer.Option("--budget", "-b", help="What a query may cost: M, 60%, 9gmacs...")
-    ] = "XL",
+        str | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            help="What a query may cost: M, 60%, 9gmacs, 25ms...",
+            show_default="the full encoder",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 10,
     model: options.ModelOverride = None,
     sheet: Annotated[
@@ -61,8 +70,11 @@ def query(
         raise typer.BadParameter("- stands alone, and without --sheet")
     if sheet and sheet.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise typer.BadParameter(f"--sheet {sheet}: draws .png, .pdf and .svg files")
-    model = model and fetched(model)
+    model = fetched_for(index, model)
     searcher = Searcher.open(index, model=model, device=device, dtype=dtype, compile=compile)
+    if searcher.encoder.compiled:
+        say("compiling takes a minute or more")
+        searcher.encoder.compiled.on_compile = partial(_tell_compiled, searcher.encoder.compiled)
     submodel = submodel_for(searcher.encoder, budget)
     results: list[tuple[str, Hits]] = []
     failed = False
@@ -88,6 +100,10 @@ def query(
         say(f"contact sheet of the first {len(results)} queries: {sheet}")
     if failed:
         raise typer.Exit(1)
+
+
+def _tell_compiled(compiled: "CompiledSubmodels", submodel: "Submodel", seconds: float) -> None:
+    say(f"compiled {submodel} in {seconds:.0f} s; frozen weights hold {si(compiled.memory_bytes)}B")
 
 
 def _lines() -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Measured times as commands show them: with a bar, and a line that says where and how."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
     from retrieval.encoder import Encoder
 
 
-def submodel_for(encoder: "Encoder", budget: str) -> "Submodel":
-    """The submodel for a budget; one in milliseconds is measured first, if it never was."""
+def submodel_for(encoder: "Encoder", budget: str | None) -> "Submodel":
+    """The submodel for a budget; times are measured for the first one in milliseconds, if they never were."""
     from matvit.budget import is_time
 
-    if is_time(budget):
-        measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
-    return encoder.submodel(budget)
+    if budget is None or not is_time(budget):
+        return encoder.submodel(budget)
+    if encoder.latency is None:
+        encoder.latency = measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
+    submodel = encoder.submodel(budget)
+    point = encoder.latency.point(submodel)
+    say(f"{budget}: {submodel} takes {'' if point.measured else '~'}{point.ms:.3g} ms")
+    return submodel
 
 
 def measured(
@@ -32,7 +38,16 @@ def measured(
     every_point: bool = False,
     refresh: bool = False,
 ) -> "Profile":
-    """The latency profile that was kept, or a new one with a bar while it is measured; a line says which."""
+    """The latency profile that was kept, or a new one with a bar while it is measured; a line says which.
+
+    Args:
+        encoder: An elastic encoder, perhaps on torch's meta device.
+        device: As in `matvit.latency.profile`.
+        dtype: As there.
+        batch_size: As there.
+        every_point: Measure every submodel of the curve, interpolate none.
+        refresh: As there.
+    """
     from matvit.latency import Setting, lookup, profile, runnable
 
     setting = Setting.here(device, dtype, batch_size)
@@ -41,6 +56,9 @@ def measured(
     before = times is not None
     if times is None:
         with ExitStack() as stack:
+            # A profile that could not be kept is a warning, which is told as all else is.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.showwarning = lambda message, *_: say(f"matvit: {message}")
             bar: list[Callable[[int], None]] = []
 
             def start(total: int) -> None:
@@ -61,7 +79,7 @@ def measured(
             )
     notes = [
         f"ms a batch of {batch_size} on {setting}",
-        *(["measured before (--refresh measures again)"] * before),
+        *(["measured before (`matvit plan --measure --refresh` measures again)"] * before),
         *(["~ is interpolated"] * any(not point.measured for point in times.points)),
     ]
     say("; ".join(notes))

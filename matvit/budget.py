@@ -9,7 +9,9 @@ from matvit.errors import BudgetError
 from matvit.latency import Profile
 from matvit.submodel import Submodel, SubmodelSpace
 
-_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>%|ms|[kmg]?(?:macs|flops|params))")
+_AMOUNT = re.compile(
+    r"(?P<number>\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})\s*(?P<unit>%|ms|[kmg]?(?:macs|flops|params))"
+)
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _QUANTITY: dict[str, Callable[[Cost], int]] = {
     "macs": lambda cost: cost.macs,
@@ -24,7 +26,7 @@ def is_time(budget: str | Submodel) -> bool:
 
 
 def resolve(
-    budget: str | Submodel,
+    budget: str | Submodel | None,
     space: SubmodelSpace,
     cost: CostModel,
     latency: Callable[[], Profile] | None = None,
@@ -34,7 +36,7 @@ def resolve(
     Args:
         budget: ``M``, ``60%`` (of the full encoder's MACs), ``9gmacs``, ``18gflops``, ``50mparams`` (with
             ``k``, ``m`` or ``g``), ``25ms`` (a call, in the profile's setting), or widths (``S*5+M*7``,
-            ``384,384,768``); case does not matter in units.
+            ``384,384,768``); case does not matter in units. None is the full encoder.
         space: The submodels to choose from.
         cost: What each of them costs.
         latency: Called for a budget in ms, and only then: measured times of the curve. Times are noisy, so
@@ -45,6 +47,8 @@ def resolve(
             is no `latency`.
         SubmodelError: The widths spelled out do not fit this encoder.
     """
+    if budget is None:
+        return space.full
     if isinstance(budget, Submodel):
         return space.check(budget)
     if (submodel := space.parse(budget)) is not None:
@@ -64,6 +68,8 @@ def resolve(
                 f"{budget} is a time, which must be measured first: by matvit.latency.profile, or by "
                 f"`matvit plan MODEL --budget {budget}`"
             )
+        if not limit:
+            raise BudgetError(f"{budget} is no time to embed anything in")
         return _within(budget, limit, latency())
     if amount["unit"] == "%":
         quantity = _QUANTITY["macs"]

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import struct
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import get_model_args, save_for_hf
-from torch import nn
+from torch import Tensor, nn
 
 from matvit.elastic import Elastic, elastic, plain_architecture
 from matvit.errors import CheckpointError, SubmodelError, UnknownModelError
@@ -42,9 +43,11 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
         **notes: JSON values kept under the config's ``matvit`` key.
 
     Raises:
-        CheckpointError: `directory` holds something else.
+        CheckpointError: `directory` holds something else, or cannot be written.
     """
-    directory = Path(directory)
+    directory = Path(directory).resolve()
+    if directory == Path.cwd():
+        raise CheckpointError(f"{directory} is where you are: a checkpoint needs a directory of its own")
     if directory.exists() and {file.name for file in directory.iterdir()} - {WEIGHTS, CONFIG}:
         raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +74,8 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
         _sync(staging)
         _replace(staging, directory)
         _sync(directory.parent)
+    except SafetensorError as error:  # Its words for a full disk, for example.
+        raise CheckpointError(f"cannot write {directory}: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -92,7 +97,7 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         ours = config.get("matvit", {})
-        architecture = ours["architecture"] if ours else config["architecture"]
+        architecture = ours.get("architecture", config["architecture"])
         granularities = ours.get("granularities", GRANULARITIES)
     except FileNotFoundError:
         raise UnknownModelError(f"{directory} is no checkpoint: it has no {CONFIG}") from None
@@ -103,6 +108,10 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UnknownModelError(
             f"{directory} holds {architecture!r}, which is not an architecture known here"
+        )
+    if len(set(map(str, ours.get("widths", ())))) > 1:
+        raise UnknownModelError(
+            f"{directory} holds an extracted submodel whose widths differ: give the model that it came from"
         )
     try:
         with torch.device("cpu" if weights else "meta"):
@@ -116,7 +125,7 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
                 **check_arguments({"num_classes": config["num_classes"], **config.get("model_args", {})}),
             )
         if weights:
-            net.load_state_dict(load_file(directory / WEIGHTS))
+            net.load_state_dict(_in_keys_of(net, load_file(directory / WEIGHTS)))
     except FileNotFoundError:
         raise CheckpointError(f"{directory} has no {WEIGHTS}; pickled weights are never read") from None
     except SafetensorError as error:
@@ -132,6 +141,14 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         return elastic(net, granularities=granularities).eval()
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error
+
+
+def _in_keys_of(net: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as `net` names them, whatever their authors' own code called them."""
+    if state.keys() != net.state_dict().keys():
+        timm_class = getattr(net, "timm_class", type(net))
+        state = sys.modules[timm_class.__module__].checkpoint_filter_fn(state, net)
+    return state
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -189,7 +206,8 @@ def _replace(new: Path, old: Path) -> None:
     try:
         new.rename(old)
     except OSError:
-        aside.rename(old)
+        if aside.exists():
+            aside.rename(old)
         raise
     shutil.rmtree(aside, ignore_errors=True)
 

@@ -64,7 +64,7 @@ class CompiledSubmodels:
     ) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self._model, self._limit, self._on_compile = model, limit, on_compile
+        self._model, self._limit, self.on_compile = model, limit, on_compile
         self._graphs: OrderedDict[tuple[Submodel, torch.Size], _Graph] = OrderedDict()
         self._table = Lock()
 
@@ -116,7 +116,7 @@ class CompiledSubmodels:
             seconds = time.perf_counter() - started
             with self._table:
                 self._graphs[key] = graph
-        self._on_compile(submodel, seconds)
+        self.on_compile(submodel, seconds)
         return graph
 
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from matvit.errors import DownloadError
 
 _TIMEOUT_S = 60.0
 _BLOCK = 2**20
+_MAX_BYTES = 64 * 2**30
+"""More than any checkpoint: a server that never ends must not fill the disk."""
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -106,16 +109,27 @@ def _fill(
         total = have + int(length) if length.isdigit() else None
         if total is not None:
             on_total(total)
+            _check_room(partial, total, total - have)
         _note_path(partial).write_text(json.dumps(asdict(_Version.of(url, response.headers, total))))
         while block := response.read(_BLOCK):
             partial.write(block)
             digest.update(block)
             have += len(block)
+            if have > _MAX_BYTES:
+                raise _TransferError(f"it does not end after {_MAX_BYTES >> 30} GiB")
             on_bytes(len(block))
         partial.flush()
     if total is not None and have != total:
         raise _TransferError(f"the connection ended after {have} of {total} bytes")
     return digest.hexdigest()
+
+
+def _check_room(partial: BinaryIO, total: int, missing: int) -> None:
+    free = shutil.disk_usage(Path(partial.name).parent).free
+    if total > _MAX_BYTES:
+        raise _TransferError(f"it is {total >> 30} GiB, larger than any checkpoint")
+    if missing > free:
+        raise _TransferError(f"{missing >> 20} MiB are missing and {free >> 20} MiB free on the disk")
 
 
 def _ask(url: str, have: int, noted: _Version | None) -> tuple[Any, bool]:

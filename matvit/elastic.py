@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from matvit.budget import resolve
 from matvit.cost import CostModel, cost_model
-from matvit.errors import UnknownModelError
+from matvit.errors import BudgetError, UnknownModelError
 from matvit.latency import Profile, profile
 from matvit.nested import cut, hidden_units, own_tensors
 from matvit.submodel import GRANULARITIES, Submodel, SubmodelSpace
@@ -68,7 +68,7 @@ class Elastic(_Encoder):
         """What a submodel costs: ``model.cost(submodel).gmacs``."""
         return cost_model(self)
 
-    def submodel(self, budget: str | Submodel) -> Submodel:
+    def submodel(self, budget: str | Submodel | None) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`.
 
         One in milliseconds is of a single image, here and as the model is; it is measured, if it never was.
@@ -77,6 +77,8 @@ class Elastic(_Encoder):
 
     def _latency(self) -> Profile:
         weights = next(self.parameters())
+        if weights.is_meta:
+            raise BudgetError("an encoder without weights, on torch's meta device, takes no time to measure")
         return profile(self, device=weights.device, dtype=weights.dtype)
 
     def forward(

@@ -1,9 +1,12 @@
 """What a model may be called wherever one is asked for: a directory, or a name that timm knows."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from matvit import checkpoint, published
 from matvit.elastic import Elastic, elastic
@@ -25,7 +28,8 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
 
     Raises:
         UnknownModelError: There is no such directory or name, or its model does not nest.
-        CheckpointError: The directory is incomplete or damaged, or a download failed.
+        CheckpointError: The directory is incomplete or damaged, or a download from the hub failed.
+        DownloadError: A published checkpoint could not be downloaded.
     """
     if Path(model).is_dir():
         return checkpoint.load(Path(model), weights=weights)
@@ -39,11 +43,30 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
     try:
         with torch.device("meta"):
-            shape = elastic(name)  # What does not nest shows before anything is downloaded for it.
-        return (elastic(name, pretrained=True) if weights else shape).eval()
-    except UnknownModelError as error:
-        raise UnknownModelError(f"{name}: {error}") from error
+            model = elastic(name)  # What does not nest shows before anything is downloaded for it.
+        if weights:
+            source = _safetensors(model.pretrained_cfg)
+            model = elastic(name, pretrained=True, pretrained_cfg_overlay=source)
+        return model.eval()
     except OSError as error:
-        raise CheckpointError(f"cannot download {name}: {error}") from error
-    except (RuntimeError, ValueError) as error:
-        raise UnknownModelError(f"{name}: {error}") from error
+        absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        reason = "no safetensors are there, and pickles are never read" if absent else error
+        raise CheckpointError(f"cannot download {name}: {reason}") from error
+    # A config on the hub is anyone's: it may hold anything.
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UnknownModelError(f"{name}: {str(error) or type(error).__name__}") from error
+
+
+def _safetensors(pretrained_cfg: Mapping[str, Any]) -> dict[str, str]:
+    """What turns timm from pickled weights to the safetensors beside them.
+
+    Raises:
+        UnknownModelError: They are published as a pickle alone.
+    """
+    if pretrained_cfg.get("hf_hub_id"):
+        named = pretrained_cfg.get("hf_hub_filename") or "pytorch_model.bin"
+        file = Path(named.replace("pytorch_model", "model")).with_suffix(".safetensors")
+        return {"hf_hub_filename": str(file)}
+    if (url := pretrained_cfg.get("url") or "") and not url.endswith((".npz", ".safetensors")):
+        raise UnknownModelError(f"its weights are at {url} alone, and pickles are never read")
+    return {}

@@ -47,7 +47,13 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 """Name -> checkpoint, as listed by Scenic's `projects/matvit/README.md`."""
 
 
-def checkpoint_of(name: str, *, on_bytes: Count | None = None, on_total: Count | None = None) -> Path:
+def checkpoint_of(
+    name: str,
+    *,
+    on_bytes: Count | None = None,
+    on_total: Count | None = None,
+    on_read: Count | None = None,
+) -> Path:
     """The checkpoint directory of a published MatViT, made in the cache on first use.
 
     A process that finds another one making it waits. Without a network, put the file at the URL yourself
@@ -58,6 +64,7 @@ def checkpoint_of(name: str, *, on_bytes: Count | None = None, on_total: Count |
         name: One of `PUBLISHED`.
         on_bytes: As in `matvit.download.fetch`, for the download.
         on_total: As there.
+        on_read: As in `obtain`, for the conversion.
 
     Raises:
         UnknownModelError: There is no such name.
@@ -68,7 +75,7 @@ def checkpoint_of(name: str, *, on_bytes: Count | None = None, on_total: Count |
         raise UnknownModelError(f"no published MatViT is called {name!r}: {', '.join(PUBLISHED)} are")
     directory = cache_dir() / "published" / name
     if not _is_made(directory):
-        _make(PUBLISHED[name].url, directory, on_bytes=on_bytes, on_total=on_total)
+        _make(PUBLISHED[name].url, directory, on_bytes=on_bytes, on_total=on_total, on_read=on_read)
     return directory
 
 
@@ -98,7 +105,7 @@ def obtain(
         OSError: The file cannot be read.
     """
     if source in PUBLISHED:
-        made = checkpoint_of(source, on_bytes=on_bytes, on_total=on_total)
+        made = checkpoint_of(source, on_bytes=on_bytes, on_total=on_total, on_read=on_read)
         note = json.loads((made / checkpoint.CONFIG).read_text(encoding="utf-8"))["matvit"][scenic.NOTE]
         if classifier not in (None, note["classifier"]):
             raise UnknownModelError(f"the classifier of {source} is {note['classifier']!r}")
@@ -117,14 +124,16 @@ def obtain(
         scenic.convert(Path(source), out, classifier=classifier, on_bytes=on_read)
 
 
-def _make(url: str, directory: Path, *, on_bytes: Count | None, on_total: Count | None) -> None:
+def _make(
+    url: str, directory: Path, *, on_bytes: Count | None, on_total: Count | None, on_read: Count | None
+) -> None:
     file = directory.with_name(f"{directory.name}.msgpack")
     with _exclusive(directory):
         if _is_made(directory):  # By the process that was waited for.
             return
         if not file.exists():
             fetch(url, file, on_bytes=on_bytes, on_total=on_total)
-        _convert(file, directory, source=url)
+        _convert(file, directory, source=url, on_read=on_read)
 
 
 def _convert(

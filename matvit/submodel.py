@@ -14,6 +14,7 @@ from matvit.errors import SubmodelError
 GRANULARITIES: Mapping[str, float] = {"S": 1 / 8, "M": 1 / 4, "L": 1 / 2, "XL": 1.0}
 """Share of each layer's hidden units that a granularity keeps, smallest first."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # Never a number, an amount such as 60%, or widths.
+_NOT_NAMES = ("all", "auto")  # Budgets that mean something else.
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class SubmodelSpace:
         if not isinstance(self.granularities, Mapping):
             raise SubmodelError(f"granularities must map names to shares, got {self.granularities!r}")
         for name, share in self.granularities.items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _NOT_NAMES:
                 raise SubmodelError(
-                    f"a granularity is named by a letter, then letters, digits or _, not {name!r}"
+                    "a granularity is named by a letter, then letters, digits or _, "
+                    f"but not {' or '.join(_NOT_NAMES)}; got {name!r}"
                 )
             if isinstance(share, bool) or not isinstance(share, int | float):
                 raise SubmodelError(f"granularity {name} must be a number, got {share!r}")

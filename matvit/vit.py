@@ -19,6 +19,10 @@ _ARGUMENTS = {name for kind in (VisionTransformer, Eva) for name in inspect.sign
 }
 
 
+_MAX_DEPTH = 1000
+"""Layers beyond that would keep a reader of a hostile config busy for hours."""
+
+
 def check_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arguments if all of them shape the model, as arguments read from a file must.
 
@@ -26,9 +30,12 @@ def check_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Raises:
         TypeError: One of them does not.
+        ValueError: The model would be absurdly deep.
     """
     if others := arguments.keys() - _ARGUMENTS:
         raise TypeError(f"{min(others)!r} is no argument of a Vision Transformer")
+    if arguments.get("depth", 0) > _MAX_DEPTH:
+        raise ValueError(f"{arguments['depth']} layers are more than {_MAX_DEPTH}")
     return arguments
 
 

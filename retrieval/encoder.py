@@ -17,6 +17,7 @@ from matvit import latency
 from matvit.budget import resolve
 from matvit.checkpoint import weights_sha256
 from matvit.device import pick_device, pick_dtype
+from matvit.errors import CheckpointError
 from matvit.latency import Profile
 from matvit.submodel import Submodel
 from retrieval.decode import decode, in_mode
@@ -40,6 +41,8 @@ class Encoder:
         identity: What an index must have been made by for this encoder to query it.
         space: Every submodel that may embed an image.
         cost: Submodel -> cost of embedding one image.
+        latency: Times of its submodels, once they are known: see `submodel`.
+        compiled: The compiled submodels, if they are to be compiled.
 
     Args:
         model: An elastic encoder with trained weights, in float32.
@@ -48,6 +51,9 @@ class Encoder:
         location: Where the model came from, for messages and for the index to remember.
         compile: Compile the submodels that are asked for: worth minutes of waiting only in processes that
             live long. See `matvit.compiled.CompiledSubmodels`.
+
+    Raises:
+        CheckpointError: The model's preprocessing makes no sense.
     """
 
     def __init__(
@@ -59,7 +65,11 @@ class Encoder:
         location: str = "",
         compile: bool = False,
     ) -> None:
-        data = resolve_model_data_config(model)
+        try:
+            data = resolve_model_data_config(model)
+            self._transform = create_transform(**data, is_training=False)
+        except (AssertionError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{location}: its preprocessing makes no sense: {error!r}") from error
         self.device, self.dtype, self.location = device, dtype, location
         self.mode = "L" if data["input_size"][0] == 1 else "RGB"
         self.identity = EncoderIdentity(
@@ -72,10 +82,10 @@ class Encoder:
         model.reset_classifier(0)
         self.model = model.eval().to(device, dtype)
         self.space, self.cost = model.space, model.cost
+        self.latency: Profile | None = None
         self.compiled = _compiled(self.model) if compile else None
         # The weights never change here: a submodel is cut once, and shares their memory ever after.
         self._cuts: dict[Submodel, Any] = {}
-        self._transform = create_transform(**data, is_training=False)
 
     @classmethod
     def open(
@@ -93,15 +103,18 @@ class Encoder:
         location = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
         return cls(matvit.load(model), device=place, dtype=number_format, location=location, compile=compile)
 
-    def submodel(self, budget: str | Submodel) -> Submodel:
+    def submodel(self, budget: str | Submodel | None) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`.
 
-        One in milliseconds is of a single image, not compiled; times are measured here, if they never were.
+        One in milliseconds is of a single image, not compiled, as `latency` tells; where that is None, times
+        are measured here, if they never were.
         """
-        return resolve(budget, self.space, self.cost, self._latency)
+        return resolve(budget, self.space, self.cost, self._known_latency)
 
-    def _latency(self) -> Profile:
-        return latency.profile(self.model, device=self.device, dtype=self.dtype)
+    def _known_latency(self) -> Profile:
+        if self.latency is None:
+            self.latency = latency.profile(self.model, device=self.device, dtype=self.dtype)
+        return self.latency
 
     def preprocess(self, image: ImageLike) -> Tensor:
         """One image to the normalised tensor (C, H, W) that the model was trained on.

@@ -105,8 +105,8 @@ class Searcher:
                 )
         return cls(opened, Encoder.open(model, device=device, dtype=dtype, compile=compile))
 
-    def query(self, image: ImageLike, *, budget: str | Submodel = "XL", k: int = 10) -> Hits:
-        """The k corpus images nearest to one image, encoded within the budget.
+    def query(self, image: ImageLike, *, budget: str | Submodel | None = None, k: int = 10) -> Hits:
+        """The k corpus images nearest to one image, encoded within the budget; None is the full encoder.
 
         Raises:
             BudgetError: No submodel fits the budget.
@@ -115,7 +115,7 @@ class Searcher:
         return self.query_batch([image], budget=budget, k=k)[0]
 
     def query_batch(
-        self, images: Sequence[ImageLike], *, budget: str | Submodel = "XL", k: int = 10
+        self, images: Sequence[ImageLike], *, budget: str | Submodel | None = None, k: int = 10
     ) -> list[Hits]:
         """As `query`, for several images in one pass; one `Hits` each, in order."""
         submodel = self.encoder.submodel(budget)

@@ -12,9 +12,10 @@ def load_plain(directory: Path) -> nn.Module:
     config = json.loads((directory / "config.json").read_text())
     args = {"num_classes": config["num_classes"], **config.get("model_args", {})}
     model = timm.create_model(config["architecture"], **args)
-    for block, width in zip(model.blocks, config["matvit"]["widths"], strict=True):
-        fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-        block.mlp.fc1 = nn.Linear(fc1.in_features, width, bias=fc1.bias is not None)
-        block.mlp.fc2 = nn.Linear(width, fc2.out_features, bias=fc2.bias is not None)
-    model.load_state_dict(load_file(directory / "model.safetensors"))
+    weights = load_file(directory / "model.safetensors")
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear):
+            rows, columns = weights[f"{name}.weight"].shape
+            model.set_submodule(name, nn.Linear(columns, rows, bias=layer.bias is not None))
+    model.load_state_dict(weights)
     return model.eval()

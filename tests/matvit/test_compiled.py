@@ -67,7 +67,7 @@ def test_values_are_eagers(make_tiny: Callable, images: Tensor, dtype: torch.dty
 @needs_compiler
 def test_each_of_ten_widths_is_compiled_and_few_are_kept(shallow: Any, images: Tensor) -> None:
     compiled, told = CompiledSubmodels(shallow, limit=2), []
-    compiled._on_compile = lambda submodel, seconds: told.append((submodel, seconds))
+    compiled.on_compile = lambda submodel, seconds: told.append((submodel, seconds))
     submodels = [Submodel((width,)) for width in range(8, 88, 8)]
     for number, submodel in enumerate(submodels, 1):
         found = compiled(images, submodel)
