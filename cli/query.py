@@ -60,7 +60,7 @@ def query(
     With - as IMAGE, paths are read from stdin, one a line, and each gives a line of JSON while the model
     stays warm. Exit code 1 if an image could not be read.
 
-    Example: matvit query cat.jpg -i photos.index --budget 40% -k 5
+    Example: matvit query cat.jpg -i photos.index --budget 60% -k 5
     """
     from retrieval.errors import UnreadableImageError
     from retrieval.searcher import Searcher

@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
 def submodel_for(encoder: "Encoder", budget: str | None) -> "Submodel":
     """The submodel for a budget; times are measured for the first one in milliseconds, if they never were."""
-    from matvit.budget import is_time
+    from matvit.budget import resolve
 
-    if budget is None or not is_time(budget):
-        return encoder.submodel(budget)
-    if encoder.latency is None:
-        encoder.latency = measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
-    submodel = encoder.submodel(budget)
-    point = encoder.latency.point(submodel)
-    say(f"{budget}: {submodel} takes {'' if point.measured else '~'}{point.ms:.3g} ms")
+    asked: list[Profile] = []
+
+    def times() -> "Profile":
+        if encoder.latency is None:
+            encoder.latency = measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
+        asked.append(encoder.latency)
+        return encoder.latency
+
+    submodel = resolve(budget, encoder.space, encoder.cost, times)
+    for profile in asked:
+        point = profile.point(submodel)
+        say(f"{budget}: {submodel} takes {'' if point.measured else '~'}{point.ms:.3g} ms")
     return submodel
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         IndexBusyError,
         IndexDamagedError,
         IndexExistsError,
+        IndexNameError,
         MissingFaissError,
         WrongEncoderError,
     )
@@ -31,6 +32,7 @@ __all__ = [
     "IndexBusyError",
     "IndexDamagedError",
     "IndexExistsError",
+    "IndexNameError",
     "IndexWriter",
     "Manifest",
     "MissingFaissError",

@@ -26,6 +26,10 @@ class IndexExistsError(ValueError):
     """The directory to build into exists already."""
 
 
+class IndexNameError(ValueError):
+    """A name that an index cannot have."""
+
+
 class WrongEncoderError(ValueError):
     """The index was made by another encoder than the one given."""
 

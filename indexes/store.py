@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.errors import EmptyIndexError, IndexDamagedError, IndexExistsError
+from indexes.errors import EmptyIndexError, IndexDamagedError, IndexExistsError, IndexNameError
 from indexes.files import sha256_of, sync_directory, written_whole
 from indexes.lock import exclusive
 from indexes.manifest import FILE_NAME, FORMAT_VERSION, EncoderIdentity, FileEntry, Manifest
@@ -55,11 +55,16 @@ class IndexWriter:
         identity: The encoder whose vectors will be written.
 
     Raises:
+        IndexNameError: `out` is not UTF-8.
         IndexExistsError: On entering: `out` exists.
         IndexBusyError: On entering: another process is building it.
     """
 
     def __init__(self, out: Path, identity: EncoderIdentity) -> None:
+        try:
+            str(out).encode()
+        except UnicodeEncodeError as error:  # Parquet's writer takes no such path.
+            raise IndexNameError(f"{str(out)!r} is not UTF-8: choose another name") from error
         self._out = out
         self._identity = identity
         self._staging = staging_of(out)

@@ -23,7 +23,7 @@ from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
 from matvit.elastic import Elastic, elastic, plain_architecture
-from matvit.errors import CheckpointError, SubmodelError, UnknownModelError
+from matvit.errors import NONSENSE, CheckpointError, SubmodelError, UnknownModelError
 from matvit.nested import hidden_units
 from matvit.submodel import GRANULARITIES
 from matvit.vit import check_arguments
@@ -46,6 +46,10 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
         CheckpointError: `directory` holds something else, or cannot be written.
     """
     directory = Path(directory).resolve()
+    if not _is_utf8(directory):
+        raise CheckpointError(
+            f"{str(directory)!r} is not UTF-8, which safetensors needs: choose another name"
+        )
     if directory == Path.cwd():
         raise CheckpointError(f"{directory} is where you are: a checkpoint needs a directory of its own")
     if directory.exists() and {file.name for file in directory.iterdir()} - {WEIGHTS, CONFIG}:
@@ -109,7 +113,8 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         raise UnknownModelError(
             f"{directory} holds {architecture!r}, which is not an architecture known here"
         )
-    if len(set(map(str, ours.get("widths", ())))) > 1:
+    widths = ours.get("widths")
+    if isinstance(widths, list) and any(width != widths[0] for width in widths):
         raise UnknownModelError(
             f"{directory} holds an extracted submodel whose widths differ: give the model that it came from"
         )
@@ -132,7 +137,7 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         raise CheckpointError(f"{directory / WEIGHTS} is damaged: {error}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except NONSENSE as error:
         # torch's first line only announces the mismatches; each has a line of its own below.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[min(1, len(lines) - 1)].strip()
@@ -141,6 +146,14 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         return elastic(net, granularities=granularities).eval()
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _in_keys_of(net: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,6 +25,10 @@ class DownloadError(RuntimeError):
     """A file that could not be downloaded."""
 
 
+NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What timm raises where a configuration that anyone may have written holds what it should not."""
+
+
 class TrainingError(RuntimeError):
     """Training that cannot start or go on."""
 

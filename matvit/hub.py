@@ -7,11 +7,13 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from timm.models import load_model_config_from_hf
 
 from matvit import checkpoint, published
 from matvit.elastic import Elastic, elastic
-from matvit.errors import CheckpointError, UnknownModelError
-from matvit.vit import default_cfgs
+from matvit.errors import NONSENSE, CheckpointError, UnknownModelError
+from matvit.vit import check_arguments, default_cfgs
 
 
 def load(model: str | Path, *, weights: bool = True) -> Elastic:
@@ -42,6 +44,8 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         names = ", ".join(published.PUBLISHED)
         raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
     try:
+        if name.startswith("hf-hub:"):
+            check_arguments(load_model_config_from_hf(name.removeprefix("hf-hub:"))[2] or {})
         with torch.device("meta"):
             model = elastic(name)  # What does not nest shows before anything is downloaded for it.
         if weights:
@@ -52,9 +56,11 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         reason = "no safetensors are there, and pickles are never read" if absent else error
         raise CheckpointError(f"cannot download {name}: {reason}") from error
-    # A config on the hub is anyone's: it may hold anything.
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UnknownModelError(f"{name}: {str(error) or type(error).__name__}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights of {name} are damaged: {error}") from error
+    except NONSENSE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnknownModelError(f"{name}: {reason}") from error
 
 
 def _safetensors(pretrained_cfg: Mapping[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def _download_of(url: str) -> Path:
     """Where a file from elsewhere waits for its conversion: one place a URL, so that it can be resumed."""
     name = unquote(PurePosixPath(urlsplit(url).path).name)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[-60:]
-    return cache_dir() / "downloads" / f"{sha256(url.encode()).hexdigest()[:12]}-{safe}"
+    return cache_dir() / "downloads" / f"{sha256(os.fsencode(url)).hexdigest()[:12]}-{safe}"
 
 
 @contextmanager

@@ -130,7 +130,10 @@ class SubmodelSpace:
         if text.strip() in self.granularities:
             return self.uniform(text.strip())
         names = "|".join(sorted(map(re.escape, self.granularities), key=len, reverse=True))
-        terms = [re.fullmatch(rf"\s*({names}|\d+)(?:\s*\*\s*(\d+))?\s*", t) for t in re.split(r"[+,]", text)]
+        terms = [
+            re.fullmatch(rf"\s*({names}|\d{{1,18}})(?:\s*\*\s*(\d{{1,18}}))?\s*", t)
+            for t in re.split(r"[+,]", text)
+        ]
         if not all(terms) or text.strip().isdigit():
             return None
         runs = [(m[1], int(m[2] or 1)) for m in terms if m]

@@ -1,5 +1,6 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from matvit import latency
 from matvit.budget import resolve
 from matvit.checkpoint import weights_sha256
 from matvit.device import pick_device, pick_dtype
-from matvit.errors import CheckpointError
+from matvit.errors import NONSENSE, CheckpointError
 from matvit.latency import Profile
 from matvit.submodel import Submodel
 from retrieval.decode import decode, in_mode
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from matvit.compiled import CompiledSubmodels
 
 MAX_ASPECT_RATIO = 200
+MAX_SIDE = 8192
 ImageLike = str | Path | bytes | Image.Image
 """An image file, its encoded bytes, or an image that is already open."""
 
@@ -65,13 +67,9 @@ class Encoder:
         location: str = "",
         compile: bool = False,
     ) -> None:
-        try:
-            data = resolve_model_data_config(model)
-            self._transform = create_transform(**data, is_training=False)
-        except (AssertionError, LookupError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{location}: its preprocessing makes no sense: {error!r}") from error
         self.device, self.dtype, self.location = device, dtype, location
-        self.mode = "L" if data["input_size"][0] == 1 else "RGB"
+        self.mode = "L" if model.in_chans == 1 else "RGB"
+        data, self._transform = _preprocessing(model, self.mode, location)
         self.identity = EncoderIdentity(
             architecture=model.pretrained_cfg["architecture"],
             weights_sha256=weights_sha256(model),
@@ -148,6 +146,25 @@ class Encoder:
         if submodel not in self._cuts:
             self._cuts[submodel] = self.model.extract(submodel, copy=False)
         return self._cuts[submodel]
+
+
+def _preprocessing(model: Any, mode: str, location: str) -> tuple[dict[str, Any], Callable[[Any], Tensor]]:
+    """What the model's config says of preprocessing, and that as a function, tried out."""
+    try:
+        data = resolve_model_data_config(model)
+        if model.patch_embed.strict_img_size:
+            # A model that was made for another size than its weights were trained at sees that one.
+            data["input_size"] = (model.in_chans, *model.patch_embed.img_size)
+        # What is larger or smaller would fill the memory before anything is found to be wrong.
+        if max(data["input_size"]) > MAX_SIDE or not 0.05 <= data["crop_pct"] <= 20:
+            raise ValueError(f"input_size {data['input_size']}, crop_pct {data['crop_pct']}")
+        transform = create_transform(**data, is_training=False)
+        pixels = transform(Image.new(mode, (8, 8)))
+        if pixels.shape != tuple(data["input_size"]) or not pixels.isfinite().all():
+            raise ValueError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
+    except NONSENSE as error:
+        raise CheckpointError(f"{location}: its preprocessing makes no sense: {error!r}") from error
+    return data, transform
 
 
 def _compiled(model: matvit.Elastic) -> "CompiledSubmodels":

@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import torch
 
 from cli.main import main
+from matvit import Submodel
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,17 @@ def matvit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
         return Done(int(stop.value.code or 0), *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def made_up_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """A millisecond a hidden unit: 64 for S, 512 for XL. Gives the threads of torch at each measurement."""
+    measured: list[int] = []
+
+    def measure(model: object, images: torch.Tensor, submodels: tuple[Submodel, ...], *_: object) -> dict:
+        measured.append(torch.get_num_threads())
+        return {submodel: float(sum(submodel.widths)) for submodel in submodels}
+
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("matvit.latency._measure", measure)
+    return measured

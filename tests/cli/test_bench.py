@@ -65,6 +65,25 @@ def test_random_weights_are_told(matvit: Callable) -> None:
     assert done.err.rstrip().endswith("; random weights")
 
 
+def test_threads_reach_torch(matvit: Callable, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    rounds = bench._rounds
+
+    def watch(*arguments: object) -> dict[str, float]:
+        seen.add(torch.get_num_threads())
+        return rounds(*arguments)
+
+    monkeypatch.setattr(bench, "_rounds", watch)
+    usual = torch.get_num_threads()
+    try:
+        done = matvit("bench", checkpoint, *QUICK, "-s", "S", "--threads", 3, "--json")
+    finally:
+        torch.set_num_threads(usual)
+    assert json.loads(done.out)["threads"] == 3
+    assert seen == {3}
+    assert "; 3 threads; torch " in done.err
+
+
 def test_help(matvit: Callable) -> None:
     done = matvit("bench", "--help")
     assert done.code == 0
@@ -76,6 +95,8 @@ def test_help(matvit: Callable) -> None:
     [
         (2, "'fast' is not a budget", ("-s", "fast")),
         (2, "--batch-size", ("--batch-size", 0)),
+        *[(2, "--batch-size", ("--batch-size", number)) for number in (65537, 10**30)],
+        *[(2, "--threads", ("--threads", number)) for number in (0, 1025, 10**30)],
         (2, "'abacus' is no device", ("--device", "abacus")),
     ],
 )

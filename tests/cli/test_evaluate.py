@@ -30,6 +30,20 @@ def test_chosen_budgets_each_once(matvit: Callable, index: Path, queries: Path) 
     assert [point["submodel"] for point in json.loads(done.out)["points"]] == ["S", "XL"]
 
 
+@pytest.mark.filterwarnings("default")
+def test_times_are_measured_once_for_all_budgets(
+    matvit: Callable, index: Path, queries: Path, tmp_path: Path, made_up_times: list[int]
+) -> None:
+    (tmp_path / "cache").touch()  # Where nothing can be kept.
+    budgets = ("-b", "512ms", "-b", "64ms", "-b", "112ms")
+    done = matvit("evaluate", queries, "-i", index, *budgets, "--json")
+    assert done.code == 0
+    assert [point["submodel"] for point in json.loads(done.out)["points"]] == ["S", "S*1+M*3", "XL"]
+    assert len(made_up_times) == 1
+    told = [line for line in done.err.splitlines() if " takes " in line]
+    assert told == ["512ms: XL takes 512 ms", "64ms: S takes 64 ms", "112ms: S*1+M*3 takes 112 ms"]
+
+
 def test_floors_and_the_same_encoder(matvit: Callable, index: Path, queries: Path, corpus: Path) -> None:
     arguments = ("evaluate", queries, "-i", index, "-b", "M", "--same-encoder", "--raw-pixels")
     told = json.loads(matvit(*arguments, "--json").out)

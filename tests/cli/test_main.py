@@ -69,6 +69,10 @@ MISTAKES = [
     (2, "Missing option '--index' / '-i'", "query {query}"),
     (2, "-k", "query {query} -i {index} -k 0"),
     (2, "--batch-size", "index build {images} -m {model} -o {tmp}/new --batch-size 0"),
+    *[
+        (2, "--batch-size", f"index build {{images}} -m {{model}} -o {{tmp}}/new --batch-size {number}")
+        for number in (65537, 10**30)
+    ],
     (1, "there is no index at {tmp}/gone", "query {query} -i {tmp}/gone"),
     (1, "{tmp}/empty is not an index", "query {query} -i {tmp}/empty"),
     (1, "{query} is not an index", "index info {query}"),
@@ -207,3 +211,46 @@ def test_odd_names_are_printed_as_they_are(matvit: Callable, index: Path, tmp_pa
     assert done.code == 1
     assert len(done.err.splitlines()) == 1
     assert "[red]x[/red].jpg: no such file" in done.err
+
+
+NO_TEXT = os.fsdecode(b"\xff")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plan {odd}",
+        "plan hf-hub:x/{odd}",
+        "plan vit_tiny_patch16_224.{odd}",
+        "plan {model} --budget {odd}",
+        "query {odd} -i {index}",
+        "query {query} -i {odd}",
+        "query {query} -i {index} -m {odd}",
+        "query {query} -i {index} -m {tmp}/{odd}",
+        "query {query} -i {index} -b {odd}",
+        "evaluate {odd} -i {index}",
+        "index build {images} -m {odd} -o {tmp}/new",
+        "index build {images} -m {tmp}/{odd} -o {tmp}/new",
+        "index build {tmp}/{odd} -m {model} -o {tmp}/new",
+        "index info {odd}",
+        "bench {odd}",
+        "bench {tmp}/{odd}",
+        "bench {model} -s {odd}",
+        "import scenic {odd} -o {tmp}/new",
+        "import scenic {tmp}/{odd} -o {tmp}/new",
+        "import scenic http://{odd} -o {tmp}/new",
+        "import scenic https://example.org/{odd} -o {tmp}/new",
+    ],
+)
+def test_what_is_no_utf_8_gets_one_line_too(
+    matvit: Callable, index: Path, checkpoint: Path, corpus: Path, tmp_path: Path, command: str
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / NO_TEXT)
+    places = {"index": index, "model": checkpoint, "images": corpus, "query": files_of(corpus)[0]}
+    done = matvit(*(word.format(**places, tmp=tmp_path, odd=NO_TEXT) for word in command.split()))
+    assert done.code in (1, 2)
+    assert done.out == ""
+    assert done.err.startswith("matvit: ")
+    assert len(done.err.splitlines()) == 1
+    assert "\\udcff" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == [NO_TEXT], "nothing is half-written"

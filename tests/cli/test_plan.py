@@ -133,6 +133,27 @@ def test_a_name_is_measured_with_weights_made_up(matvit: Callable) -> None:
     assert "1 thread), bfloat16" in done.err
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_reach_torch(
+    matvit: Callable, checkpoint: Path, made_up_times: list[int], threads: int
+) -> None:
+    usual = torch.get_num_threads()
+    try:
+        done = matvit("plan", checkpoint, "--measure", "--device", "cpu", "--threads", threads)
+    finally:
+        torch.set_num_threads(usual)
+    assert done.code == 0
+    assert made_up_times == [threads]
+    assert f"(cpu, {threads} threads)" in done.err
+
+
+def test_no_time_at_all_is_refused_and_nothing_measured(measured: Callable, cache: Path) -> None:
+    done = measured("--budget", "0ms")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "matvit: 0ms is no time to embed anything in\n"
+    assert not cache.exists()
+
+
 COSTS = ["submodel", "widths", "gmacs", "gflops", "mparams", "share_of_xl"]
 
 
@@ -167,6 +188,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         ("'fp8' is no number format", "--measure --dtype fp8"),
         ("--batch-size", "--measure --batch-size 0"),
         ("--threads", "--measure --threads 0"),
+        *[("--threads", f"--measure --threads {number}") for number in (1025, 10**9, 10**30)],
+        *[("--batch-size", f"--measure --batch-size {number}") for number in (65537, 10**9, 10**30)],
     ],
 )
 def test_a_mistake_gets_one_line(

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,10 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compiler import needs_compiler
 from PIL import Image
-from small_world import files_of
+from small_world import files_of, random_matvit
 
+import matvit as library
 from retrieval import Searcher
+
+GOLDEN = Path(__file__).parents[1] / "matvit" / "golden"
+PUBLISHED = "matvit-b16-in1k"
 
 
 def lines(text: str) -> list[dict]:
@@ -169,6 +176,13 @@ def test_file_names_cannot_speak_to_the_terminal(
     assert len(done.out.splitlines()) == 3
 
 
+def test_no_time_at_all_is_refused_before_anything_is_measured(
+    matvit: Callable, queries: Path, index: Path, made_up_times: list[int]
+) -> None:
+    done = matvit("query", files_of(queries)[0], "-i", index, "-b", "0ms")
+    assert (done.code, done.out, made_up_times) == (2, "", [])
+
+
 def test_a_budget_in_ms_is_measured_once(
     matvit: Callable, index: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,3 +195,160 @@ def test_a_budget_in_ms_is_measured_once(
     assert "measured before" in second.err
     assert first.out == second.out
     assert lines(first.out)[0]["submodel"] == "XL"
+
+
+@pytest.mark.parametrize(
+    "budget, submodel, told",
+    [
+        ("512ms", "XL", "512"),
+        ("511.9ms", "L*1+XL*3", "448"),
+        ("384ms", "L*2+XL*2", "~384"),
+        ("127 MS", "S*1+M*3", "112"),
+        ("64ms", "S", "64"),
+    ],
+)
+def test_a_time_says_what_it_bought(
+    matvit: Callable, index: Path, queries: Path, made_up_times: list, budget: str, submodel: str, told: str
+) -> None:
+    done = matvit("query", files_of(queries)[0], "-i", index, "-b", budget, "--json")
+    assert done.code == 0
+    assert lines(done.out)[0]["submodel"] == submodel
+    assert done.err.splitlines()[-1] == f"{budget}: {submodel} takes {told} ms"
+    assert len(made_up_times) == 1
+
+
+def test_too_little_time_is_refused(
+    matvit: Callable, index: Path, queries: Path, made_up_times: list
+) -> None:
+    done = matvit("query", files_of(queries)[0], "-i", index, "-b", "63ms")
+    assert (done.code, done.out) == (2, "")
+    assert "63ms is below the smallest submodel, S: 64 ms for one image" in done.err.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("default")
+def test_times_that_cannot_be_kept_are_used_all_the_same(
+    matvit: Callable,
+    index: Path,
+    queries: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made_up_times: list,
+) -> None:
+    (tmp_path / "cache").touch()
+    done = matvit("query", *files_of(queries)[:3], "-i", index, "-b", "512ms", "--json")
+    assert done.code == 0
+    assert [record["submodel"] for record in lines(done.out)] == ["XL"] * 3
+    assert len(made_up_times) == 1
+    (told,) = [line for line in done.err.splitlines() if "could not be kept" in line]
+    assert told.startswith("matvit: this latency profile could not be kept: ")
+
+
+def test_without_a_budget_the_full_encoder_answers_whatever_its_granularity_is_called(
+    matvit: Callable, corpus: Path, tmp_path: Path
+) -> None:
+    library.save(random_matvit(0, granularities={"quarter": 0.25, "full": 1}), tmp_path / "model")
+    out = tmp_path / "i"
+    assert matvit("index", "build", corpus, "-m", tmp_path / "model", "-o", out).code == 0
+    ask = ("query", files_of(corpus)[0], "-i", out, "-k", 1)
+    done = matvit(*ask)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0].rstrip() == f"{files_of(corpus)[0]}: full, 934.1 k MACs"
+    assert "'XL' is not a budget: write quarter full, 60%" in matvit(*ask, "-b", "XL").err
+
+
+@needs_compiler
+def test_a_compiled_query_says_what_compiling_took(matvit: Callable, index: Path, queries: Path) -> None:
+    ask = ("query", *files_of(queries)[:2], "-i", index, "-b", "S", "-k", "5", "--dtype", "fp32", "--json")
+    eager, compiled = matvit(*ask), matvit(*ask, "--compile")
+    assert (compiled.code, eager.err) == (0, "")
+    before, after = compiled.err.splitlines()
+    assert before == "compiling takes a minute or more"
+    found = re.fullmatch(r"compiled S in \d+ s; frozen weights hold ([\d.]+) kB", after)
+    assert found
+    assert float(found[1]) > 50, "the weights of the smallest submodel"
+    for one, other in zip(lines(eager.out), lines(compiled.out), strict=True):
+        assert (one["query"], one["submodel"]) == (other["query"], other["submodel"])
+        scores = [[hit["score"] for hit in record["hits"]] for record in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_compile_reaches_the_encoder(
+    matvit: Callable, index: Path, queries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[bool] = []
+    opened = Searcher.open
+
+    def watch(*arguments: object, compile: bool, **options: object) -> Searcher:
+        wanted.append(compile)
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(Searcher, "open", watch)
+    for options in ((), ("--compile",)):
+        assert matvit("query", files_of(queries)[0], "-i", index, *options).code == 0
+    assert wanted == [False, True]
+
+
+# --- models by name ---
+
+
+def test_an_index_remembers_a_published_name(
+    matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("matvit.published.fetch", pytest.fail)
+    library.save(random_matvit(0), tmp_path / "cache" / "published" / PUBLISHED)
+    out, file = tmp_path / "i", files_of(corpus)[0]
+    assert matvit("index", "build", corpus, "-m", PUBLISHED, "-o", out).code == 0
+    monkeypatch.chdir(tmp_path)
+    done = matvit("query", file, "-i", out, "-k", "1", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert lines(done.out)[0]["hits"][0]["path"] == str(file)
+
+
+def test_a_published_model_that_an_index_needs_is_fetched_with_a_bar(
+    matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, target: Path, *, on_bytes: Callable, on_total: Callable) -> str:
+        fetched.append(url)
+        shutil.copy(GOLDEN / "checkpoint_2", target)
+        on_total(target.stat().st_size)
+        on_bytes(target.stat().st_size)
+        return ""
+
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("matvit.published.fetch", fetch)
+    out, file = tmp_path / "i", files_of(corpus)[0]
+    bars = ["Downloading: 1.5 MB of 1.5 MB", "Converting: 1.5 MB"]
+    built = matvit("index", "build", corpus, "-m", PUBLISHED, "-o", out)
+    assert built.code == 0, built.err
+    shutil.rmtree(tmp_path / "cache")
+    done = matvit("query", file, "-i", out, "-k", "1", "--json")
+    assert done.code == 0, done.err
+    assert lines(done.out)[0]["hits"][0]["path"] == str(file)
+    for err in (built.err, done.err):
+        assert [line.split(",")[0] for line in err.splitlines()[:2]] == bars
+    assert len(fetched) == 2
+    assert matvit("query", file, "-i", out).err == ""
+
+
+def test_a_directory_called_like_a_published_model_is_that_directory(
+    matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("matvit.published.fetch", pytest.fail)
+    monkeypatch.setattr("matvit.bench.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    library.save(random_matvit(0), PUBLISHED)
+    assert len(json.loads(matvit("plan", PUBLISHED, "--json").out)) == 13
+    bench = matvit("bench", PUBLISHED, "--no-compile", "--repeats", 1, "-s", "S", "--device", "cpu", "--json")
+    assert not json.loads(bench.out)["random_weights"]
+    assert matvit("index", "build", corpus, "-m", PUBLISHED, "-o", "i").code == 0
+    ask = ("query", files_of(corpus)[0], "-i", tmp_path / "i", "--json")
+    assert matvit(*ask, "-m", PUBLISHED).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = matvit(*ask)
+    assert (done.code, done.err) == (0, "")
+    assert not (tmp_path / "cache").exists()

@@ -1,6 +1,8 @@
 """`matvit import scenic`: published checkpoints into ours."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +86,15 @@ def test_another_pooling(matvit: Callable, tmp_path: Path) -> None:
     done = matvit("import", "scenic", tmp_path / "map", "-o", tmp_path / "out")
     assert done.code == 2
     assert "an attention-pooling head (classifier 'map')" in done.err
+
+
+def test_a_file_and_a_place_that_are_no_utf_8(matvit: Callable, tmp_path: Path) -> None:
+    file, out = (tmp_path / os.fsdecode(name) for name in (b"\xff", b"\xfe"))
+    shutil.copy(STATE, file)
+    done = matvit("import", "scenic", file, "-o", out)
+    assert done.code == 0
+    assert f"saved {tmp_path}/\\udcfe: " in done.err
+    assert len(json.loads(matvit("plan", out, "--json").out)) == 13
 
 
 def test_help(matvit: Callable) -> None:

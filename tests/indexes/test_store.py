@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from indexes import (
     Index,
     IndexBusyError,
     IndexExistsError,
+    IndexNameError,
     IndexWriter,
     verify,
 )
@@ -32,6 +34,12 @@ def test_finished_index_holds_its_files_and_nothing_else(small: Path) -> None:
     parts = {f"vectors/part-0000{i}.{suffix}" for i in range(3) for suffix in ("npy", "parquet")}
     assert names == {"manifest.json", "index.faiss", "rows.parquet", "failures.parquet"} | parts
     assert [entry.name for entry in small.parent.iterdir()] == ["photos.index"]
+
+
+def test_a_name_that_parquet_cannot_write_is_refused(tmp_path: Path, identity: EncoderIdentity) -> None:
+    with pytest.raises(IndexNameError, match="is not UTF-8: choose another name"):
+        IndexWriter(tmp_path / os.fsdecode(b"\xff"), identity)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_directory_is_refused_and_untouched(small: Path, identity: EncoderIdentity) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from matvit import BudgetError, Submodel, SubmodelError
+from matvit import BudgetError, Submodel, SubmodelError, SubmodelSpace
 from matvit.budget import is_time, resolve
 from matvit.latency import Point, Profile, Setting
 
@@ -14,6 +14,7 @@ with torch.device("meta"):  # Budgets need shapes, not weights.
     MODEL = timm.create_model("matvit_base_patch16_224")
 SPACE, COST = MODEL.space, MODEL.cost
 FULL, LEAST = COST(SPACE.full), COST(SPACE.smallest)
+NINES = "9" * 5000
 decimals = st.decimals(min_value=0, max_value=200, places=4, allow_nan=False, allow_infinity=False)
 
 
@@ -71,6 +72,13 @@ def test_a_budget_of_exactly_a_submodel_gives_that_submodel(point):
     submodel = SPACE.curve[point]
     assert read(f"{COST(submodel).macs}macs") == submodel
     assert read(f"{COST(submodel).params}params") == submodel
+
+
+def test_no_budget_is_the_full_encoder_whatever_its_granularity_is_called():
+    assert resolve(None, SPACE, COST, pytest.fail) == SPACE.full
+    space = SubmodelSpace(SPACE.hidden, {"quarter": 0.25, "full": 1})
+    assert resolve(None, space, COST) == space.uniform("full") == SPACE.full
+    assert str(resolve(None, space, COST)) == "full"
 
 
 def test_all_of_it_is_the_full_encoder():
@@ -155,6 +163,9 @@ def test_below_the_smallest_names_it_and_its_cost():
         "60%\nM",
         "0x10%",
         "384",
+        pytest.param(NINES, id="5000 digits"),
+        *[pytest.param(NINES + unit, id=f"5000 digits, {unit}") for unit in ("%", "ms", "gmacs", "params")],
+        *[pytest.param(f"1.{NINES}{unit}", id=f"5000 decimals, {unit}") for unit in ("%", "ms", "gflops")],
     ],
 )
 def test_what_is_no_budget_says_what_is(text):
@@ -224,6 +235,17 @@ def test_a_time_without_a_profile_must_be_measured_first():
     assert is_time(" 0.5 ms")
     with pytest.raises(BudgetError, match="25ms is a time, which must be measured first"):
         read("25ms")
+
+
+@pytest.mark.parametrize("budget", ["0ms", "0.000ms", " .0 MS "])
+def test_no_time_at_all_is_refused_and_nothing_measured(budget):
+    with pytest.raises(BudgetError, match=r"is no time to embed anything in$"):
+        resolve(budget, SPACE, COST, pytest.fail)
+
+
+def test_an_encoder_without_weights_is_not_measured():
+    with pytest.raises(BudgetError, match="without weights, on torch's meta device"):
+        MODEL.submodel("25ms")
 
 
 @pytest.mark.parametrize("budget", ["M", "60%", "9gmacs", "50mparams", "S*5+M*7", SPACE.full])

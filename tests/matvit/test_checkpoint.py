@@ -4,11 +4,13 @@ import hashlib
 import json
 import math
 import pickle
+import resource
 import runpy
 import shutil
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,73 @@ def test_what_timm_saved_of_another_kind_is_refused(tmp_path):
         timm.create_model("test_resnet", num_classes=5), str(tmp_path / "hub"), safe_serialization=True
     )
     fails(tmp_path / "hub", UnknownModelError, "holds test_resnet: a ResNet does not nest")
+
+
+def with_mask_token(weights):
+    return weights | {"mask_token": torch.zeros(1, 48)}
+
+
+def with_registers_of_the_authors(weights):
+    """The class token's place is kept beside those of the patches, to be added when it is used."""
+    half = weights.pop("cls_token") / 2
+    positions = torch.cat([half, weights.pop("pos_embed")], dim=1)
+    registers = {
+        "register_tokens": weights.pop("reg_token"),
+        "cls_token": half.clone(),
+        "pos_embed": positions,
+    }
+    return with_mask_token(weights | registers)
+
+
+def with_ffns_of_the_authors(weights):
+    names = {name: name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3") for name in weights}
+    return with_mask_token({names[name]: tensor for name, tensor in weights.items()})
+
+
+def below(prefix):
+    return lambda weights: {prefix + name: tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "kind, renamed",
+    [
+        ("dinov2", with_mask_token),
+        ("dinov2 registers", with_registers_of_the_authors),
+        ("dinov2 giant", with_ffns_of_the_authors),
+        ("deit distilled", below("visual.trunk.")),
+        ("eva02 tiny", below("visual.")),
+    ],
+)
+def test_weights_may_have_the_names_of_their_authors_own_code(make_architecture, tmp_path, kind, renamed):
+    plain = make_architecture(kind)
+    save_for_hf(plain, str(tmp_path / "hub"), safe_serialization=True)
+    weights = renamed(load_file(tmp_path / "hub" / "model.safetensors"))
+    assert weights.keys() != plain.state_dict().keys()
+    save_file(weights, tmp_path / "hub" / "model.safetensors")
+    model, x = matvit.load(tmp_path / "hub"), torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), plain(x))
+    assert weights_sha256(model) == weights_sha256(plain)
+
+
+def test_authors_names_excuse_no_missing_weight(make_architecture, tmp_path):
+    save_for_hf(make_architecture("dinov2"), str(tmp_path / "hub"), safe_serialization=True)
+    weights = with_mask_token(load_file(tmp_path / "hub" / "model.safetensors"))
+    del weights["blocks.1.attn.proj.bias"]
+    save_file(weights, tmp_path / "hub" / "model.safetensors")
+    fails(tmp_path / "hub", CheckpointError, r"Missing key.*blocks\.1\.attn\.proj\.bias")
+
+
+def test_without_our_architecture_timms_is_made_elastic(make_tiny, images, tmp_path):
+    model = make_tiny(granularities=ODD)
+    matvit.save(model, tmp_path / "checkpoint")
+    edit(tmp_path / "checkpoint", drop("matvit", "architecture"))
+    twin = matvit.load(tmp_path / "checkpoint")
+    assert type(twin) is MatViT
+    assert twin.pretrained_cfg["architecture"] == "vit_tiny_patch16_224"
+    assert list(twin.granularities.items()) == list(ODD.items())
+    assert torch.equal(twin(images, twin.submodel("third")), model(images, model.submodel("third")))
+    edit(tmp_path / "checkpoint", drop("architecture"))
+    fails(tmp_path / "checkpoint", UnknownModelError, "names no elastic model")
 
 
 def test_preprocessing_comes_back(model, saved):
@@ -306,9 +375,16 @@ def test_a_width_that_timm_cannot_express_is_not_promised(make_architecture, tmp
 
 
 @pytest.mark.parametrize(
-    "kind", ["augreg", "deit distilled", "siglip", "post-norm", "eva giant", "dinov3", "rope mixed"]
+    "kind",
+    [
+        *("augreg", "deit distilled", "siglip", "post-norm", "eva giant", "dinov3", "rope mixed"),
+        *("parallel 18x2", "differential", "perception encoder"),
+        *("dinov2 giant", "aimv2", "eva02 tiny", "dinov3 plus", "sapiens2"),  # SwiGLU, packed or not
+    ],
 )
-def test_ten_lines_of_timm_load_a_mixed_submodel_of_any_plain_ffn(make_architecture, tmp_path, kind):
+def test_ten_lines_of_timm_load_a_mixed_submodel_of_any_ffn_without_a_norm_inside(
+    make_architecture, tmp_path, kind
+):
     plain = make_architecture(kind)
     small = matvit.elastic(plain).extract(Submodel((5, 17, 100)))
     matvit.save(small, tmp_path / "small")
@@ -408,6 +484,13 @@ def fails(directory, error, match):
         (put("model_args", "features_only", True), CheckpointError, "'features_only' is no argument"),
         (put("model_args", "device", "meta"), CheckpointError, "'device' is no argument"),
         (put("model_args", "dtype", "float64"), CheckpointError, "'dtype' is no argument"),
+        (put("model_args", "depth", 10**9), CheckpointError, "1000000000 layers are more than 1000"),
+        (put("model_args", "num_heads", 0), CheckpointError, "do not agree"),
+        (put("model_args", "patch_size", 0), CheckpointError, "do not agree"),
+        (put("model_args", "img_size", {}), CheckpointError, "do not agree"),
+        (put("matvit", "widths", 7), None, None),
+        (put("matvit", "widths", None), None, None),
+        (put("model_args", "depth", 1001), CheckpointError, "1001 layers are more than 1000"),
         (put("model_args", "depth", -1), CheckpointError, "do not agree"),
         (put("model_args", "depth", 0), CheckpointError, "do not agree"),
         (put("model_args", "embed_dim", "32"), CheckpointError, "do not agree"),
@@ -558,6 +641,67 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(model, saved):
     assert [p.name for p in saved.parent.iterdir()] == ["checkpoint"]
     assert (saved / "config.json").read_bytes() == before
     matvit.load(saved)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As on a disk that is nearly full."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(make_tiny, saved):
+    before = contents(saved.parent)
+    with files_of_at_most(10_000), pytest.raises(CheckpointError, match=f"^cannot write {saved}: ") as caught:
+        matvit.save(make_tiny(num_classes=3), saved)
+    assert "\n" not in str(caught.value)
+    assert contents(saved.parent) == before
+    assert list(saved.parent.iterdir()) == [saved]
+    assert matvit.load(saved).num_classes == 5
+
+
+def test_a_full_disk_leaves_nothing_new(model, tmp_path):
+    with files_of_at_most(10_000), pytest.raises(CheckpointError, match=r"^cannot write "):
+        matvit.save(model, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "replaced"])
+def test_a_directory_that_cannot_be_renamed(make_tiny, model, tmp_path, monkeypatch, earlier):
+    place = tmp_path / "checkpoint"
+    if earlier:
+        matvit.save(model, place)
+    before, rename = contents(tmp_path), Path.rename
+
+    def refuse(path, target):
+        if path.name.startswith(".checkpoint-") and not path.name.endswith("-replaced"):
+            raise PermissionError("not today")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError, match="not today"):
+        matvit.save(make_tiny(num_classes=3), place)
+    assert contents(tmp_path) == before
+    assert list(tmp_path.iterdir()) == [place] * earlier
+
+
+@pytest.mark.parametrize("name", [".", "../checkpoint", "../link"])
+def test_where_you_are_is_no_place_to_save(model, saved, monkeypatch, name):
+    saved.with_name("link").symlink_to(saved)
+    before = contents(saved)
+    monkeypatch.chdir(saved)
+    with pytest.raises(CheckpointError, match=f"^{saved} is where you are"):
+        matvit.save(model, name)
+    assert contents(saved) == before
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["checkpoint", "link"]
 
 
 def test_a_checkpoint_can_be_read_by_others(saved):

@@ -11,24 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from compiler import needs_compiler
 from torch import Tensor
-from torch._inductor import cpp_builder
 from torch._inductor.codecache import PyCodeCache
-from torch._inductor.exc import InvalidCxxCompiler
 
 from matvit import Submodel
 from matvit.compiled import CompiledSubmodels
 from matvit.errors import CompileError, SubmodelError
-
-
-def has_compiler() -> bool:
-    try:
-        return bool(cpp_builder.get_cpp_compiler())
-    except InvalidCxxCompiler:
-        return False
-
-
-needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler, such as g++")
 
 
 @pytest.fixture

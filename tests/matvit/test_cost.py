@@ -91,6 +91,23 @@ def test_attention_is_counted_whether_fused_or_not(make_tiny):
     assert counted(fused, submodel) == counted(plain, submodel) == fused.cost(submodel).macs
 
 
+@torch.no_grad()
+def test_every_budget_of_base_costs_what_torch_counts(base):
+    assert len(base.space.curve) == 37
+    for submodel in base.space.curve:
+        assert base.cost(submodel).macs == counted(base, submodel), submodel
+
+
+# Torch needs 11 s to count them all.
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
+@torch.no_grad()
+def test_every_budget_of_large_costs_what_torch_counts(step):
+    large = on_meta("matvit_large_patch16_224")
+    assert len(large.space.curve) == 73
+    for submodel in large.space.curve[::step]:
+        assert large.cost(submodel).macs == counted(large, submodel), submodel
+
+
 @pytest.mark.parametrize("point", range(0, 37, 6))
 def test_base_costs_what_torch_counts(base, point):
     submodel = base.space.curve[point]

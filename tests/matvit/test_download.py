@@ -4,11 +4,14 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +36,8 @@ class Site:
     length: int | None = None
     """Content-Length to claim."""
     with_length: bool = True
+    endless: bool = False
+    """Whether it sends its content again and again."""
     stop_after: int | None = None
     """Bytes after which it hangs up."""
     status: int = 200
@@ -76,6 +81,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         stop = len(site.content) if site.stop_after is None else start + site.stop_after
         self.wfile.write(site.content[start:stop])
+        with suppress(ConnectionError):
+            while site.endless:
+                self.wfile.write(site.content)
         if site.release:
             self.wfile.flush()
             site.release.wait(10)
@@ -205,6 +213,49 @@ def test_without_a_length_what_arrives_is_taken(site, target):
     totals = []
     assert fetch(site.url, target, on_total=totals.append) == SHA256
     assert totals == []
+
+
+def refused(site, target, match):
+    """A download that ends with the headers: of the body nothing is sent, nor waited for."""
+    site.stop_after = 0
+    done = []
+    with pytest.raises(DownloadError, match=rf"^cannot download {site.url}: {match}\. Run") as caught:
+        fetch(site.url, target, on_bytes=done.append)
+    assert "\n" not in str(caught.value)
+    assert (done, names(target)) == ([], [])
+
+
+def test_more_than_the_disk_holds_is_refused_before_any_of_it(site, target, monkeypatch):
+    monkeypatch.setattr(download, "_MAX_BYTES", 2**63)
+    free = shutil.disk_usage(target.parent.parent).free
+    site.length = free + 2**40
+    refused(site, target, r"\d+ MiB are missing and \d+ MiB free on the disk")
+
+
+def test_only_what_is_missing_must_fit_on_the_disk(site, target, monkeypatch):
+    interrupted(site, target)
+    free = len(CONTENT) - 2_000_000
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(DownloadError, match="4 MiB are missing and 2 MiB free"):
+        fetch(site.url, target.with_name("another"))
+    assert fetch(site.url, target) == SHA256
+
+
+def test_more_than_any_checkpoint_is_refused_before_any_of_it(site, target):
+    site.length = 65 * 2**30
+    refused(site, target, "it is 65 GiB, larger than any checkpoint")
+
+
+def test_a_file_that_never_ends_is_given_up(site, target, monkeypatch):
+    monkeypatch.setattr(download, "_MAX_BYTES", 12 * 2**20)
+    site.endless, site.with_length = True, False
+    done = []
+    with pytest.raises(DownloadError, match="it does not end after 0 GiB"):
+        fetch(site.url, target, on_bytes=done.append)
+    assert 10 * 2**20 < sum(done) <= 12 * 2**20
+    assert target.with_name("file.partial").stat().st_size <= 12 * 2**20 + download._BLOCK
+    site.endless = False
+    assert fetch(site.url, target) == SHA256
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import matvit
-from matvit import GRANULARITIES, Elastic, MatViT, Submodel, SubmodelError, UnknownModelError
+from matvit import GRANULARITIES, BudgetError, Elastic, MatViT, Submodel, SubmodelError, UnknownModelError
 from matvit.elastic import MatEva, MatViTDistilled, plain_architecture
 
 MIXED = Submodel((5, 17, 32, 100))
@@ -328,6 +328,14 @@ def test_bad_granularities_are_refused_where_they_are_given(tiny, make_tiny, gra
         matvit.elastic(tiny, granularities=granularities)
     with pytest.raises(SubmodelError, match="granularit"):
         make_tiny(granularities=granularities)
+
+
+def test_no_budget_is_the_full_encoder_whatever_its_granularity_is_called(tiny, images):
+    model = matvit.elastic(tiny, granularities={"quarter": 0.25, "full": 1})
+    assert model.submodel(None) == model.space.full == model.submodel("full")
+    assert torch.equal(model(images, model.submodel(None)), tiny(images))
+    with pytest.raises(BudgetError, match="is not a budget: write quarter full, 60%"):
+        model.submodel("XL")
 
 
 def test_granularities_given_are_copied(tiny):

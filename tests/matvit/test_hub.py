@@ -1,9 +1,16 @@
 """What `-m` may be, beside directories (test_checkpoint.py) and published names (test_published.py)."""
 
+import json
+import math
+import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+from timm.models import save_for_hf
 
 import matvit
 from matvit import CheckpointError, MatViT, UnknownModelError, published
@@ -15,6 +22,31 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("timm.models._hub._has_hf_hub", True)
+
+
+@dataclass
+class Hub:
+    """A repository that is a folder here; `asked` is what timm wanted of it."""
+
+    folder: Path
+    absent: Exception
+    asked: list[str] = field(default_factory=list)
+
+    def download(self, repo_id: str, filename: str, **_: object) -> str:
+        self.asked.append(filename)
+        if not (self.folder / filename).is_file():
+            raise self.absent
+        return str(self.folder / filename)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    absent = RemoteEntryNotFoundError("404: not there", response=Mock(headers={}))
+    fake = Hub(tmp_path / "repository", absent)
+    fake.folder.mkdir()
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", fake.download)
+    monkeypatch.setattr("timm.models._hub._has_hf_hub", True)
+    return fake
 
 
 @pytest.mark.parametrize(
@@ -70,3 +102,123 @@ def test_a_published_name_is_a_checkpoint_in_the_cache(monkeypatch, tmp_path, ma
     loaded = matvit.load(name)
     assert type(loaded) is MatViT
     assert torch.equal(loaded(images), model(images))
+
+
+# --- the hub, and what may lie there ---
+
+WITHOUT = "no safetensors are there, and pickles are never read"
+CONFIG = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "pretrained_cfg": {}}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_small_patch14_dinov2.lvd142m",
+        "deit_tiny_distilled_patch16_224",
+        "eva02_tiny_patch14_224",
+    ],
+)
+def test_no_other_weights_are_asked_for_than_safetensors(hub, name):
+    (hub.folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with pytest.raises(CheckpointError, match=f"^cannot download {name}: {WITHOUT}$"):
+        matvit.load(name)
+    assert hub.asked == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "named, asked",
+    [
+        ("open_clip_pytorch_model.bin", "open_clip_model.safetensors"),
+        ("pytorch_model.bin", "model.safetensors"),
+        ("deep/weights.pth", "deep/weights.safetensors"),
+        ("weights.safetensors", "weights.safetensors"),
+        ("", "model.safetensors"),
+        (None, "model.safetensors"),
+    ],
+)
+def test_pickles_that_a_config_names_are_not_asked_for_either(hub, named, asked):
+    config = CONFIG | {
+        "pretrained_cfg": {"hf_hub_filename": named, "file": "x.pth", "url": "https://x/y.pth"}
+    }
+    (hub.folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"^cannot download hf-hub:x/y: {WITHOUT}$"):
+        matvit.load("hf-hub:x/y")
+    assert set(hub.asked) == {"config.json", asked}
+
+
+def test_what_was_never_downloaded_is_not_said_to_be_absent_from_the_hub(hub):
+    hub.absent = LocalEntryNotFoundError("no connection, and nothing downloaded before")
+    with pytest.raises(CheckpointError, match=r"^cannot download vit_tiny_patch16_224: no connection"):
+        matvit.load("vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "open_clip_model.safetensors"])
+def test_weights_of_the_hub(hub, make_architecture, file):
+    plain = make_architecture("augreg")
+    save_for_hf(plain, str(hub.folder), safe_serialization=True)
+    (hub.folder / "model.safetensors").rename(hub.folder / file)
+    config = json.loads((hub.folder / "config.json").read_text())
+    config["pretrained_cfg"]["hf_hub_filename"] = file.replace("model.safetensors", "pytorch_model.bin")
+    (hub.folder / "config.json").write_text(json.dumps(config))
+    model, x = matvit.load("hf-hub:x/y"), torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), plain(x))
+    assert not model.training
+
+
+def test_damaged_weights_of_the_hub(hub):
+    (hub.folder / "model.safetensors").write_bytes(b"nonsense" * 9)
+    with pytest.raises(CheckpointError, match=r"^the weights of vit_tiny_patch16_224 are damaged: ."):
+        matvit.load("vit_tiny_patch16_224")
+
+
+def test_a_pickle_alone_is_refused_before_any_download(hub, monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", pytest.fail)
+    name = "vit_huge_patch14_gap_224.in1k_ijepa"
+    with pytest.raises(
+        UnknownModelError, match=f"^{name}: its weights are at https:.*pth.tar alone, and pick"
+    ):
+        matvit.load(name)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        [],
+        7,
+        None,
+        "vit_tiny_patch16_224",
+        {"num_classes": 5},
+        *[CONFIG | {"architecture": value} for value in (None, 7, ["vit"], {}, "nonsense", "resnet18")],
+        *[CONFIG | {"pretrained_cfg": value} for value in (None, 7, "x", ["x"])],
+        *[CONFIG | {"pretrained_cfg": {"input_size": value}} for value in (7, "x", {"a": 1})],
+        *[CONFIG | {"num_classes": value} for value in ("many", [5], {})],
+        *[CONFIG | {"model_args": value} for value in (7, "x", ["embed_dim"])],
+        *[
+            CONFIG | {"model_args": {name: value}}
+            for name, value in [
+                *(("nonsense", 1), ("embed_dim", "x"), ("embed_dim", []), ("depth", "x"), ("depth", -1)),
+                *(("img_size", [1, 2, 3]), ("num_heads", 5), ("checkpoint_path", "x.pth"), ("act_layer", 7)),
+                *(("num_heads", 0), ("patch_size", 0), ("mlp_ratio", math.inf), ("embed_dim", 10**30)),
+                ("depth", 10**9),
+            ]
+        ],
+    ],
+    ids=json.dumps,
+)
+def test_a_config_on_the_hub_that_is_nonsense(hub, config, weights):
+    (hub.folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnknownModelError, match=r"^hf-hub:x/y: .") as caught:
+        matvit.load("hf-hub:x/y", weights=weights)
+    assert "\n" not in str(caught.value)
+    assert set(hub.asked) == {"config.json"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
+def test_a_config_on_the_hub_that_is_none(hub, content):
+    (hub.folder / "config.json").write_bytes(content)
+    with pytest.raises(UnknownModelError, match=r"^hf-hub:x/y: ."):
+        matvit.load("hf-hub:x/y")

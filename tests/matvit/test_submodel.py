@@ -233,6 +233,8 @@ def test_granularities_must_increase_up_to_one(shares):
         4,
         None,
         ("A",),
+        "all",
+        "auto",
     ],
     ids=repr,
 )
@@ -252,3 +254,8 @@ def test_a_share_that_is_no_number_is_refused(share):
 def test_granularities_that_are_no_mapping_are_refused(granularities):
     with pytest.raises(SubmodelError, match="must map names to shares"):
         SubmodelSpace((8,), granularities)
+
+
+@pytest.mark.parametrize("text", ["S*" + "9" * 5000, "9" * 5000 + "*2"], ids=["count", "width"])
+def test_numbers_of_thousands_of_digits_spell_nothing(text):
+    assert SubmodelSpace((8, 8)).parse(text) is None

@@ -1,12 +1,14 @@
 """One object for model, preprocessing and normalisation, against the same written out by hand."""
 
-import shutil
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from compiler import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -181,9 +183,84 @@ def test_a_time_is_a_budget_here_and_as_the_encoder_runs(
     assert len(files_of(tmp_path)) == 2
 
 
+def test_times_are_measured_once_an_encoder_though_they_cannot_be_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "file"))
+    measured: list[torch.dtype] = []
+
+    def measure(model: matvit.Elastic, images: torch.Tensor, submodels: tuple, *_: object) -> dict:
+        measured.append(images.dtype)
+        return {submodel: float(sum(submodel.widths)) for submodel in submodels}
+
+    monkeypatch.setattr("matvit.latency._measure", measure)
+    encoder = in_memory(dtype=torch.bfloat16)
+    with pytest.warns(UserWarning, match="this latency profile could not be kept"):
+        assert encoder.submodel("512ms") == encoder.space.full
+    assert encoder.submodel("127ms").widths == (16, 32, 32, 32)
+    with pytest.raises(matvit.BudgetError, match="S: 64 ms for one image"):
+        encoder.submodel("63ms")
+    assert measured == [torch.bfloat16]
+    with pytest.warns(UserWarning, match="could not be kept"):
+        in_memory().submodel("512ms")
+    assert measured == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[("crop_mode", value) for value in ("nonsense", 7, ["center"])],
+        *[("mean", value) for value in ("x", ["a", "b", "c"], 7, [[1]], {"a": 1}, [math.inf] * 3, [1, 2])],
+        *[("std", value) for value in ("x", ["a", "b", "c"], 7, [[1]], [None] * 3, math.nan, [0])],
+        *[("interpolation", value) for value in ("x", 7, ["bicubic"], {"a": 1})],
+        *[("crop_pct", value) for value in ("x", [1], {"a": 1}, math.inf, -1, 1e-9, 1e9)],
+        *[("input_size", value) for value in ("x", 7, [], [3], ["a", "b", "c"], [3, "x", "x"])],
+        *[("input_size", value) for value in ([math.inf] * 3, [3, 0, 0], [1, 20, 20], [3, 1.5, 1.5], None)],
+        *[("nonsense", value) for value in ("x", 7, None)],
+    ],
+)
+def test_preprocessing_that_makes_no_sense_is_said_to_or_does_no_harm(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    matvit.save(random_matvit(0), tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["pretrained_cfg"][name] = value
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    try:
+        opened = Encoder.open(tmp_path / "m", device="cpu", dtype="fp32")
+    except matvit.CheckpointError as error:
+        told = str(error)
+        assert told.startswith(f"{tmp_path / 'm'}: ")
+        assert "\n" not in told
+    else:
+        vector = opened.embed(opened.preprocess(picture("red", 0))[None])
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_images_have_the_size_that_the_model_was_made_for() -> None:
+    # timm's config keeps the size of the pretrained weights.
+    encoder = in_memory(pretrained_cfg_overlay={"input_size": (3, 518, 518)})
+    assert encoder.preprocess(picture("red", 0)).shape == (3, 16, 16)
+    assert encoder.identity.preprocess["input_size"] == [3, 16, 16]
+
+
+@pytest.mark.parametrize("side", [0, 1.5, 10**6, math.inf])
+def test_a_size_that_would_fill_the_memory_is_refused(side: float) -> None:
+    model = random_matvit(0, pretrained_cfg_overlay={"input_size": (3, side, side)}, dynamic_img_size=True)
+    with pytest.raises(matvit.CheckpointError, match="its preprocessing makes no sense"):
+        Encoder(model, device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "interpolation"])
+def test_preprocessing_that_makes_no_sense_is_a_fault_of_the_checkpoint(name: str) -> None:
+    model = random_matvit(0, pretrained_cfg_overlay={name: "abc"})
+    with pytest.raises(matvit.CheckpointError, match=r"^here: its preprocessing makes no sense: ."):
+        Encoder(model, device=CPU, dtype=torch.float32, location="here")
+
+
+@needs_compiler
 def test_a_compiled_encoder_embeds_as_an_eager_one(checkpoint: Path, encoder: Encoder) -> None:
-    if not shutil.which("g++"):
-        pytest.skip("compiling needs g++")
     compiled = Encoder.open(checkpoint, device="cpu", dtype="fp32", compile=True)
     image = encoder.preprocess(picture("checks", 0))[None]
     small = encoder.space.smallest

@@ -66,6 +66,21 @@ def test_a_query_says_which_submodel_answered_and_what_it_cost(
         assert hits.gmacs == counter.get_total_flops() / 2e9
 
 
+def test_without_a_budget_the_full_encoder_answers_whatever_its_granularity_is_called(
+    tmp_path: Path, corpus: Path
+) -> None:
+    matvit.save(random_matvit(0, granularities={"quarter": 0.25, "full": 1}), tmp_path / "model")
+    build_index(open_source(corpus), Encoder.open(tmp_path / "model", device="cpu"), tmp_path / "index")
+    searcher, file = Searcher.open(tmp_path / "index", device="cpu"), files_of(corpus)[0]
+    hits = searcher.query(file)
+    assert str(hits.submodel) == "full"
+    assert hits.submodel == searcher.encoder.space.full
+    assert hits[0].path == str(file)
+    assert [each.submodel for each in searcher.query_batch([file, file])] == [hits.submodel] * 2
+    with pytest.raises(matvit.BudgetError, match="write quarter full, 60%"):
+        searcher.query(file, budget="XL")
+
+
 def test_several_queries_in_one_pass_are_as_one_by_one(searcher: Searcher, queries: Path) -> None:
     files = files_of(queries)[:5]
     together = searcher.query_batch(files, budget="M", k=3)
