@@ -7,11 +7,8 @@ its top-level key ``matvit``, which timm ignores. Weights are safetensors; pickl
 import hashlib
 import json
 import math
-import os
-import shutil
 import struct
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from safetensors.torch import load_file
 from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
+from matvit.atomic import replaced_directory
 from matvit.elastic import Elastic, elastic, plain_architecture
 from matvit.errors import NONSENSE, CheckpointError, SubmodelError, UnknownModelError
 from matvit.nested import hidden_units
@@ -54,7 +52,6 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
         raise CheckpointError(f"{directory} is where you are: a checkpoint needs a directory of its own")
     if directory.exists() and {file.name for file in directory.iterdir()} - {WEIGHTS, CONFIG}:
         raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
-    directory.parent.mkdir(parents=True, exist_ok=True)
     if not hasattr(model, "pretrained_cfg"):
         raise CheckpointError("only a model made by timm.create_model knows the arguments to save")
     if isinstance(model, Elastic):
@@ -66,22 +63,12 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
     else:
         notes |= {"widths": [hidden_units(block) for block in model.blocks]}
         plain, model_args = model, _width_arguments(model)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    config = {"architecture": plain_architecture(model), "model_args": model_args, "matvit": notes}
     try:
-        config = {"architecture": plain_architecture(model), "model_args": model_args, "matvit": notes}
-        save_for_hf(plain, str(staging), model_config=config, safe_serialization=True)
-        for file in staging.iterdir():
-            file.chmod(0o644)  # As other files are: safetensors and mkdtemp write for the owner alone.
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        staging.chmod(0o755)
-        _sync(staging)
-        _replace(staging, directory)
-        _sync(directory.parent)
+        with replaced_directory(directory) as staging:
+            save_for_hf(plain, str(staging), model_config=config, safe_serialization=True)
     except SafetensorError as error:  # Its words for a full disk, for example.
         raise CheckpointError(f"cannot write {directory}: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def load(directory: Path, *, weights: bool = True) -> Elastic:
@@ -204,31 +191,3 @@ def _width_arguments(model: Any) -> dict[str, Any]:
             if {name: tensor.shape for name, tensor in built.state_dict().items()} == shapes:
                 return {"mlp_ratio": candidate}
     return {}
-
-
-def _replace(new: Path, old: Path) -> None:
-    """Put a finished directory in another's place.
-
-    A directory cannot be renamed over one that is not empty, so the old one steps aside first: a crash in
-    the instant between leaves it whole under the name ``.NAME-replaced``.
-    """
-    aside = old.with_name(f".{old.name}-replaced")
-    if old.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        old.rename(aside)
-    try:
-        new.rename(old)
-    except OSError:
-        if aside.exists():
-            aside.rename(old)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

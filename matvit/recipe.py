@@ -15,6 +15,12 @@ _T = TypeVar("_T")
 RECIPES = Path(__file__).with_name("recipes")
 
 
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high or math.isinf(value):
+        limits = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+        raise RecipeError(f"{key} must be {limits}, got {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augment:
     """Random changes of a training image, in the order in which they are applied.
@@ -30,6 +36,9 @@ class Augment:
         color_jitter: Strength of brightness, contrast and saturation changes.
         auto_augment: timm policy such as ``rand-m9-mstd0.5``, or empty.
         erase: Probability of erasing a random rectangle.
+        mixup: Alpha of mixup, of a whole batch with itself reversed; 0 does not mix.
+        cutmix: Alpha of cutmix; with both, either comes half the time.
+        mix_probability: Share of the batches that are mixed at all.
     """
 
     degrees: float = 0.0
@@ -42,6 +51,23 @@ class Augment:
     color_jitter: float = 0.0
     auto_augment: str = ""
     erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("hflip", "erase", "mix_probability", "translate"):
+            _within(f"augment.{name}", getattr(self, name), 0, 1)
+        for name in ("degrees", "shear", "color_jitter", "mixup", "cutmix"):
+            _within(f"augment.{name}", getattr(self, name), 0, math.inf)
+        for name in ("zoom", "stretch"):
+            _within(f"augment.{name}", getattr(self, name), 0, 0.99)
+        _within("augment.crop", self.crop, 0.001, 1)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and targets are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +77,13 @@ class Optim:
     Args:
         optimizer: Name in timm's registry.
         lr: Peak learning rate.
-        min_lr: Learning rate at the end of the cosine.
+        min_lr: Learning rate at the end of the schedule.
         weight_decay: Decoupled weight decay; biases and norms are exempt.
+        betas: Of Adam and its kin, two or three; empty leaves the optimizer's own.
+        layer_decay: Factor by which each layer learns slower than the one above it; 1 is none.
+        schedule: timm's name, such as cosine, poly or constant; it counts from the start of the warm-up.
         warmup_epochs: Linear warm-up.
+        warmup_steps: The same in steps, in place of `warmup_epochs`; 0 leaves those.
         clip_grad: Largest gradient norm; 0 does not clip.
         ema_decay: Decay of the averaged weights that are evaluated and saved; 0 keeps the raw ones.
     """
@@ -62,36 +92,106 @@ class Optim:
     lr: float = 1e-3
     min_lr: float = 1e-5
     weight_decay: float = 0.05
+    betas: tuple[float, ...] = ()
+    layer_decay: float = 1.0
+    schedule: str = "cosine"
     warmup_epochs: int = 1
+    warmup_steps: int = 0
     clip_grad: float = 1.0
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lr < math.inf:
-            raise RecipeError(f"optim.lr must be finite and at least 0, got {self.lr}")
+        for name in ("lr", "min_lr", "weight_decay", "warmup_epochs", "warmup_steps", "clip_grad"):
+            _within(f"optim.{name}", getattr(self, name), 0, math.inf)
         if not 0 <= self.ema_decay < 1:
             raise RecipeError(f"optim.ema_decay must be at least 0 and below 1, got {self.ema_decay}")
+        if not 0 < self.layer_decay <= 1:
+            raise RecipeError(f"optim.layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+        if len(self.betas) not in (0, 2, 3):
+            raise RecipeError(f"optim.betas must be two or three numbers, got {list(self.betas)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is minimised: see `matvit.objectives.JointTask`.
+    """What is minimised: see `matvit.objectives.NestedTask`.
 
     Args:
+        kind: ``joint`` trains all `granularities` on every batch, ``sampled`` one of them a step,
+            ``mixnmatch`` a random submodel of the Mix'n'Match curve a step.
         granularities: Which of them are trained; ``["XL"]`` trains a plain Vision Transformer.
-        align: Weight that the embedding alignment between granularities grows to, linearly from 0.
-        label_smoothing: Of the softmax cross-entropy.
+        probabilities: Of ``sampled``, one a granularity; empty is uniform.
+        with_full: ``sampled`` and ``mixnmatch`` train the full encoder in every step as well.
+        reduction: ``sum`` or ``mean`` over the submodels of a step.
+        loss: ``softmax`` or ``sigmoid`` cross-entropy.
+        label_smoothing: Of either loss.
+        distill: What smaller submodels also learn from the full encoder: its ``embedding``, its ``logits``,
+            or ``""``, nothing.
+        distill_weight: What the weight of that grows to, linearly from 0.
+        distill_temperature: Of logits under the softmax.
     """
 
+    kind: str = "joint"
     granularities: tuple[str, ...] = ("S", "M", "L", "XL")
-    align: float = 0.0
+    probabilities: tuple[float, ...] = ()
+    with_full: bool = False
+    reduction: str = "sum"
+    loss: str = "softmax"
     label_smoothing: float = 0.0
+    distill: str = ""
+    distill_weight: float = 1.0
+    distill_temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        choices = {
+            "kind": ("joint", "sampled", "mixnmatch"),
+            "reduction": ("sum", "mean"),
+            "loss": ("softmax", "sigmoid"),
+            "distill": ("", "embedding", "logits"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise RecipeError(
+                    f"objective.{name} must be one of {', '.join(map(repr, known))}; "
+                    f"got {getattr(self, name)!r}"
+                )
         if not 0 <= self.label_smoothing < 1:
             raise RecipeError(
                 f"objective.label_smoothing must be from 0 to below 1, got {self.label_smoothing}"
             )
+        if not self.granularities:
+            raise RecipeError("objective.granularities must name at least one")
+        if unknown := set(self.granularities) - GRANULARITIES.keys():
+            raise RecipeError(
+                f"objective.granularities: {min(unknown)!r} is none of {', '.join(GRANULARITIES)}"
+            )
+        if self.probabilities and (
+            len(self.probabilities) != len(self.granularities)
+            or min(self.probabilities) < 0
+            or not math.isclose(sum(self.probabilities), 1, abs_tol=1e-6)
+        ):
+            raise RecipeError(
+                "objective.probabilities must sum to 1, one for each of objective.granularities"
+            )
+        if not 0 < self.distill_temperature < math.inf or not 0 <= self.distill_weight < math.inf:
+            raise RecipeError("objective.distill_temperature must be above 0, distill_weight at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a run is measured on held-out images, by every granularity.
+
+    Args:
+        every: Epochs from one evaluation to the next; the last epoch is always evaluated.
+        corpus: Training images, evenly spaced, that 1-NN searches, embedded by the full encoder.
+    """
+
+    every: int = 1
+    corpus: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("every", "corpus"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"evaluation.{name} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +201,14 @@ class Recipe:
     Args:
         architecture: A ``matvit_*`` name.
         epochs: Passes over the images, warm-up included.
-        batch_size: Images a step.
-        seed: Of initialisation, order and augmentation.
+        batch_size: Images an optimizer step, over all processes.
+        seed: Of initialisation, order, augmentation and whatever else is random.
         model: Arguments for timm's `VisionTransformer`, such as ``img_size`` and ``patch_size``.
         preprocess: Entries of timm's pretrained config, such as ``mean``, ``std`` and ``crop_pct``.
         augment: Random changes of the images.
         optim: Optimizer and schedule.
         objective: The loss.
+        evaluation: Measures on held-out images.
     """
 
     architecture: str
@@ -119,6 +220,7 @@ class Recipe:
     augment: Augment = Augment()
     optim: Optim = Optim()
     objective: Objective = Objective()
+    evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
@@ -128,12 +230,13 @@ class Recipe:
             raise RecipeError("model.in_chans must be 1 (grey) or 3 (colour)")
         if "input_size" in self.preprocess:
             raise RecipeError("preprocess.input_size is not for recipes: model.img_size says it")
-        if unknown := set(self.objective.granularities) - GRANULARITIES.keys():
-            raise RecipeError(
-                f"objective.granularities: {min(unknown)!r} is none of {', '.join(GRANULARITIES)}"
-            )
-        if not self.objective.granularities:
-            raise RecipeError("objective.granularities must name at least one")
+        if self.augment.mixes and self.batch_size % 2:
+            raise RecipeError("augment.mixup and augment.cutmix need an even batch_size")
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name of the colours that the model sees: ``L`` or ``RGB``."""
+        return "L" if self.model.get("in_chans", 3) == 1 else "RGB"
 
 
 def names() -> list[str]:
@@ -176,21 +279,22 @@ def _build(cls: type[_T], table: Mapping[str, Any], where: str) -> _T:
     return cls(**{key: _value(hints[key], value, where + key) for key, value in table.items()})
 
 
+_SEQUENCES = {tuple[str, ...]: (str, "a list of strings"), tuple[float, ...]: (float, "a list of numbers")}
+
+
 def _value(kind: Any, value: Any, key: str) -> Any:
+    wanted = getattr(kind, "__name__", str(kind)) if kind in (bool, int, float, str) else "a table"
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _build(kind, value, where=f"{key}.")  # type: ignore[arg-type]
     if kind is float and type(value) is int:
         return float(value)
-    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if kind == Mapping[str, Any] and isinstance(value, dict):
+    if kind in _SEQUENCES:
+        of, wanted = _SEQUENCES[kind]
+        if isinstance(value, list) and all(type(v) is of or (of is float and type(v) is int) for v in value):
+            return tuple(map(of, value))
+    elif type(value) is (dict if kind == Mapping[str, Any] else kind):
         return value
-    if kind in (int, float, str) and type(value) is kind:
-        return value
-    wanted = getattr(kind, "__name__", str(kind)) if kind in (int, float, str) else "a table"
-    raise RecipeError(
-        f"{key} must be {'a list of strings' if kind == tuple[str, ...] else wanted}; got {value!r}"
-    )
+    raise RecipeError(f"{key} must be {wanted}; got {value!r}")
 
 
 def _has_no_default(field: dataclasses.Field[Any]) -> bool:

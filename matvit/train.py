@@ -1,50 +1,54 @@
-"""The training loop: a recipe and labelled images in, a run directory with a checkpoint out."""
+"""The training loop: a recipe and labelled images in, a run directory with a checkpoint out.
 
-import json
-import shutil
+Every random draw depends on the seed and the step, or on the seed, the epoch and the image, and on nothing
+else: a run that was killed and resumed ends as the undisturbed one does.
+"""
+
+import math
+import resource
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import timm
 import torch
-from timm.data import create_loader, resolve_model_data_config
+from timm.data import resolve_model_data_config
 from timm.layers import to_2tuple
-from timm.loss import LabelSmoothingCrossEntropy
+from timm.models.vision_transformer import checkpoint_filter_fn
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.utils import random_seed
-from torchvision import transforms
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from matvit import checkpoint, recipe
+from matvit import checkpoint, choice, hub, recipe
+from matvit.augment import (
+    Augmented,
+    LabelledImages,
+    mixing,
+    seed_everything,
+    told_plainly,
+    training_transform,
+)
 from matvit.device import autocast
+from matvit.distributed import Processes
 from matvit.elastic import MatViT
-from matvit.errors import TrainingError
-from matvit.objectives import JointTask
-from matvit.recipe import Augment, Recipe
+from matvit.errors import NONSENSE, SubmodelError, TrainingError
+from matvit.objectives import Distillation, NestedTask, criterion_for
+from matvit.order import MicroBatches, Order
+from matvit.recipe import Recipe
+from matvit.run import BEST, CHECKPOINT, Progress, RunDirectory
+from matvit.submodel import SubmodelSpace
 from matvit.vit import check_arguments, default_cfgs
-
-
-class LabelledImages(Protocol):
-    """Images and class numbers, in a fixed order.
-
-    Attributes:
-        class_to_idx: Class name -> number.
-        transform: What an image goes through; the trainer sets it.
-    """
-
-    class_to_idx: Mapping[str, int]
-    transform: Any
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> tuple[Any, int]: ...
-
 
 Evaluate = Callable[[MatViT], Mapping[str, float]]
 Report = Callable[[Mapping[str, Any]], None]
+
+
+_CPU, _ALONE = torch.device("cpu"), Processes()
 
 
 def _nothing(*_: object) -> None:
@@ -53,17 +57,46 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What a caller may hang into a run.
+    """What a caller may hang into a run; only the first process calls them.
 
     Args:
-        evaluate: Measures of the model after each epoch, kept in ``metrics.jsonl``.
-        on_step: Called after each step with the number of images in it.
-        on_epoch: Called with each line of ``metrics.jsonl``.
+        evaluate: Measures of the model, kept in ``metrics.jsonl``; the model with the highest mean of them is
+            kept as ``best/``.
+        on_step: Called after each step with the number of images in it, and at once with those of a run that
+            is resumed.
+        on_line: Called with each line of ``metrics.jsonl``.
     """
 
     evaluate: Evaluate | None = None
     on_step: Callable[[int], None] = _nothing
-    on_epoch: Report = _nothing
+    on_line: Report = _nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is carried out, which changes what it learns by rounding alone.
+
+    Args:
+        device: Where to compute.
+        dtype: Of matrix products; weights stay float32.
+        workers: Processes that read and augment images.
+        accumulate: Forward passes that one step is divided into, to save memory.
+        grad_checkpointing: Compute activations again in the backward pass, to save more of it.
+        compile: Compile the model with `torch.compile`.
+        save_minutes: Time from one saved state to the next, beside the one after every epoch.
+        log_every: Steps from one line of ``metrics.jsonl`` to the next.
+        processes: Those that share the run.
+    """
+
+    device: torch.device = _CPU
+    dtype: torch.dtype = torch.float32
+    workers: int = 0
+    accumulate: int = 1
+    grad_checkpointing: bool = False
+    compile: bool = False
+    save_minutes: float = 10.0
+    log_every: int = 50
+    processes: Processes = _ALONE
 
 
 def build(settings: Recipe, *, num_classes: int) -> MatViT:
@@ -74,7 +107,7 @@ def build(settings: Recipe, *, num_classes: int) -> MatViT:
     """
     if settings.architecture not in default_cfgs:
         raise TrainingError(f"{settings.architecture!r} is none of {', '.join(default_cfgs)}")
-    random_seed(settings.seed)
+    seed_everything(settings.seed)
     img_size = settings.model.get("img_size", 224)
     chans = settings.model.get("in_chans", 3)
     overlay = {"input_size": (chans, *to_2tuple(img_size)), "mean": (0.5,) * chans, "std": (0.5,) * chans}
@@ -85,8 +118,38 @@ def build(settings: Recipe, *, num_classes: int) -> MatViT:
             pretrained_cfg_overlay={**overlay, **settings.preprocess},
             **check_arguments(settings.model),
         )
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise TrainingError(f"cannot build {settings.architecture} from the recipe: {error}") from error
+    except NONSENSE as error:
+        reason = str(error) or repr(error)
+        raise TrainingError(f"cannot build {settings.architecture} from the recipe: {reason}") from error
+
+
+def initialise(model: MatViT, source: str | Path) -> None:
+    """Give a model the weights of another one, its position embeddings resized to fit.
+
+    A classifier for another number of classes stays as it is.
+
+    Args:
+        model: Any MatViT.
+        source: What `matvit.load` takes.
+
+    Raises:
+        TrainingError: The other model has another shape.
+    """
+    own, given = model.state_dict(), hub.load(source).state_dict()
+    if others := sorted({name for name in own.keys() ^ given.keys() if not name.startswith("head.")}):
+        raise TrainingError(
+            f"{source} is another kind of encoder than the recipe's: they differ in {others[0]}"
+        )
+    try:
+        state = {
+            name: tensor
+            for name, tensor in checkpoint_filter_fn(given, model).items()
+            if not (name.startswith("head.") and (name not in own or own[name].shape != tensor.shape))
+        }
+        model.load_state_dict(state, strict=False)
+    except NONSENSE as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        raise TrainingError(f"{source} has another shape than the recipe's: {lines[-1].strip()}") from error
 
 
 def train(
@@ -94,21 +157,21 @@ def train(
     images: LabelledImages,
     out: Path,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
-    workers: int = 0,
+    how: Execution = Execution(),
     hooks: Hooks = Hooks(),
+    init: str | Path | None = None,
+    resume: bool = False,
 ) -> MatViT:
     """Train a MatViT and keep it, with its measures, in a run directory.
 
     Args:
         recipe_file: See `matvit.recipe`.
         images: Labelled, of at least two classes.
-        out: Run directory: ``config.toml``, ``metrics.jsonl`` and, after every epoch, ``checkpoint/``.
-        device: Where to compute.
-        dtype: Of matrix products; weights stay float32.
-        workers: Processes that read and augment images.
+        out: Run directory: see `matvit.run`.
+        how: Device, memory and processes.
         hooks: Evaluation and reports.
+        init: Weights to start from, as `matvit.load` takes them.
+        resume: Go on with the run in `out`, or start it if there is none.
 
     Returns:
         The model that was saved: the averaged weights where the recipe keeps an average.
@@ -118,120 +181,258 @@ def train(
         RecipeError: The recipe is wrong.
     """
     settings = recipe.read(recipe_file)
-    class_to_idx = images.class_to_idx
-    model = build(settings, num_classes=len(class_to_idx)).to(device)
-    goal, optim = settings.objective, settings.optim
-    try:
-        loader = _loader(images, model, settings, workers)
-        optimizer = create_optimizer_v2(
-            model, opt=optim.optimizer, lr=optim.lr, weight_decay=optim.weight_decay
-        )
-    except (AssertionError, KeyError, ValueError) as error:
-        raise TrainingError(f"timm cannot do what the recipe asks for: {error}") from error
-    _start(out, recipe_file)
-
-    criterion = LabelSmoothingCrossEntropy(goal.label_smoothing)
-    task = JointTask(model, criterion, granularities=goal.granularities, device=device)
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        num_epochs=settings.epochs,
-        warmup_epochs=optim.warmup_epochs,
-        warmup_lr=optim.lr / 100,
-        min_lr=optim.min_lr,
-        step_on_epochs=False,
-        updates_per_epoch=len(loader),
-    )
-    if optim.ema_decay:
-        task.setup_ema(decay=optim.ema_decay, use_warmup=True)
-    kept: MatViT = task.get_trainable_module(ema=True).module if task.has_ema() else model
-
-    update = 0
-    for epoch in range(1, settings.epochs + 1):
-        started = time.perf_counter()
-        sums: dict[str, torch.Tensor] = {}
-        model.train()
-        # Embeddings of an untrained teacher say nothing yet, and early alignment to them stalls learning.
-        task.align = goal.align * (epoch - 1) / settings.epochs
-        for batch, target in loader:
-            with autocast(device, dtype):
-                result = task(batch.to(device), target.to(device))
-            if not torch.isfinite(result["loss"]):
-                raise TrainingError(
-                    f"the loss is not finite in epoch {epoch}; a lower learning rate may help"
-                )
-            optimizer.zero_grad()
-            result["loss"].backward()
-            if optim.clip_grad:
-                torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), optim.clip_grad)
-            optimizer.step()
-            update += 1
-            task.update_ema(step=update)
-            scheduler.step_update(num_updates=update)
-            for name in result.keys() - {"output"}:
-                sums[name] = sums.get(name, 0) + result[name].detach()
-            hooks.on_step(len(batch))
-        seconds = time.perf_counter() - started
-        kept.eval()
-        line: dict[str, Any] = {
-            "epoch": epoch,
-            **{name: round(float(total) / len(loader), 5) for name, total in sorted(sums.items())},
-            "lr": optimizer.param_groups[0]["lr"],
-            "images_per_s": round(len(loader) * settings.batch_size / seconds, 1),
-            "seconds": round(seconds, 2),
-            **(hooks.evaluate(kept) if hooks.evaluate else {}),
-        }
-        checkpoint.save(kept, out / "checkpoint", classes=sorted(class_to_idx, key=class_to_idx.__getitem__))
-        with (out / "metrics.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-        hooks.on_epoch(line)
-    return kept
-
-
-def _loader(images: LabelledImages, model: MatViT, settings: Recipe, workers: int) -> Any:
-    """timm's loader over shuffled, augmented batches of equal size."""
+    run = RunDirectory(out, recipe_file, resume=resume)
     if len(images.class_to_idx) < 2:
         raise TrainingError("training needs images of two classes at least, each in a subfolder of its own")
-    if len(images) < settings.batch_size:
-        raise TrainingError(f"{len(images)} images are fewer than one batch of {settings.batch_size}")
-    augment = settings.augment
-    data = resolve_model_data_config(model)
-    loader = create_loader(
-        images,
-        input_size=data["input_size"],
-        batch_size=settings.batch_size,
-        is_training=True,
-        train_crop_mode="rrc" if augment.crop < 1 else "rkrc",
-        scale=(augment.crop, 1.0),
-        # None is timm's 3/4 to 4/3 for crops.
-        ratio=None if augment.crop < 1 else (1 - augment.stretch, 1 / (1 - augment.stretch)),
-        hflip=augment.hflip,
-        color_jitter=augment.color_jitter,
-        auto_augment=augment.auto_augment or None,
-        re_prob=augment.erase,
-        interpolation=data["interpolation"],
-        mean=data["mean"],
-        std=data["std"],
-        num_workers=workers,
-        use_prefetcher=False,
-        persistent_workers=workers > 0,
+    order = Order(tuple(images.runs), settings.batch_size, settings.seed)
+    trainer = _Trainer(settings, images, order, run, how, hooks)
+    first = how.processes.is_first
+    if first:
+        run.open()
+    how.processes.wait()
+    progress = run.restore(trainer.modules, trainer.optimizer) if run.resumes else Progress()
+    if init is not None and not progress.step:
+        initialise(trainer.model, init)
+    if progress.images not in ("", images.fingerprint):
+        raise TrainingError(f"the training images are not those that {out} was started with")
+    progress.images = images.fingerprint
+    how.processes.wait()
+    if first:
+        run.start(recipe_file)
+        run.cut_metrics(progress)
+    return trainer.run_from(progress)
+
+
+class _Trainer:
+    """One run in one process."""
+
+    def __init__(
+        self,
+        settings: Recipe,
+        images: LabelledImages,
+        order: Order,
+        run: RunDirectory,
+        how: Execution,
+        hooks: Hooks,
+    ) -> None:
+        self.settings, self.images, self.order = settings, images, order
+        self.run, self.how, self.hooks = run, how, hooks
+        self.steps = settings.epochs * order.steps_per_epoch
+        optim, goal, augment = settings.optim, settings.objective, settings.augment
+        self.model = build(settings, num_classes=len(images.class_to_idx)).to(how.device)
+        if how.grad_checkpointing:
+            self.model.set_grad_checkpointing()
+        self.mixing = mixing(
+            augment, num_classes=len(images.class_to_idx), label_smoothing=goal.label_smoothing
+        )
+        if self.mixing and settings.batch_size // (how.processes.world_size * how.accumulate) % 2:
+            raise TrainingError("mixup and cutmix need an even number of images in every part of a batch")
+        try:
+            self.transform = training_transform(augment, resolve_model_data_config(self.model))
+            self.optimizer = create_optimizer_v2(
+                self.model,
+                opt=optim.optimizer,
+                lr=optim.lr,
+                weight_decay=optim.weight_decay,
+                layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
+                **({"betas": optim.betas} if optim.betas else {}),
+            )
+            warmup = optim.warmup_steps / order.steps_per_epoch if optim.warmup_steps else optim.warmup_epochs
+            self.scheduler, _ = create_scheduler_v2(
+                self.optimizer,
+                sched=optim.schedule,
+                num_epochs=settings.epochs,
+                warmup_epochs=warmup,
+                warmup_lr=optim.lr / 100,
+                min_lr=optim.min_lr,
+                step_on_epochs=False,
+                updates_per_epoch=order.steps_per_epoch,
+            )
+            if self.scheduler is None:
+                raise ValueError(f"optim.schedule {optim.schedule!r} is none")
+        except NONSENSE as error:
+            reason = str(error) or repr(error)
+            raise TrainingError(f"timm cannot do what the recipe asks for: {reason}") from error
+        self.task = _task(settings, self.model, device=how.device, mixes=self.mixing is not None)
+        if optim.ema_decay:
+            self.task.setup_ema(decay=optim.ema_decay, use_warmup=True)
+        self.kept: MatViT = (
+            self.task.get_trainable_module(ema=True).module if self.task.has_ema() else self.model
+        )
+        self.modules = {"model": self.model} | ({"average": self.kept} if self.task.has_ema() else {})
+
+    def run_from(self, progress: Progress) -> MatViT:
+        """Take every step that is left."""
+        if self.how.compile:
+            self.task.compile()
+        if self.how.processes.world_size > 1:
+            gpu = [self.how.device.index] if self.how.device.type == "cuda" else None
+            self.task.prepare_distributed(device_ids=gpu)
+        batches = self._batches(progress.step)
+        if progress.step:
+            self.hooks.on_step(progress.step * self.settings.batch_size)
+            self.scheduler.step_update(num_updates=progress.step)
+        saved = started = time.monotonic()
+        self.model.train()
+        while progress.step < self.steps:
+            losses = self._step(progress.step, batches)
+            progress.add(losses)
+            progress.step += 1
+            self.hooks.on_step(self.settings.batch_size)
+            now = time.monotonic()
+            seconds, started = now - started, now
+            progress.seconds += seconds
+            if progress.step % self.how.log_every == 0:
+                self._log({"step": progress.step, **losses, **self._state(seconds)}, progress)
+            if progress.step % self.order.steps_per_epoch == 0:
+                self._end_epoch(progress)
+                saved = started = time.monotonic()
+                self.model.train()
+            elif now - saved >= 60 * self.how.save_minutes:
+                self._save(progress)
+                saved = time.monotonic()
+        return self.kept.eval()
+
+    def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The forward passes of all steps that are left."""
+        how = self.how
+        places = MicroBatches(
+            self.order,
+            range(step, self.steps),
+            rank=how.processes.rank,
+            world_size=how.processes.world_size,
+            accumulate=how.accumulate,
+        )
+        loader = DataLoader(
+            Augmented(self.images, self.transform, self.settings.seed),
+            batch_sampler=places,
+            num_workers=how.workers,
+            pin_memory=how.device.type == "cuda",
+        )
+        return told_plainly(loader)
+
+    def _step(self, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """One optimizer step; the losses of it, as means over all processes."""
+        how, optim = self.how, self.settings.optim
+        losses: dict[str, Tensor] = {}
+        self.optimizer.zero_grad()
+        for part in range(how.accumulate):
+            images, target = (t.to(how.device, non_blocking=True) for t in next(batches))
+            seed_everything(self.settings.seed, "step", step, part, how.processes.rank)
+            if self.mixing:
+                images, target = self.mixing(images, target)
+            with nullcontext() if part == how.accumulate - 1 else self.task.no_sync():
+                with autocast(how.device, how.dtype):
+                    result = self.task(images, target, step=step, progress=step / self.steps)
+                (result["loss"] / how.accumulate).backward()
+            for name in sorted(result.keys() - {"output"}):
+                losses[name] = losses.get(name, 0) + result[name].detach().float() / how.accumulate
+        means = how.processes.mean(torch.stack(list(losses.values())).tolist(), how.device)
+        measures = dict(zip(losses, means, strict=True))
+        self._refuse("loss", measures["loss"], step)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad or math.inf)
+        self._refuse("gradient", norm.item(), step)
+        self.optimizer.step()
+        self.task.update_ema(step=step + 1)
+        self.scheduler.step_update(num_updates=step + 1)
+        return measures
+
+    def _refuse(self, what: str, value: float, step: int) -> None:
+        """Stop where a loss or a gradient is not finite, before any weight is touched by it."""
+        if not math.isfinite(value):
+            epoch = 1 + step // self.order.steps_per_epoch
+            raise TrainingError(
+                f"the {what} is not finite at step {step + 1}, in epoch {epoch}; a lower learning rate may "
+                f"help. {self.run.path} keeps the last good state"
+            )
+
+    def _end_epoch(self, progress: Progress) -> None:
+        """Measure and keep the model; the other processes wait."""
+        if self.how.processes.is_first:
+            self._keep(progress)
+        self.how.processes.wait()
+
+    def _state(self, seconds: float) -> dict[str, float]:
+        """What else a line of metrics tells of the steps behind it."""
+        return {
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "seconds": round(seconds, 3),
+            "peak_memory_mb": _peak_memory_bytes(self.how.device) // 10**6,
+        }
+
+    def _log(self, line: Mapping[str, Any], progress: Progress) -> None:
+        if self.how.processes.is_first:
+            self.run.log(line, progress)
+            self.hooks.on_line(line)
+
+    def _save(self, progress: Progress) -> None:
+        if self.how.processes.is_first:
+            self._check_weights(progress)
+            self.run.save(progress, self.modules, self.optimizer)
+
+    def _check_weights(self, progress: Progress) -> None:
+        """Refuse to keep what is no good; a step may have spoiled it without a trace in its own loss."""
+        sums = [tensor.sum() for m in self.modules.values() for tensor in m.state_dict().values()]
+        self._refuse("model", torch.stack(sums).sum().item(), progress.step - 1)
+
+    def _keep(self, progress: Progress) -> None:
+        self._check_weights(progress)
+        settings, order = self.settings, self.order
+        epoch = progress.step // order.steps_per_epoch
+        seconds = progress.seconds
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "step": progress.step,
+            **{name: round(mean, 5) for name, mean in progress.close_epoch().items()},
+            "images_per_s": round(order.steps_per_epoch * settings.batch_size / seconds, 1),
+            **self._state(seconds),
+        }
+        self.kept.eval()
+        numbers = self.images.class_to_idx
+        notes = {"classes": sorted(numbers, key=numbers.__getitem__)}
+        if self.hooks.evaluate and (epoch % settings.evaluation.every == 0 or epoch == settings.epochs):
+            measures = self.hooks.evaluate(self.kept)
+            line |= measures
+            mean = sum(measures.values()) / max(1, len(measures))
+            if mean > (-math.inf if progress.best is None else progress.best):
+                progress.best = mean
+                checkpoint.save(self.kept, self.run.path / BEST, **notes)
+        checkpoint.save(self.kept, self.run.path / CHECKPOINT, **notes)
+        self._log(line, progress)
+        self._save(progress)
+
+
+def _task(settings: Recipe, model: MatViT, *, device: torch.device, mixes: bool) -> NestedTask:
+    """The objective of a recipe."""
+    goal, space = settings.objective, model.space
+    sigmoid = goal.loss == "sigmoid"
+    criterion = criterion_for(goal.loss, label_smoothing=goal.label_smoothing, soft_targets=mixes)
+    distill = None
+    if goal.distill:
+        distill = Distillation(
+            goal.distill, goal.distill_weight, temperature=goal.distill_temperature, sigmoid=sigmoid
+        )
+    try:
+        choose = _choice(settings, space)
+    except (SubmodelError, ValueError) as error:
+        raise TrainingError(str(error)) from error
+    return NestedTask(model, criterion, choose, distill=distill, reduction=goal.reduction, device=device)
+
+
+def _choice(settings: Recipe, space: SubmodelSpace) -> choice.Choose:
+    goal, seed = settings.objective, settings.seed
+    if goal.kind == "joint":
+        return choice.joint(space, goal.granularities)
+    if goal.kind == "mixnmatch":
+        return choice.mixnmatch(space, seed=seed, with_full=goal.with_full)
+    return choice.sampled(
+        space, goal.granularities, goal.probabilities or None, seed=seed, with_full=goal.with_full
     )
-    images.transform.transforms.insert(0, _affine(augment))
-    return loader
 
 
-def _affine(augment: Augment) -> transforms.RandomAffine:
-    return transforms.RandomAffine(
-        degrees=augment.degrees,
-        translate=(augment.translate, augment.translate),
-        scale=(1 - augment.zoom, 1 + augment.zoom),
-        shear=augment.shear,
-        interpolation=transforms.InterpolationMode.BILINEAR,
-    )
-
-
-def _start(out: Path, recipe_file: Path) -> None:
-    """Make the run directory; a run never writes into another one's."""
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise TrainingError(f"{out} is not empty: choose a new run directory")
-    shutil.copyfile(recipe_file, out / "config.toml")
+def _peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that was in use so far: the GPU's, or else this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -9,11 +9,12 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from glob import escape, glob
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import check_size, open_regular, true_place
@@ -82,6 +83,32 @@ def shard_parts(shards: Sequence[Path]) -> tuple[Part, ...]:
     )
 
 
+@dataclass(frozen=True)
+class Span:
+    """Where an image lies in its shard.
+
+    Attributes:
+        offset: Its first byte.
+        size: How many there are.
+    """
+
+    offset: int
+    size: int
+
+
+def locate(shard: Path) -> Iterator[tuple[str, str | None, Span]]:
+    """Key, label and place of every image in a shard; of the images themselves nothing is read.
+
+    Raises:
+        UnreadableImageError: The tar breaks off, or a sample in it has no image.
+        ImageSourceError: A key or a member comes twice.
+    """
+    for sample in _read(shard, image=_span):
+        if isinstance(sample, Failure):
+            raise UnreadableImageError(f"{sample.key}: {sample.reason}")
+        yield sample.key, sample.label, cast(Span, sample.data)
+
+
 def _fingerprint(shard: Path) -> str:
     if not is_utf8(str(shard)):
         raise ImageSourceError(f"{printable(str(shard))}: the path is not UTF-8; rename it")
@@ -93,12 +120,25 @@ def _fingerprint(shard: Path) -> str:
     return hashlib.sha256(f"{shard}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
 
 
-def _read(shard: Path) -> Iterator[Sample | Failure]:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(member)
+    assert content is not None  # it is a regular file
+    return content.read()
+
+
+def _span(_: tarfile.TarFile, member: tarfile.TarInfo) -> Span:
+    return Span(member.offset_data, member.size)
+
+
+def _read(
+    shard: Path, image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any] = _content
+) -> Iterator[Sample | Failure]:
+    """The samples of a shard, with what `image` makes of their images as `data`."""
     from webdataset.tariterators import group_by_keys
 
     seen: set[str] = set()
     try:
-        for members in group_by_keys(_members(shard), handler=partial(_refuse_twice, shard)):
+        for members in group_by_keys(_members(shard, image), handler=partial(_refuse_twice, shard)):
             stem = members["__key__"]
             if stem in seen:
                 raise ImageSourceError(
@@ -118,7 +158,9 @@ def _refuse_twice(shard: Path, error: Exception) -> NoReturn:
     ) from error
 
 
-def _members(shard: Path) -> Iterator[dict[str, Any]]:
+def _members(
+    shard: Path, image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any]
+) -> Iterator[dict[str, Any]]:
     """Members as `group_by_keys` wants them; the data of an unusable one is the error that says why.
 
     Raises:
@@ -141,7 +183,7 @@ def _members(shard: Path) -> Iterator[dict[str, Any]]:
                         continue
                     yield {
                         "fname": member.name,
-                        "data": _data(tar, member, suffix.lower()),
+                        "data": _data(tar, member, suffix.lower(), image),
                         "__url__": str(shard),
                     }
                 # Members end silently at a damaged header too; a whole archive ends in zeros.
@@ -156,7 +198,12 @@ def _members(shard: Path) -> Iterator[dict[str, Any]]:
             ) from error
 
 
-def _data(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> bytes | UnreadableImageError:
+def _data(
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    suffix: str,
+    image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any],
+) -> Any:
     if suffix not in _IMAGES + _TEXTS:
         return b""
     if not member.isreg():
@@ -165,9 +212,7 @@ def _data(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> bytes |
         check_size(member.size if suffix in _IMAGES else member.size or 1)
     except UnreadableImageError as error:
         return UnreadableImageError(f"{suffix} member: {error}")
-    content = tar.extractfile(member)
-    assert content is not None  # it is a regular file
-    return content.read()
+    return (image if suffix in _IMAGES else _content)(tar, member)
 
 
 def _sample(shard: Path, stem: str, members: Mapping[str, Any]) -> Sample | Failure:

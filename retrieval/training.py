@@ -1,136 +1,134 @@
-"""What retrieval gives to training: labelled images, and 1-NN accuracy at every granularity."""
+"""What retrieval gives to training: top-1 and 1-NN accuracy of held-out images at every granularity."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from indexes.search import nearest, require_faiss
+from matvit.augment import Transform, told_plainly
 from matvit.device import autocast
 from matvit.elastic import MatViT
-from matvit.errors import TrainingError
 from matvit.recipe import Recipe
 from matvit.submodel import Submodel
-from retrieval.decode import decode
-from retrieval.errors import UnreadableImageError
-from retrieval.files import read_regular
-from retrieval.folders import find_images
+from retrieval.labelled import TORCHVISION, LabelledImages, open_labelled
+
+HELD_OUT = ("val", "validation", "test")
 
 
-class FolderImages(torch.utils.data.Dataset[tuple[Any, int]]):
-    """The images of an ImageFolder with their class numbers, read with the care that a corpus gets.
+def open_data(data: str, settings: Recipe) -> tuple[LabelledImages, LabelledImages | None]:
+    """The images to train on, and those held out if there are any.
 
     Args:
-        folder: One subfolder a class; images outside of them are left out.
+        data: As in `open_labelled`, or a folder with ``train`` and perhaps ``val``, ``validation`` or
+            ``test`` in it, of which the first is held out.
         settings: The recipe, for its colour mode.
-        class_to_idx: Numbers of the classes; None counts the folder's own, sorted by name.
 
     Raises:
-        TrainingError: There are no images in class folders, or a class has no number.
+        TrainingError: There are no labelled images, or the held-out ones have other classes.
+        ImageSourceError: A shard cannot be read.
     """
-
-    def __init__(
-        self, folder: Path, settings: Recipe, *, class_to_idx: Mapping[str, int] | None = None
-    ) -> None:
-        self._folder = folder
-        self._keys = [key for key in find_images(folder) if "/" in key] if folder.is_dir() else []
-        labels = [key.partition("/")[0] for key in self._keys]
-        if not labels:
-            raise TrainingError(f"no images in class folders under {folder}")
-        self.class_to_idx = class_to_idx or {label: i for i, label in enumerate(sorted(set(labels)))}
-        if unknown := set(labels) - self.class_to_idx.keys():
-            raise TrainingError(f"{folder} has a class that training does not know: {min(unknown)!r}")
-        self._targets = [self.class_to_idx[label] for label in labels]
-        self._mode = "L" if settings.model.get("in_chans", 3) == 1 else "RGB"
-        self.transform: Callable[[Any], Any] = lambda image: image
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getitem__(self, i: int) -> tuple[Any, int]:
-        """The transformed image and its class number.
-
-        Raises:
-            TrainingError: The image cannot be read. Another one in its place would go unnoticed.
-        """
-        path = self._folder / self._keys[i]
-        try:
-            return self.transform(decode(read_regular(path), mode=self._mode)), self._targets[i]
-        except UnreadableImageError as error:
-            raise TrainingError(f"{path}: {error}; remove it and train again") from error
+    if data.startswith(TORCHVISION):
+        train = open_labelled(data, settings.mode)
+        return train, open_labelled(data, settings.mode, train=False, class_to_idx=train.class_to_idx)
+    if not (Path(data) / "train").is_dir():
+        return open_labelled(data, settings.mode), None
+    train = open_labelled(Path(data) / "train", settings.mode)
+    for name in HELD_OUT:
+        if (Path(data) / name).is_dir():
+            held_out = open_labelled(Path(data) / name, settings.mode, class_to_idx=train.class_to_idx)
+            return train, held_out
+    return train, None
 
 
-def split_folders(data: str | Path) -> tuple[Path, Path | None]:
-    """Where a data folder keeps its training images and, if it has any, its held-out ones.
-
-    Returns:
-        ``data/train`` and ``data/val`` (None if absent), or `data` itself where it has no ``train``.
-    """
-    data = Path(data)
-    if not (data / "train").is_dir():
-        return data, None
-    held_out = data / "val"
-    return data / "train", held_out if held_out.is_dir() else None
-
-
-def one_nn_evaluation(
-    train: Path,
-    held_out: Path,
+def accuracy_evaluation(
+    train: LabelledImages,
+    held_out: LabelledImages,
     settings: Recipe,
     *,
     device: torch.device,
     dtype: torch.dtype,
+    workers: int = 0,
     batch_size: int = 256,
 ) -> Callable[[MatViT], Mapping[str, float]]:
-    """A measure for the trainer: adaptive 1-NN accuracy of the held-out images against the training images.
+    """A measure for the trainer: top-1 and adaptive 1-NN accuracy of the held-out images.
 
     Args:
-        train: ImageFolder that serves as the corpus, embedded by the full encoder.
-        held_out: ImageFolder of the queries, embedded by each granularity.
-        settings: The recipe, for its colour mode.
+        train: Of these, the recipe's `evaluation.corpus`, evenly spaced, are the corpus of 1-NN, embedded by
+            the full encoder.
+        held_out: The queries, embedded by each granularity.
+        settings: The recipe.
         device: Where to embed.
         dtype: Of matrix products.
+        workers: Processes that read images.
         batch_size: Images a batch.
 
     Returns:
-        A function of the model that gives ``adaptive_1nn/S`` and so on, 0 to 1.
+        A function of the model that gives ``top1/S``, ``adaptive_1nn/S`` and so on, 0 to 1.
 
     Raises:
         MissingFaissError: FAISS is not installed.
-        TrainingError: One of the folders holds no images.
     """
     require_faiss()  # Better now than after an epoch.
-    corpus = FolderImages(train, settings)
-    queries = FolderImages(held_out, settings, class_to_idx=corpus.class_to_idx)
+    corpus = np.linspace(0, len(train) - 1, min(len(train), settings.evaluation.corpus)).round().astype(int)
+    everything = np.arange(len(held_out))
 
     def measure(model: MatViT) -> dict[str, float]:
         transform = create_transform(**resolve_model_data_config(model), is_training=False)
 
-        def embed(images: FolderImages, submodel: Submodel) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            images.transform = transform
-            vectors: list[NDArray[np.float32]] = []
-            labels: list[int] = []
-            with torch.inference_mode(), autocast(device, dtype):
-                for start in range(0, len(images), batch_size):
-                    rows = range(start, min(start + batch_size, len(images)))
-                    batch, targets = zip(*(images[row] for row in rows), strict=True)
-                    tokens = model.forward_features(torch.stack(batch).to(device), submodel)
-                    embedding = model.forward_head(tokens, pre_logits=True)
-                    vectors.append(F.normalize(embedding.float(), dim=-1).cpu().numpy())
-                    labels += targets
-            return np.concatenate(vectors), np.array(labels)
+        def outputs(
+            images: LabelledImages, rows: NDArray[np.int64], submodels: Sequence[Submodel]
+        ) -> Iterator[list[tuple[Tensor, Tensor]]]:
+            rows_read = _Prepared(images, rows.tolist(), transform)
+            loader = DataLoader(rows_read, batch_size=batch_size, num_workers=workers)
+            for batch in told_plainly(loader):
+                with torch.inference_mode(), autocast(device, dtype):
+                    yield [_outputs(model, batch.to(device), submodel) for submodel in submodels]
 
-        vectors, labels = embed(corpus, model.space.full)
+        full, submodels = model.space.full, model.space.uniforms()
+        vectors = np.concatenate([_unit(batch[0][0]) for batch in outputs(train, corpus, [full])])
+        queries: list[list[NDArray[np.float32]]] = [[] for _ in submodels]
+        classes: list[list[NDArray[np.int64]]] = [[] for _ in submodels]
+        for batch in outputs(held_out, everything, submodels):
+            for number, (embedding, logits) in enumerate(batch):
+                queries[number].append(_unit(embedding))
+                classes[number].append(logits.argmax(dim=-1).cpu().numpy())
         result = {}
-        for submodel in model.space.uniforms():
-            asked, wanted = embed(queries, submodel)
-            found = labels[nearest(asked, vectors, 1)[:, 0]]
-            result[f"adaptive_1nn/{submodel}"] = round(float((found == wanted).mean()), 5)
+        for number, submodel in enumerate(submodels):
+            top1 = np.concatenate(classes[number]) == held_out.targets
+            found = nearest(np.concatenate(queries[number]), vectors, 1)[:, 0]
+            right = train.targets[corpus][found] == held_out.targets
+            result[f"top1/{submodel}"] = round(float(top1.mean()), 5)
+            result[f"adaptive_1nn/{submodel}"] = round(float(right.mean()), 5)
         return result
 
     return measure
+
+
+class _Prepared(Dataset[Tensor]):
+    """Some images, as the model sees them outside of training."""
+
+    def __init__(self, images: LabelledImages, rows: Sequence[int], transform: Transform) -> None:
+        self._images, self._rows, self._transform = images, rows, transform
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self._transform(self._images.load(self._rows[i])[1])
+
+
+def _outputs(model: MatViT, images: Tensor, submodel: Submodel) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, D) and logits (B, classes)."""
+    embedding = model.forward_head(model.forward_features(images, submodel), pre_logits=True)
+    return embedding, model.head(embedding)
+
+
+def _unit(embedding: Tensor) -> NDArray[np.float32]:
+    return F.normalize(embedding.float(), dim=-1).cpu().numpy()
