@@ -65,7 +65,7 @@ def train(
 
     Example: matvit train fashion_mnist --data torchvision:fashion_mnist -o runs/fashion
 
-    On many GPUs: torchrun --nproc-per-node 8 -m cli.main train b16_in1k --data imagenet -o runs/b16 --workers 12 --resume
+    On many GPUs: torchrun --nproc-per-node 8 -m cli.main train b16_in1k --data imagenet -o runs/b16 --resume
     """
     run(
         recipe,

@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.layers import to_2tuple
-from timm.models.vision_transformer import checkpoint_filter_fn
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from matvit import checkpoint, choice, hub, recipe
+from matvit import checkpoint, recipe
 from matvit.augment import (
     Augmented,
     LabelledImages,
@@ -36,13 +33,11 @@ from matvit.augment import (
 from matvit.device import autocast
 from matvit.distributed import Processes
 from matvit.elastic import MatViT
-from matvit.errors import NONSENSE, SubmodelError, TrainingError
-from matvit.objectives import Distillation, NestedTask, criterion_for
+from matvit.errors import NONSENSE, TrainingError
 from matvit.order import MicroBatches, Order
+from matvit.prepare import build, initialise, objective
 from matvit.recipe import Recipe
 from matvit.run import BEST, CHECKPOINT, Progress, RunDirectory
-from matvit.submodel import SubmodelSpace
-from matvit.vit import check_arguments, default_cfgs
 
 Evaluate = Callable[[MatViT], Mapping[str, float]]
 Report = Callable[[Mapping[str, Any]], None]
@@ -97,59 +92,6 @@ class Execution:
     save_minutes: float = 10.0
     log_every: int = 50
     processes: Processes = _ALONE
-
-
-def build(settings: Recipe, *, num_classes: int) -> MatViT:
-    """The untrained model of a recipe.
-
-    Raises:
-        TrainingError: The architecture is no MatViT, or timm does not take the recipe's arguments.
-    """
-    if settings.architecture not in default_cfgs:
-        raise TrainingError(f"{settings.architecture!r} is none of {', '.join(default_cfgs)}")
-    seed_everything(settings.seed)
-    img_size = settings.model.get("img_size", 224)
-    chans = settings.model.get("in_chans", 3)
-    overlay = {"input_size": (chans, *to_2tuple(img_size)), "mean": (0.5,) * chans, "std": (0.5,) * chans}
-    try:
-        return timm.create_model(
-            settings.architecture,
-            num_classes=num_classes,
-            pretrained_cfg_overlay={**overlay, **settings.preprocess},
-            **check_arguments(settings.model),
-        )
-    except NONSENSE as error:
-        reason = str(error) or repr(error)
-        raise TrainingError(f"cannot build {settings.architecture} from the recipe: {reason}") from error
-
-
-def initialise(model: MatViT, source: str | Path) -> None:
-    """Give a model the weights of another one, its position embeddings resized to fit.
-
-    A classifier for another number of classes stays as it is.
-
-    Args:
-        model: Any MatViT.
-        source: What `matvit.load` takes.
-
-    Raises:
-        TrainingError: The other model has another shape.
-    """
-    own, given = model.state_dict(), hub.load(source).state_dict()
-    if others := sorted({name for name in own.keys() ^ given.keys() if not name.startswith("head.")}):
-        raise TrainingError(
-            f"{source} is another kind of encoder than the recipe's: they differ in {others[0]}"
-        )
-    try:
-        state = {
-            name: tensor
-            for name, tensor in checkpoint_filter_fn(given, model).items()
-            if not (name.startswith("head.") and (name not in own or own[name].shape != tensor.shape))
-        }
-        model.load_state_dict(state, strict=False)
-    except NONSENSE as error:
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise TrainingError(f"{source} has another shape than the recipe's: {lines[-1].strip()}") from error
 
 
 def train(
@@ -253,7 +195,7 @@ class _Trainer:
         except NONSENSE as error:
             reason = str(error) or repr(error)
             raise TrainingError(f"timm cannot do what the recipe asks for: {reason}") from error
-        self.task = _task(settings, self.model, device=how.device, mixes=self.mixing is not None)
+        self.task = objective(settings, self.model, device=how.device, mixes=self.mixing is not None)
         if optim.ema_decay:
             self.task.setup_ema(decay=optim.ema_decay, use_warmup=True)
         self.kept: MatViT = (
@@ -400,34 +342,6 @@ class _Trainer:
         checkpoint.save(self.kept, self.run.path / CHECKPOINT, **notes)
         self._log(line, progress)
         self._save(progress)
-
-
-def _task(settings: Recipe, model: MatViT, *, device: torch.device, mixes: bool) -> NestedTask:
-    """The objective of a recipe."""
-    goal, space = settings.objective, model.space
-    sigmoid = goal.loss == "sigmoid"
-    criterion = criterion_for(goal.loss, label_smoothing=goal.label_smoothing, soft_targets=mixes)
-    distill = None
-    if goal.distill:
-        distill = Distillation(
-            goal.distill, goal.distill_weight, temperature=goal.distill_temperature, sigmoid=sigmoid
-        )
-    try:
-        choose = _choice(settings, space)
-    except (SubmodelError, ValueError) as error:
-        raise TrainingError(str(error)) from error
-    return NestedTask(model, criterion, choose, distill=distill, reduction=goal.reduction, device=device)
-
-
-def _choice(settings: Recipe, space: SubmodelSpace) -> choice.Choose:
-    goal, seed = settings.objective, settings.seed
-    if goal.kind == "joint":
-        return choice.joint(space, goal.granularities)
-    if goal.kind == "mixnmatch":
-        return choice.mixnmatch(space, seed=seed, with_full=goal.with_full)
-    return choice.sampled(
-        space, goal.granularities, goal.probabilities or None, seed=seed, with_full=goal.with_full
-    )
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

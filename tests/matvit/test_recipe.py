@@ -22,7 +22,7 @@ def read(tmp_path):
 def test_shipped_recipes_read_and_build(name):
     import torch
 
-    from matvit.train import build
+    from matvit.prepare import build
 
     settings = recipe.read(recipe.find(name))
     with torch.device("meta"):  # Weights of the large ones would take long to draw.

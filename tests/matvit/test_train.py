@@ -18,7 +18,8 @@ import matvit
 import matvit.train
 from matvit import GRANULARITIES, recipe
 from matvit.errors import RecipeError, TrainingError
-from matvit.train import Execution, Hooks, build, initialise, train
+from matvit.prepare import build, initialise
+from matvit.train import Execution, Hooks, train
 from retrieval.labelled import open_labelled
 
 RECIPE = """
