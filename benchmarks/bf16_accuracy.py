@@ -29,7 +29,7 @@ def embed(
     labels: list[str] = []
     some = next(iter(encoders.values()))
     for part in open_source(folder).parts:
-        for batch in batches(part.read(), some, batch_size=256):
+        for batch in batches([part], some, batch_size=256):
             labels += [sample.label for sample in batch.samples]
             for dtype, encoder in encoders.items():
                 for name in names:

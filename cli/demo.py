@@ -77,7 +77,7 @@ def _show(
     for image in asked:
         for budget in BUDGETS:
             hits = searcher.query(image, budget=budget, k=8)
-            sheet.append((f"{hits.submodel}\n{si(hits.cost.macs)} MACs", image, hits))
+            sheet.append((f"{hits.submodel}\n{si(hits.macs)} MACs", image, hits))
             if image == asked[0] and not json:
                 show_hits(str(image.relative_to(place)), hits, limit=3)
     contact_sheet(place / "neighbours.png", sheet)

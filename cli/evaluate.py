@@ -59,7 +59,7 @@ def evaluate(
     """
     from retrieval.errors import EvaluationError, ImageSourceError
     from retrieval.evaluate import evaluate as measure
-    from retrieval.images import open_source
+    from retrieval.images import open_source, open_sources
     from retrieval.pixels import raw_pixel_1nn
     from retrieval.searcher import Searcher
 
@@ -87,7 +87,7 @@ def evaluate(
     floors: dict[str, Share] = {}
     if raw_pixels:
         try:
-            floors = raw_pixel_1nn(open_source(searcher.index.manifest.source), source)
+            floors = raw_pixel_1nn(open_sources(searcher.index.manifest.sources), source)
         except (EvaluationError, ImageSourceError) as error:
             say(f"raw pixels not measured: {error}")
     if json:

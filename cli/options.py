@@ -1,13 +1,17 @@
 """Options that several commands share, so that they are spelled and explained once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from indexes.kinds import KindOptions
+
 IMAGES_HELP = (
-    "A folder of images (flat, or one subfolder a class), one image file, or WebDataset shards: "
-    "x.tar, 'x-{000..009}.tar', 'x-*.tar'."
+    "A folder of images (flat, or one subfolder a class), one image file, WebDataset shards (x.tar, "
+    "'x-{000..009}.tar', 'x-*.tar'), a list of image files (x.parquet with a column path, or x.txt with one "
+    "path a line), or torchvision:NAME for a set's training images, torchvision:NAME/test for the others."
 )
 
 MODEL_HELP = (
@@ -23,7 +27,10 @@ Dtype = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, all else on stderr.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=65536, help="Images a batch.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads. Default: one a core.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that decode. Default: one a core, or none for few images."),
+]
 ModelOverride = Annotated[
     str | None,
     typer.Option(
@@ -33,3 +40,63 @@ ModelOverride = Annotated[
         show_default=False,
     ),
 ]
+Factory = Annotated[
+    str,
+    typer.Option(
+        help="How to search: auto (by corpus size and memory), Flat (exact), HNSW32, 'IVF4096,PQ64' or any "
+        "other FAISS factory string."
+    ),
+]
+Rerank = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Candidates a query that are compared again by the stored vectors. Default: 100 for compressed "
+        "kinds, else 0.",
+    ),
+]
+MaxMemory = Annotated[
+    str | None, typer.Option(help="What the search index may hold: 4G, 500M.", show_default=False)
+]
+MaxQueryMs = Annotated[
+    float | None,
+    typer.Option(min=0, help="What searching for one query may take, in ms.", show_default=False),
+]
+Recall = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the true 10 nearest that tuning aims at.")
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        help="Only rows that satisfy a condition: \"label = 'cat' and year > 2019\".", show_default=False
+    ),
+]
+
+
+def kind_options(
+    factory: str, rerank: int | None, max_memory: str | None, max_query_ms: float | None, recall: float
+) -> "KindOptions":
+    """What the options say of how to index."""
+    from indexes.kinds import KindOptions
+
+    return KindOptions(
+        factory=factory,
+        rerank=rerank,
+        max_memory_bytes=None if max_memory is None else _bytes(max_memory),
+        max_query_ms=max_query_ms,
+        recall_target=recall,
+    )
+
+
+def _bytes(text: str) -> int:
+    number, unit = text[:-1], text[-1:].upper()
+    if unit.isdigit():
+        number, unit = text, ""
+    powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    try:
+        count = float(number) * 1024 ** powers[unit]
+    except (KeyError, ValueError):
+        count = -1
+    if not 1 <= count < 2**63:
+        raise typer.BadParameter(f"--max-memory {text}: write 4G, 500M or a number of bytes")
+    return int(count)

@@ -108,6 +108,24 @@ def _plain(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], 
     say(line())
 
 
+def steps() -> Callable[[str, int, int], None]:
+    """What tells of each step of long work once it goes on for some seconds, as plain lines on stderr.
+
+    Returns:
+        A function to call with the step, how far it is and how far it goes.
+    """
+    started = told = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - started > 2 and (now - told >= _PLAIN_SECONDS or done == total):
+            told = now
+            say(f"{what}: {done}/{total}")
+
+    return tell
+
+
 @contextmanager
 def progress_bytes(*steps: str) -> Iterator[list["ByteCount"]]:
     """Show how many bytes each step of long work has gone through, on stderr, once it starts.

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,22 +15,26 @@ from cli.output import print_json, print_table, say, si
 from cli.times import submodel_for
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from matvit.compiled import CompiledSubmodels
     from matvit.submodel import Submodel
-    from retrieval.searcher import Hits
+    from retrieval.searcher import Hit, Hits, Searcher
 
+SHEETS = (".png", ".pdf", ".svg", ".html")
 SHEET_ROWS = 50
 """More queries than that make no picture that anyone could look at."""
 
 
 def query(
+    index: options.IndexDir,
     images: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="IMAGE", help="Image files or folders; - reads paths from stdin.", show_default=False
         ),
-    ],
-    index: options.IndexDir,
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -41,9 +45,19 @@ def query(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 10,
+    where: options.Where = None,
+    threshold: Annotated[float, typer.Option(min=-1, max=1, help="Cosine that a result must reach.")] = -1.0,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="More like this row of the index, which is encoded already.", show_default=False),
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Embeddings made elsewhere: an .npy file.", show_default=False)
+    ] = None,
     model: options.ModelOverride = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also draw queries and results into this .png.", show_default=False)
+        Path | None,
+        typer.Option(help="Also draw queries and results into this .png or .html.", show_default=False),
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -53,6 +67,9 @@ def query(
             "--compile", help="Compile the submodel first: for - with very many queries, not for a few."
         ),
     ] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Print the paths of results and nothing else.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Find the images most like the given ones, each encoded by the submodel that fits the budget.
@@ -61,43 +78,58 @@ def query(
     stays warm. Exit code 1 if an image could not be read.
 
     Example: matvit query cat.jpg -i photos.index --budget 60% -k 5
+
+    Example: matvit query --key 2019/cat.jpg -i photos.index --where "year > 2019" --paths
     """
     from retrieval.errors import UnreadableImageError
     from retrieval.searcher import Searcher
 
+    images = images or []
     stream = images == ["-"]
     if "-" in images and (len(images) > 1 or sheet):
         raise typer.BadParameter("- stands alone, and without --sheet")
-    if sheet and sheet.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise typer.BadParameter(f"--sheet {sheet}: draws .png, .pdf and .svg files")
+    if not (images or key or vectors):
+        raise typer.BadParameter("say what to look for: images, --key or --vectors")
+    if sheet and sheet.suffix.lower() not in SHEETS:
+        raise typer.BadParameter(f"--sheet {sheet}: draws {', '.join(SHEETS)} files")
     model = fetched_for(index, model)
     searcher = Searcher.open(index, model=model, device=device, dtype=dtype, compile=compile)
     if searcher.encoder.compiled:
         say("compiling takes a minute or more")
         searcher.encoder.compiled.on_compile = partial(_tell_compiled, searcher.encoder.compiled)
-    submodel = submodel_for(searcher.encoder, budget)
-    results: list[tuple[str, Hits]] = []
+    how: dict[str, Any] = {
+        "k": k,
+        "threshold": threshold,
+        "where": None if where is None else searcher.index.matching(where),
+    }
+    show = partial(_show, how="json" if json or stream else "paths" if paths else "table")
+    drawn: list[tuple[str, str | Hit, Hits]] = []
+    for row_key in key or []:
+        hits = searcher.query_key(row_key, **how)
+        show(row_key, hits)
+        drawn.append((row_key, _row(searcher, row_key), hits))
+    if vectors:
+        for number, hits in enumerate(searcher.query_vectors(_vectors(vectors), **how)):
+            show(f"{vectors}[{number}]", hits)
+    submodel = submodel_for(searcher.encoder, budget) if images else None
     failed = False
     for path in _lines() if stream else _files(images):
         try:
-            hits = searcher.query(path, budget=submodel, k=k)
+            hits = searcher.query(path, budget=submodel, **how)
         except UnreadableImageError as error:
             failed = True
             say(f"matvit: {error}")
             if json or stream:
                 print_json({"query": path, "error": str(error)})
             continue
-        if json or stream:
-            print_json(_record(path, hits))
-        else:
-            show_hits(path, hits)
-        if sheet and len(results) < SHEET_ROWS:
-            results.append((path, hits))
-    if sheet and results:
+        show(path, hits)
+        if sheet and len(drawn) < SHEET_ROWS:
+            drawn.append((Path(path).name, path, hits))
+    if sheet and drawn:
         from retrieval.figures import contact_sheet
 
-        contact_sheet(sheet, [(Path(path).name, path, hits) for path, hits in results])
-        say(f"contact sheet of the first {len(results)} queries: {sheet}")
+        contact_sheet(sheet, drawn)
+        say(f"contact sheet of the first {len(drawn)} queries: {sheet}")
     if failed:
         raise typer.Exit(1)
 
@@ -126,19 +158,52 @@ def _files(images: list[str]) -> Iterator[str]:
             yield image
 
 
-def _record(path: str, hits: "Hits") -> dict[str, object]:
+def _vectors(path: Path) -> "NDArray[np.floating]":
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            vectors = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
+        raise typer.BadParameter(f"--vectors {path}: not an .npy file of numbers") from error
+    if vectors.dtype.kind != "f":
+        raise typer.BadParameter(f"--vectors {path}: holds {vectors.dtype}, not floating-point numbers")
+    return np.atleast_2d(vectors)
+
+
+def _row(searcher: "Searcher", key: str) -> "Hit":
+    return searcher.hit(int(searcher.index.with_keys([key]).argmax()), 1.0)
+
+
+def _show(query: str, hits: "Hits", how: str) -> None:
+    if how == "json":
+        print_json(_record(query, hits))
+    elif how == "paths":
+        for hit in hits:
+            typer.echo(hit.place)
+    else:
+        show_hits(query, hits)
+
+
+def _record(query: str, hits: "Hits") -> dict[str, object]:
     return {
-        "query": path,
-        "submodel": str(hits.submodel),
+        "query": query,
+        "submodel": str(hits.submodel) if hits.submodel else None,
         "gmacs": hits.gmacs,
+        "searched": hits.how,
         "hits": [{"key": h.key, "score": h.score, "label": h.label, "path": h.path} for h in hits],
     }
 
 
-def show_hits(path: str, hits: "Hits", limit: int | None = None) -> None:
+def show_hits(query: str, hits: "Hits", limit: int | None = None) -> None:
     """Print what a query found, and which submodel answered at what cost."""
     rows = [
         {"key": hit.key, "score": f"{hit.score:.4f}", "label": hit.label, "path": hit.path}
         for hit in hits.hits[:limit]
     ]
-    print_table(rows, title=f"{path}: {hits.submodel}, {si(hits.cost.macs)} MACs")
+    encoded = f"{hits.submodel}, {si(hits.macs)} MACs; " if hits.submodel else ""
+    title = f"{query}: {encoded}{hits.how}"
+    if rows:
+        print_table(rows, title=title)
+    else:
+        say(f"{title}: nothing found")

@@ -110,8 +110,7 @@ def run(
 
     file = recipes.find(recipe)
     settings = recipes.read(file)
-    processes, place = distributed.join(device)
-    try:
+    with distributed.joined(device) as (processes, place):
         number_format = pick_dtype(dtype, place, training=True)
         execution = Execution(device=place, dtype=number_format, processes=processes, **how)
         images, held_out = open_data(str(data), settings)
@@ -144,8 +143,6 @@ def run(
                 init=init and fetched(init),
                 resume=resume,
             )
-    finally:
-        distributed.leave()
     if processes.is_first:
         say(f"trained: {out / 'checkpoint'}")
 

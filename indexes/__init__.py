@@ -7,18 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from indexes.check import verify
     from indexes.errors import (
         DuplicateKeyError,
         EmptyIndexError,
         FaissConflictError,
+        FilterError,
         IndexBusyError,
         IndexDamagedError,
         IndexExistsError,
+        IndexKindError,
         IndexNameError,
+        IndexReplacedError,
         MissingFaissError,
+        PlanChangedError,
+        UnknownKeyError,
         WrongEncoderError,
     )
-    from indexes.index import Index, verify
+    from indexes.index import Index
     from indexes.manifest import EncoderIdentity, FileEntry, Manifest
     from indexes.store import IndexWriter
 
@@ -28,14 +34,19 @@ __all__ = [
     "EncoderIdentity",
     "FaissConflictError",
     "FileEntry",
+    "FilterError",
     "Index",
     "IndexBusyError",
     "IndexDamagedError",
     "IndexExistsError",
+    "IndexKindError",
     "IndexNameError",
+    "IndexReplacedError",
     "IndexWriter",
     "Manifest",
     "MissingFaissError",
+    "PlanChangedError",
+    "UnknownKeyError",
     "WrongEncoderError",
     "verify",
 ]
@@ -46,7 +57,7 @@ _HOME = {
     "Index": "index",
     "IndexWriter": "store",
     "Manifest": "manifest",
-    "verify": "index",
+    "verify": "check",
 }
 
 

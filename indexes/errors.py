@@ -9,6 +9,14 @@ class IndexBusyError(RuntimeError):
     """Another process is writing this index."""
 
 
+class IndexReplacedError(RuntimeError):
+    """The index on disk is no longer the one that was opened."""
+
+
+class PlanChangedError(RuntimeError):
+    """Processes that share the work do not see the same images."""
+
+
 class EmptyIndexError(RuntimeError):
     """Not a single image of the corpus could be embedded."""
 
@@ -34,8 +42,20 @@ class WrongEncoderError(ValueError):
     """The index was made by another encoder than the one given."""
 
 
+class UnknownKeyError(ValueError):
+    """No row of the index has the key."""
+
+
 class DuplicateKeyError(ValueError):
     """Two images of a corpus have the same key."""
+
+
+class FilterError(ValueError):
+    """A filter expression that cannot be understood."""
+
+
+class IndexKindError(ValueError):
+    """An index kind that FAISS does not know or that does not fit these vectors."""
 
 
 class FaissConflictError(RuntimeError):

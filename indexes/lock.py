@@ -1,12 +1,15 @@
-"""One writer at a time."""
+"""One writer at a time, and those that help it."""
 
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from indexes.errors import IndexBusyError
+
+_held: set[int] = set()
 
 
 @contextmanager
@@ -16,20 +19,59 @@ def exclusive(folder: Path) -> Iterator[None]:
     The operating system drops the lock of a process that dies.
 
     Raises:
-        IndexBusyError: Another process holds it.
+        IndexBusyError: Another process holds it, or helped one that did and still lives.
     """
-    path = folder / "lock"
-    descriptor = _acquire(path)
+    lock, helpers = folder / "lock", folder / "helpers"
+    with _locked(lock, fcntl.LOCK_EX):
+        try:
+            with _locked(helpers, fcntl.LOCK_EX):
+                pass
+            yield
+        finally:
+            with suppress(IndexBusyError), _locked(helpers, fcntl.LOCK_EX):
+                helpers.unlink()
+            lock.unlink()
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def helping(folder: Path) -> Iterator[None]:
+    """Keep the next writer of `folder` away while this process writes there for the present one.
+
+    Raises:
+        IndexBusyError: A process is about to become its writer.
+    """
+    with _locked(folder / "helpers", fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    _leave_out_of_children()
+    descriptor = _acquire(path, kind)
+    _held.add(descriptor)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        with suppress(OSError):
-            folder.rmdir()
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+@cache
+def _leave_out_of_children() -> None:
+    """A lock lives until the last process that inherited it ends: processes that are forked let go of it."""
+
+    def let_go() -> None:
+        for descriptor in _held:
+            os.close(descriptor)
+        _held.clear()
+
+    os.register_at_fork(after_in_child=let_go)
+
+
+def _acquire(path: Path, kind: int) -> int:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,13 +79,13 @@ def _acquire(path: Path) -> int:
         except FileNotFoundError:
             continue  # the former holder removed the folder between these two lines
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             if _is_at(path, descriptor):
                 return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
             raise IndexBusyError(
-                f"another process is building in {path.parent}: wait for it to end, or stop it"
+                f"another process is writing in {path.parent}: wait for it to end, or stop it"
             ) from error
         # The former holder removed this very file before we locked it: it guards nothing any more.
         os.close(descriptor)

@@ -43,11 +43,40 @@ class EncoderIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """One file of an index; `rows` is None where a file has none."""
+    """One file of an index.
+
+    Attributes:
+        bytes: How many there are.
+        sha256: Of all of them.
+        rows: What the file holds one of a row, or an image, or a removed row.
+        ends_sha256: See `indexes.files.ends_sha256`; of the one file that only FAISS can read.
+    """
 
     bytes: int
     sha256: str
-    rows: int | None
+    rows: int
+    ends_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How vectors are searched, and what was measured of it.
+
+    Attributes:
+        factory: FAISS factory string.
+        parameters: Of the search, as FAISS's `ParameterSpace` takes them, such as ``nprobe=32``.
+        rerank: Candidates a query that are scored again by the stored vectors; 0 is none.
+        recall: Measured share of the true 10 nearest that a search finds; 1.0 for exact search.
+        query_ms: Median time of searching for one query, in milliseconds, where it was measured.
+        bytes_per_vector: Of the FAISS file.
+    """
+
+    factory: str = "Flat"
+    parameters: str = ""
+    rerank: int = 0
+    recall: float = 1.0
+    query_ms: float | None = None
+    bytes_per_vector: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +89,11 @@ class Manifest:
         device: Where it computed; recorded, not part of its identity.
         checkpoint: Where the encoder was loaded from; recorded, not part of its identity.
         metric: Similarity of two vectors.
-        factory: FAISS factory string of the index.
-        recall: Measured share of true neighbours that a search finds; 1.0 for exact search.
-        ntotal: Number of rows.
+        kind: How the vectors are searched.
+        ntotal: Number of rows, of which some may be removed.
+        removed: How many are.
         classes: The corpus' labels, sorted.
-        source: Where the images came from.
+        sources: Where the images came from.
         files: Every other file of the index, by POSIX path relative to its directory.
         created: UTC time in ISO 8601.
         command: What was run to make the index.
@@ -76,11 +105,11 @@ class Manifest:
     device: str
     checkpoint: str
     metric: str = "cosine"
-    factory: str = "Flat"
-    recall: float = 1.0
+    kind: Kind
     ntotal: int
+    removed: int
     classes: list[str]
-    source: str
+    sources: list[str]
     files: dict[str, FileEntry]
     created: str
     command: str
@@ -117,6 +146,7 @@ class Manifest:
         body["model"] = body.pop("encoder")
         body["preprocess"] = body["model"].pop("preprocess")
         body["model"] |= {name: body.pop(name) for name in _RECORDED}
+        body |= body.pop("kind")
         return _sealed(body)
 
     @classmethod
@@ -132,6 +162,7 @@ class Manifest:
             model, preprocess = dict(body.pop("model")), body.pop("preprocess")
             body |= {name: model.pop(name) for name in _RECORDED}
             body["encoder"] = EncoderIdentity(**model, preprocess=preprocess)
+            body["kind"] = Kind(**{field.name: body.pop(field.name) for field in fields(Kind)})
             body["files"] = {_inside(name): FileEntry(**entry) for name, entry in body["files"].items()}
             return cls(**body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

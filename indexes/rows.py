@@ -1,14 +1,17 @@
 """Tables beside the vectors: one row per image that was embedded, one per image that failed.
 
-A row has a `key`, a `path`, a `label` that may be null, and whatever other text the source carried.
+A row has a `key`, a `path`, a `label` that may be null, and whatever other text the source carried. Of these,
+`content` is a hash of the encoded image, and `state` tells whether the file it came from has changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from indexes.errors import DuplicateKeyError, IndexDamagedError
 from indexes.files import written_whole
@@ -55,6 +58,29 @@ def check_unique(table: pa.Table) -> None:
         if key in seen:
             raise DuplicateKeyError(f"the key {key!r} occurs more than once: give every image its own key")
         seen.add(key)
+
+
+def mark_duplicates(table: pa.Table, found_N: NDArray[np.bool_]) -> pa.Table:
+    """The table with a column `duplicate_of`: the key of the first row with the very same image, if another.
+
+    Args:
+        table: With the hash of each image as `content`, or null where it is not known.
+        found_N: Whether a row can be found; the others are neither marked nor named.
+    """
+    if "content" not in table.column_names:
+        return table
+    known_N = found_N & table["content"].is_valid().to_numpy()
+    rows = np.flatnonzero(known_N)
+    hashes = table["content"].take(pa.array(rows)).combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    original = rows[first[which]]
+    copies = rows != original
+    named = np.full(len(table), -1)
+    named[rows[copies]] = original[copies]
+    keys = table["key"].take(pa.array(named, mask=named < 0))
+    if "duplicate_of" in table.column_names:
+        table = table.drop_columns("duplicate_of")
+    return table.append_column("duplicate_of", keys)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -1,6 +1,6 @@
-"""FAISS: build, load. Id i of the FAISS index is row i of `rows.parquet`."""
+"""FAISS: build, load, exact search. Id i of the FAISS index is row i of `rows.parquet`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import FaissConflictError, IndexDamagedError, MissingFaissError
-from indexes.files import written_whole
+from indexes.files import ends_sha256, written_whole
+from indexes.manifest import Manifest
+from indexes.vectors import Vectors
 
-_HEADER_BYTES = 45  # of a flat FAISS index; four bytes a number follow
+_BLOCK_ROWS = 16384
 
 
 def require_faiss() -> ModuleType:
@@ -36,6 +38,12 @@ def require_faiss() -> ModuleType:
     return module
 
 
+def backend() -> str:
+    """What searches, and where."""
+    faiss = require_faiss()
+    return f"FAISS {faiss.__version__} on the CPU"
+
+
 def build_flat(blocks: Iterable[NDArray[np.float32]], dim: int, path: Path) -> int:
     """Write an exact inner-product index over blocks of vectors, and return how many there were."""
     faiss = require_faiss()
@@ -48,20 +56,21 @@ def build_flat(blocks: Iterable[NDArray[np.float32]], dim: int, path: Path) -> i
     return int(index.ntotal)
 
 
-def load(path: Path, *, dim: int, ntotal: int) -> Any:
-    """Load a FAISS index, memory-mapped where this FAISS can.
+def load(path: Path, manifest: Manifest) -> Any:
+    """Load a FAISS index, memory-mapped where this FAISS can, with its search parameters set.
 
     Raises:
-        IndexDamagedError: It is missing or damaged, or not an inner-product index over `ntotal` vectors of
-            length `dim`.
+        IndexDamagedError: It is missing or damaged, or not the one that the manifest tells of.
     """
     faiss = require_faiss()
+    dim, ntotal, kind = manifest.encoder.embed_dim, manifest.ntotal, manifest.kind
     # The mapped reader crashes the whole process on some files that end inside their header (seen in 1.15.1).
-    if not path.is_file() or path.stat().st_size < _HEADER_BYTES + 4 * dim * ntotal:
+    if not path.is_file() or ends_sha256(path) != manifest.files[path.name].ends_sha256:
         raise _damaged(path)
     flags = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)  # FAISS before 1.11 can only read a flat index into memory
     try:
         index = faiss.read_index(str(path), flags)
+        faiss.ParameterSpace().set_index_parameters(index, kind.parameters)
     except (RuntimeError, MemoryError) as error:
         raise _damaged(path) from error
     if (index.d, index.ntotal, index.metric_type) != (dim, ntotal, faiss.METRIC_INNER_PRODUCT):
@@ -70,6 +79,48 @@ def load(path: Path, *, dim: int, ntotal: int) -> Any:
             "restore it, or remove it and build again"
         )
     return index
+
+
+def selects(index: Any) -> bool:
+    """Whether a FAISS index can search among some of its rows only."""
+    faiss = require_faiss()
+    if isinstance(index, faiss.IndexPreTransform):
+        return selects(faiss.downcast_index(index.index))
+    kinds = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexHNSW, faiss.IndexIVF)
+    return isinstance(index, kinds) and "FastScan" not in type(index).__name__
+
+
+def candidates(
+    index: Any, queries_QD: NDArray[np.float32], k: int, among_N: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What a FAISS index finds: scores and row numbers, Q x k, best first, -1 where it finds no more.
+
+    Args:
+        index: One that `selects`, where there is a choice of rows.
+        queries_QD: L2-normalised by the caller.
+        k: Rows a query.
+        among_N: Which rows to search among; None is all.
+    """
+    if among_N is None:
+        return index.search(queries_QD, k)
+    faiss = require_faiss()
+    bits = np.packbits(among_N, bitorder="little")
+    selector = faiss.IDSelectorBitmap(len(among_N), faiss.swig_ptr(bits))
+    return index.search(queries_QD, k, params=_selecting(index, selector))
+
+
+def _selecting(index: Any, selector: Any) -> Any:
+    """The search parameters of a FAISS index as they are set, with a choice of rows."""
+    faiss = require_faiss()
+    if isinstance(index, faiss.IndexPreTransform):
+        return faiss.SearchParametersPreTransform(
+            index_params=_selecting(faiss.downcast_index(index.index), selector)
+        )
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
+    return faiss.SearchParameters(sel=selector)
 
 
 def _damaged(path: Path) -> IndexDamagedError:
@@ -92,3 +143,69 @@ def nearest(
     kind = {"cosine": faiss.METRIC_INNER_PRODUCT, "euclidean": faiss.METRIC_L2}[metric]
     _, ids_QK = faiss.knn(queries_QD, corpus_ND, min(k, len(corpus_ND)), metric=kind)
     return np.asarray(ids_QK)
+
+
+def exact(
+    queries_QD: NDArray[np.float32], vectors: Vectors, k: int, rows_N: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The stored vectors with the largest inner products, streamed from disk and compared one by one.
+
+    Args:
+        queries_QD: L2-normalised by the caller.
+        vectors: The corpus.
+        k: Rows a query.
+        rows_N: The only rows to look at, ascending; None is all.
+
+    Returns:
+        Scores and row numbers, Q x k, best first, the lower row first where scores tie; k is clipped to the
+        number of rows looked at.
+    """
+    faiss = require_faiss()
+    count = len(vectors) if rows_N is None else len(rows_N)
+    k = min(k, count)
+    scores_QK = np.empty((len(queries_QD), 0), np.float32)
+    ids_QK = np.empty((len(queries_QD), 0), np.int64)
+    start = 0
+    for block_ND in vectors.blocks() if rows_N is None else _taken(vectors, rows_N):
+        scores_QJ, ids_QJ = faiss.knn(queries_QD, block_ND, min(k, len(block_ND)), faiss.METRIC_INNER_PRODUCT)
+        scores_QK = np.hstack([scores_QK, scores_QJ])
+        ids_QK = np.hstack([ids_QK, ids_QJ + start])
+        scores_QK, ids_QK = best(scores_QK, ids_QK, k)
+        start += len(block_ND)
+    return scores_QK, ids_QK if rows_N is None else rows_N[ids_QK]
+
+
+def rank_again(
+    queries_QD: NDArray[np.float32], candidates_QR: NDArray[np.int64], vectors: Vectors, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The best k of each query's candidates by the stored vectors, where an index knew them only roughly.
+
+    Args:
+        queries_QD: L2-normalised by the caller.
+        candidates_QR: Row numbers; -1 is none.
+        vectors: The corpus.
+        k: Rows a query, at most R.
+
+    Returns:
+        Scores and row numbers, Q x k, best first; -1 with a score of minus infinity where candidates lack.
+    """
+    rows, places_QR = np.unique(candidates_QR, return_inverse=True)
+    taken_ND = vectors.take(np.maximum(rows, 0))
+    scores_QR = np.stack(
+        [taken_ND[places] @ query for query, places in zip(queries_QD, places_QR, strict=True)]
+    )
+    scores_QR[candidates_QR < 0] = -np.inf
+    return best(scores_QR, candidates_QR, k)
+
+
+def _taken(vectors: Vectors, rows_N: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(rows_N), _BLOCK_ROWS):
+        yield vectors.take(rows_N[start : start + _BLOCK_ROWS])
+
+
+def best(
+    scores_QN: NDArray[np.float32], ids_QN: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k largest scores of each query and their ids, largest first; the lower id where scores tie."""
+    order_QK = np.lexsort((ids_QN, -scores_QN), axis=1)[:, :k]
+    return np.take_along_axis(scores_QN, order_QK, 1), np.take_along_axis(ids_QN, order_QK, 1)

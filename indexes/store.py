@@ -1,33 +1,28 @@
-"""Index directories that are written whole or not at all, and go on after a crash.
-
-Work in progress lies beside the index to be, and only a whole index is moved into place:
-
-    photos.index.partial/
-        lock
-        plan.json       which encoder, and the fingerprint of every part
-        failures/       part-00000.parquet ...
-        index/          becomes photos.index
-"""
+"""Building an index part by part, in work that goes on after a crash."""
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexes.errors import EmptyIndexError, IndexDamagedError, IndexExistsError, IndexNameError
-from indexes.files import sha256_of, sync_directory, written_whole
-from indexes.lock import exclusive
-from indexes.manifest import FILE_NAME, FORMAT_VERSION, EncoderIdentity, FileEntry, Manifest
+from indexes.assembly import Base, Origin, assemble
+from indexes.errors import PlanChangedError
+from indexes.files import sync_directory, written_whole
+from indexes.filling import Progress
+from indexes.index import Index
+from indexes.kinds import AUTO, KindOptions
+from indexes.lock import helping
+from indexes.manifest import FORMAT_VERSION, EncoderIdentity, Manifest
 from indexes.rows import (
-    check_unique,
     concatenate,
     count,
     failures_table,
@@ -36,48 +31,51 @@ from indexes.rows import (
     rows_table,
     write_table,
 )
-from indexes.search import build_flat
-from indexes.vectors import blocks, write_vectors
-
-
-def staging_of(path: Path) -> Path:
-    """Return the directory in which the index `path` is built."""
-    return path.parent / f"{path.name}.partial"
+from indexes.staging import Staging
+from indexes.vectors import write_vectors
 
 
 class IndexWriter:
-    """Builds an index part by part. A context manager: inside it, nobody else writes this index.
+    """Builds an index, or adds to one, part by part. A context manager: inside it, nobody else writes it.
 
     Leaving without `commit`, by an error or by being killed, keeps the finished parts for the next attempt.
+    Several processes may share the work: one writer that plans and commits, and helpers, which plan the same
+    after it and write other parts.
 
     Args:
-        out: The index to make; must not exist.
+        out: The index.
         identity: The encoder whose vectors will be written.
+        extends: Whether `out` is there already and gets more rows; else it must not exist.
+        helps: Whether this is a helper.
 
     Raises:
         IndexNameError: `out` is not UTF-8.
-        IndexExistsError: On entering: `out` exists.
-        IndexBusyError: On entering: another process is building it.
+        IndexExistsError: On entering: `out` exists, and is not to be extended.
+        IndexBusyError: On entering: another process is writing it.
+        IndexDamagedError: On entering: there is no whole index to extend.
+        WrongEncoderError: On entering: the index to extend was made by another encoder.
     """
 
-    def __init__(self, out: Path, identity: EncoderIdentity) -> None:
-        try:
-            str(out).encode()
-        except UnicodeEncodeError as error:  # Parquet's writer takes no such path.
-            raise IndexNameError(f"{str(out)!r} is not UTF-8: choose another name") from error
-        self._out = out
+    def __init__(
+        self, out: Path, identity: EncoderIdentity, *, extends: bool = False, helps: bool = False
+    ) -> None:
+        self._staging = Staging(out, replaces=extends)
+        self._done = self._staging.folder / "parts"
+        self._failures = self._staging.folder / "failures"
+        self._plan_file = self._staging.folder / "plan.json"
         self._identity = identity
-        self._staging = staging_of(out)
-        self._index = self._staging / "index"
+        self._extends, self._helps = extends, helps
         self._parts: list[tuple[str, str]] = []
         self._held = ExitStack()
+        self.base: Index | None = None
 
     def __enter__(self) -> Self:
-        self._refuse_existing()
         with ExitStack() as stack:
-            stack.enter_context(exclusive(self._staging))
-            self._refuse_existing()  # once more: the last holder of the lock may have just finished it
-            for folder in (self._index / "vectors", self._staging / "failures"):
+            stack.enter_context(helping(self._staging.folder) if self._helps else self._staging)
+            if self._extends:
+                self.base = Index.open(self._staging.out)
+                self.base.manifest.require_encoder(self._identity)
+            for folder in (self._done, self._failures):
                 folder.mkdir(parents=True, exist_ok=True)
             self._held = stack.pop_all()
         return self
@@ -97,25 +95,31 @@ class IndexWriter:
 
         Args:
             parts: Name and fingerprint of every part, in the order of the index's rows.
+
+        Raises:
+            PlanChangedError: This is a helper, and the writer planned something else.
         """
         self._parts = list(parts)
         header = {"format_version": FORMAT_VERSION, "encoder": asdict(self._identity)}
         before = self._planned_before(header)
+        if self._helps:
+            if before != [list(part) for part in self._parts]:
+                raise PlanChangedError("the images changed while this began: start again")
+            return
         kept = {
             f"part-{i:05d}"
             for i, (old, new) in enumerate(zip(before, self._parts, strict=False))
             if old == list(new)
         }
         # What is stale goes before the new plan could vouch for it.
-        for folder in (self._index / "vectors", self._staging / "failures"):
+        for folder in (self._done, self._failures):
             for file in folder.iterdir():
                 if file.stem not in kept:
                     file.unlink()
             sync_directory(folder)
-        with written_whole(self._staging / "plan.json") as plan:
+        with written_whole(self._plan_file) as plan:
             plan.write(json.dumps(header | {"parts": self._parts}).encode())
-        sync_directory(self._index)
-        sync_directory(self._out.parent)
+        sync_directory(self._staging.out.parent)
 
     def is_done(self, i: int) -> bool:
         """Whether part `i` is finished."""
@@ -154,15 +158,20 @@ class IndexWriter:
         write_table(self._failures_file(i), failed)
         write_table(self._rows_file(i), table)
 
-    def commit(self, *, dtype: str, device: str, checkpoint: str, source: str, command: str) -> Manifest:
-        """Seal the finished parts and move the index into place.
+    def commit(
+        self,
+        origin: Origin,
+        options: KindOptions = AUTO,
+        on_progress: Progress = lambda *_: None,
+    ) -> Manifest:
+        """Seal the finished parts, with those of the index that is extended, and move it into place.
+
+        Rows of that index that come from the same files as new ones are replaced by them.
 
         Args:
-            dtype: What the encoder computed in.
-            device: Where it computed.
-            checkpoint: Where the encoder was loaded from.
-            source: Where the images came from.
-            command: What was run.
+            origin: What made the new rows.
+            options: How to index; an index that is extended keeps its kind.
+            on_progress: Told of the steps of indexing.
 
         Raises:
             ValueError: A part is not finished.
@@ -173,82 +182,51 @@ class IndexWriter:
         for i in numbers:
             if not self.is_done(i):
                 raise ValueError(f"part {self._parts[i][0]} is not finished: write it before the commit")
-        tables = [read_rows(self._rows_file(i)) for i in numbers]
-        table = concatenate([rows_table([]), *tables])
-        failures = concatenate(
-            [failures_table([]), *(read_failures(self._failures_file(i)) for i in numbers)]
+        failures = [failures_table([]), *(read_failures(self._failures_file(i)) for i in numbers)]
+        new = concatenate([rows_table([]), *(read_rows(self._rows_file(i)) for i in numbers)])
+        parts, removed, base = [], np.array([], dtype=np.int64), None
+        if self.base is not None:
+            base = Base(self.base.path, self.base.manifest)
+            parts = self.base.vector_files
+            replaced = np.flatnonzero(self.base.from_files(new["path"]))
+            removed = np.union1d(self.base.removed, replaced)
+            failures.insert(0, _still_failing(self.base, new, concatenate(failures)))
+            origin = replace(origin, sources=list(dict.fromkeys([*base.manifest.sources, *origin.sources])))
+        sealed = assemble(
+            self._staging,
+            [*parts, *map(self._vectors_file, numbers)],
+            failures=concatenate(failures),
+            removed=removed,
+            origin=origin,
+            options=options,
+            base=base,
+            on_progress=on_progress,
         )
-        if not len(table):
-            raise EmptyIndexError(_why_empty(failures))
-        check_unique(table)
-        write_table(self._index / "rows.parquet", table)
-        write_table(self._index / "failures.parquet", failures)
-        dim = self._identity.embed_dim
-        stream = blocks((self._vectors_file(i) for i in numbers), dim)
-        ntotal = build_flat(stream, dim, self._index / "index.faiss")
-        if ntotal != len(table):
-            raise IndexDamagedError(
-                f"{self._staging} holds {ntotal} vectors for {len(table)} rows: remove it and build again"
-            )
-        counts = {self._index / "rows.parquet": ntotal, self._index / "index.faiss": ntotal}
-        counts[self._index / "failures.parquet"] = len(failures)
-        for i in numbers:
-            counts[self._vectors_file(i)] = counts[self._rows_file(i)] = len(tables[i])
-        sealed = Manifest(
-            encoder=self._identity,
-            dtype=dtype,
-            device=device,
-            checkpoint=checkpoint,
-            ntotal=ntotal,
-            classes=sorted({label for label in table["label"].to_pylist() if label is not None}),
-            source=source,
-            files={path.relative_to(self._index).as_posix(): _entry(path, n) for path, n in counts.items()},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
-        )
-        with written_whole(self._index / FILE_NAME) as file:
-            file.write(sealed.to_json())
-        self._publish()
+        for folder in (self._done, self._failures):
+            shutil.rmtree(folder)
+        self._plan_file.unlink()
         return sealed
-
-    def _publish(self) -> None:
-        self._index.rename(self._out)
-        sync_directory(self._out.parent)
-        # The plan and the parts' failures never lay inside the index: at no moment could a crash leave them
-        # in it, or lose them while they were needed.
-        shutil.rmtree(self._staging / "failures")
-        (self._staging / "plan.json").unlink()
 
     def _planned_before(self, header: dict[str, Any]) -> list[list[str]]:
         try:
-            saved = json.loads((self._staging / "plan.json").read_bytes())
+            saved = json.loads(self._plan_file.read_bytes())
         except (FileNotFoundError, ValueError):
             return []
         parts: list[list[str]] = saved.pop("parts")
         return parts if saved == header else []
 
-    def _refuse_existing(self) -> None:
-        if self._out.exists() or self._out.is_symlink():
-            raise IndexExistsError(f"{self._out} exists: choose another directory, or remove it first")
-
     def _vectors_file(self, i: int) -> Path:
-        return self._index / "vectors" / f"part-{i:05d}.npy"
+        return self._done / f"part-{i:05d}.npy"
 
     def _rows_file(self, i: int) -> Path:
-        return self._index / "vectors" / f"part-{i:05d}.parquet"
+        return self._done / f"part-{i:05d}.parquet"
 
     def _failures_file(self, i: int) -> Path:
-        return self._staging / "failures" / f"part-{i:05d}.parquet"
+        return self._failures / f"part-{i:05d}.parquet"
 
 
-def _entry(path: Path, number: int) -> FileEntry:
-    return FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path), rows=number)
-
-
-def _why_empty(failures: Any) -> str:
-    if not len(failures):
-        return "there are no images: check the source"
-    first = failures.slice(0, 1).to_pylist()[0]
-    return (
-        f"no image could be embedded, {len(failures)} failed (the first, {first['key']}: {first['reason']})"
-    )
+def _still_failing(base: Index, new: Any, failed: Any) -> Any:
+    """The failures of an index that nothing has been heard of since."""
+    before = read_failures(base.path / "failures.parquet")
+    heard = pc.is_in(before["key"], pa.chunked_array([*new["key"].chunks, *failed["key"].chunks]))
+    return before.filter(pc.invert(heard))

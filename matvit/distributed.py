@@ -1,7 +1,8 @@
 """The processes that share a training run: one, or as many as `torchrun` started."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -47,8 +48,12 @@ class Processes:
             dist.barrier()
 
 
-def join(device: str) -> tuple[Processes, torch.device]:
-    """Join the other processes that `torchrun` started, if it did, each on a device of its own.
+ALONE = Processes()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
+    """Inside, this process is among the others that `torchrun` started, if it did, on a device of its own.
 
     Args:
         device: As for `matvit.device.pick_device`; under `torchrun`, every process takes the GPU of its
@@ -60,7 +65,8 @@ def join(device: str) -> tuple[Processes, torch.device]:
     """
     place = pick_device(device)
     if not dist.is_torchelastic_launched():
-        return Processes(), place
+        yield ALONE, place
+        return
     if place.type == "cuda":
         place = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(place)
@@ -68,10 +74,7 @@ def join(device: str) -> tuple[Processes, torch.device]:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"the processes of this run cannot reach each other: {error}") from error
-    return Processes(dist.get_rank(), dist.get_world_size()), place
-
-
-def leave() -> None:
-    """Take leave of the other processes."""
-    if dist.is_available() and dist.is_initialized():
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size()), place
+    finally:
         dist.destroy_process_group()

@@ -31,7 +31,7 @@ from matvit.augment import (
     training_transform,
 )
 from matvit.device import autocast
-from matvit.distributed import Processes
+from matvit.distributed import ALONE, Processes
 from matvit.elastic import MatViT
 from matvit.errors import NONSENSE, TrainingError
 from matvit.order import MicroBatches, Order
@@ -43,7 +43,7 @@ Evaluate = Callable[[MatViT], Mapping[str, float]]
 Report = Callable[[Mapping[str, Any]], None]
 
 
-_CPU, _ALONE = torch.device("cpu"), Processes()
+_CPU = torch.device("cpu")
 
 
 def _nothing(*_: object) -> None:
@@ -91,7 +91,7 @@ class Execution:
     compile: bool = False
     save_minutes: float = 10.0
     log_every: int = 50
-    processes: Processes = _ALONE
+    processes: Processes = ALONE
 
 
 def train(

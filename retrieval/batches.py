@@ -1,87 +1,127 @@
-"""Samples to batches of preprocessed images: threads decode while the encoder works on the batch before."""
+"""Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from retrieval.encoder import Encoder
 from retrieval.errors import UnreadableImageError
-from retrieval.samples import Failure, Sample
+from retrieval.preprocess import Preprocess
+from retrieval.samples import Failure, Part, Sample, content_of
+
+_FEW_IMAGES = 256
+"""So many are decoded before other processes would have started."""
+_MAX_WORKERS = 16
 
 
 @dataclass
 class Batch:
-    """Images that could be read, and what could not.
+    """Consecutive images of a part, those that could be read and what could not.
 
     Attributes:
+        part: Number of the part.
+        last: Whether it is the part's last batch.
         samples: One a row of `images`, without their encoded bytes.
         images: Preprocessed, (B, C, H, W); B may be 0.
-        failures: Those met while this batch was filled.
+        contents: Hashes of the encoded images, in hexadecimal: the same bytes have the same one.
+        failures: What could not be read.
     """
 
+    part: int
+    last: bool
     samples: list[Sample] = field(default_factory=list)
     images: Tensor = field(default_factory=lambda: torch.empty(0))
+    contents: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+
+    def pin_memory(self) -> "Batch":
+        """This batch, where a GPU can fetch it; the DataLoader calls it."""
+        self.images = self.images.pin_memory()
+        return self
 
 
 def batches(
-    items: Iterable[Sample | Failure], encoder: Encoder, *, batch_size: int, workers: int | None = None
+    parts: Sequence[Part], encoder: Encoder, *, batch_size: int, workers: int | None = None
 ) -> Iterator[Batch]:
-    """Group samples into batches, in their own order.
+    """The images of parts in their own order; no batch holds images of two parts, and every part has one.
 
     Args:
-        items: What a source yields.
+        parts: Read in this process, one after the other.
         encoder: Whose preprocessing the images get.
-        batch_size: Images a batch; the last one may hold fewer.
-        workers: Decoding threads; None is one a core. Pillow and torch decode outside the interpreter lock.
+        batch_size: Images a batch; the last of a part may hold fewer.
+        workers: Processes that decode; 0 decodes in this one, None is one a core, or 0 for few images.
     """
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        tensors: list[Tensor] = []
-        batch = Batch()
-        for sample, result in _decoded(iter(items), encoder, pool, window=2 * batch_size):
-            if isinstance(result, Failure):
-                batch.failures.append(result)
-            else:
-                assert sample is not None
-                batch.samples.append(sample)
-                tensors.append(result)
-            if len(tensors) == batch_size:
-                batch.images = torch.stack(tensors)
-                yield batch
-                tensors, batch = [], Batch()
-        if tensors:
-            batch.images = torch.stack(tensors)
-        if tensors or batch.failures:
-            yield batch
-
-
-_Outcome = tuple[Sample | None, Tensor | Failure]
-
-
-def _decoded(
-    items: Iterator[Sample | Failure], encoder: Encoder, pool: ThreadPoolExecutor, window: int
-) -> Iterator[_Outcome]:
-    """Decode ahead by at most `window` samples, in order."""
-    pending: deque[Future[_Outcome]] = deque(
-        pool.submit(_decode, item, encoder) for item in islice(items, window)
+    if workers is None:
+        few = all(part.size is not None for part in parts)
+        few = few and sum(part.size or 0 for part in parts) <= _FEW_IMAGES
+        workers = 0 if few else min(cores(), _MAX_WORKERS)
+    loader: DataLoader[Batch] = DataLoader(
+        _Decode(encoder.preprocess, encoder.dtype),
+        batch_sampler=_Tasks(parts, batch_size),  # type: ignore[arg-type]  # Tasks for what are indices elsewhere.
+        num_workers=workers,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what `__getitems__` gave
+        pin_memory=encoder.device.type == "cuda",
     )
-    while pending:
-        yield pending.popleft().result()
-        pending.extend(pool.submit(_decode, item, encoder) for item in islice(items, 1))
+    return iter(loader)
 
 
-def _decode(item: Sample | Failure, encoder: Encoder) -> _Outcome:
-    if isinstance(item, Failure):
-        return None, item
-    try:
-        image = encoder.preprocess(item.data)
-    except UnreadableImageError as error:
-        return None, Failure(item.key, str(error))
-    # The encoded bytes have done their work; a million rows must not carry them along.
-    return Sample(item.key, item.path, item.label, item.extra, b""), image
+@dataclass(frozen=True)
+class _Task:
+    part: int
+    items: list[Sample | Failure]
+    last: bool
+
+
+class _Tasks:
+    """The batches to make, in order."""
+
+    def __init__(self, parts: Sequence[Part], batch_size: int) -> None:
+        self._parts, self._batch_size = parts, batch_size
+
+    def __iter__(self) -> Iterator[_Task]:
+        for number, part in enumerate(self._parts):
+            items = iter(part.read())
+            now = list(islice(items, self._batch_size))
+            while following := list(islice(items, self._batch_size)):
+                yield _Task(number, now, last=False)
+                now = following
+            yield _Task(number, now, last=True)
+
+
+class _Decode(Dataset[Batch]):
+    """What a worker process does: a task's samples to a batch."""
+
+    def __init__(self, preprocess: Preprocess, dtype: torch.dtype) -> None:
+        self._preprocess, self._dtype = preprocess, dtype
+
+    def __getitems__(self, task: _Task) -> Batch:
+        batch, tensors = Batch(task.part, task.last), []
+        for item in task.items:
+            if isinstance(item, Failure):
+                batch.failures.append(item)
+                continue
+            try:
+                tensors.append(self._preprocess(item.data))
+            except UnreadableImageError as error:
+                batch.failures.append(Failure(item.key, str(error)))
+                continue
+            batch.contents.append(content_of(item.data))
+            # The encoded bytes have done their work; a million rows must not carry them along.
+            batch.samples.append(replace(item, data=b""))
+        if tensors:
+            batch.images = torch.stack(tensors).to(self._dtype)
+        return batch
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,6 +1,5 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 import matvit
@@ -18,20 +15,12 @@ from matvit import latency
 from matvit.budget import resolve
 from matvit.checkpoint import weights_sha256
 from matvit.device import pick_device, pick_dtype
-from matvit.errors import NONSENSE, CheckpointError
 from matvit.latency import Profile
 from matvit.submodel import Submodel
-from retrieval.decode import decode, in_mode
-from retrieval.errors import UnreadableImageError
-from retrieval.files import read_regular
+from retrieval.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from matvit.compiled import CompiledSubmodels
-
-MAX_ASPECT_RATIO = 200
-MAX_SIDE = 8192
-ImageLike = str | Path | bytes | Image.Image
-"""An image file, its encoded bytes, or an image that is already open."""
 
 
 class Encoder:
@@ -40,6 +29,7 @@ class Encoder:
     It takes the model over and drops its classifier: costs are those of a query, which needs none.
 
     Attributes:
+        preprocess: An image, or where one is, to the model's input (C, H, W).
         identity: What an index must have been made by for this encoder to query it.
         space: Every submodel that may embed an image.
         cost: Submodel -> cost of embedding one image.
@@ -68,14 +58,13 @@ class Encoder:
         compile: bool = False,
     ) -> None:
         self.device, self.dtype, self.location = device, dtype, location
-        self.mode = "L" if model.in_chans == 1 else "RGB"
-        data, self._transform = _preprocessing(model, self.mode, location)
+        self.preprocess = Preprocess(model, location)
         self.identity = EncoderIdentity(
             architecture=model.pretrained_cfg["architecture"],
             weights_sha256=weights_sha256(model),
             pooling=model.global_pool,
             embed_dim=model.num_features,
-            preprocess=data,
+            preprocess=self.preprocess.data,
         )
         model.reset_classifier(0)
         self.model = model.eval().to(device, dtype)
@@ -114,22 +103,6 @@ class Encoder:
             self.latency = latency.profile(self.model, device=self.device, dtype=self.dtype)
         return self.latency
 
-    def preprocess(self, image: ImageLike) -> Tensor:
-        """One image to the normalised tensor (C, H, W) that the model was trained on.
-
-        Raises:
-            UnreadableImageError: There is no image there that can be read.
-        """
-        if isinstance(image, Image.Image):
-            image = in_mode(image, self.mode)
-        else:
-            image = decode(image if isinstance(image, bytes) else read_regular(Path(image)), mode=self.mode)
-        short, long = sorted(image.size)
-        if long > MAX_ASPECT_RATIO * short:
-            # The shorter side is resized to the model's input: the longer one could fill any memory.
-            raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
-        return self._transform(image)
-
     @torch.inference_mode()
     def embed(self, images: Tensor, submodel: Submodel | None = None) -> NDArray[np.float32]:
         """Preprocessed images (B, C, H, W) to unit vectors (B, D); `submodel` None is the full encoder."""
@@ -146,25 +119,6 @@ class Encoder:
         if submodel not in self._cuts:
             self._cuts[submodel] = self.model.extract(submodel, copy=False)
         return self._cuts[submodel]
-
-
-def _preprocessing(model: Any, mode: str, location: str) -> tuple[dict[str, Any], Callable[[Any], Tensor]]:
-    """What the model's config says of preprocessing, and that as a function, tried out."""
-    try:
-        data = resolve_model_data_config(model)
-        if model.patch_embed.strict_img_size:
-            # A model that was made for another size than its weights were trained at sees that one.
-            data["input_size"] = (model.in_chans, *model.patch_embed.img_size)
-        # What is larger or smaller would fill the memory before anything is found to be wrong.
-        if max(data["input_size"]) > MAX_SIDE or not 0.05 <= data["crop_pct"] <= 20:
-            raise ValueError(f"input_size {data['input_size']}, crop_pct {data['crop_pct']}")
-        transform = create_transform(**data, is_training=False)
-        pixels = transform(Image.new(mode, (8, 8)))
-        if pixels.shape != tuple(data["input_size"]) or not pixels.isfinite().all():
-            raise ValueError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
-    except NONSENSE as error:
-        raise CheckpointError(f"{location}: its preprocessing makes no sense: {error!r}") from error
-    return data, transform
 
 
 def _compiled(model: matvit.Elastic) -> "CompiledSubmodels":

@@ -19,7 +19,7 @@ from matvit.submodel import Submodel
 from retrieval.batches import Batch, batches
 from retrieval.encoder import Encoder
 from retrieval.errors import EvaluationError
-from retrieval.images import ImageSource, open_source
+from retrieval.images import ImageSource, open_sources
 from retrieval.intervals import Share
 from retrieval.neighbours import LabelledRows
 from retrieval.samples import Failure, Sample
@@ -121,7 +121,7 @@ def evaluate(
         same_encoder: Also embed the corpus again with every submodel, reading it from where it was when the
             index was built. Holds one float16 vector for each image, query and submodel in memory.
         batch_size: Images a batch.
-        workers: Decoding threads; None is one a core.
+        workers: Processes that decode: see `retrieval.batches`.
         on_images: Called with the number of images done since the last call, corpus images included.
 
     Raises:
@@ -133,12 +133,13 @@ def evaluate(
     if not index.manifest.classes:
         raise EvaluationError("no image of the corpus has a label: use one subfolder a class, or .cls files")
     over = partial(_over, encoder=encoder, batch_size=batch_size, workers=workers, on_images=on_images)
-    corpus = LabelledRows(index.labels, index.paths, index.keys)
+    corpus = LabelledRows(index.labels, index.paths, index.keys, index.live.tolist())
     if same_encoder:
-        rows, corpora = _embed_again(over(open_source(index.manifest.source)), encoder, submodels)
-        if not rows.has_just(index.paths, index.keys):
+        sources = index.manifest.sources
+        rows, corpora = _embed_again(over(open_sources(sources)), encoder, submodels)
+        if not rows.same_images(corpus):
             raise EvaluationError(
-                f"the images at {index.manifest.source} are no longer those of the index: build it again"
+                f"the images at {', '.join(sources)} are no longer those of the index: build it again"
             )
 
     adaptive = [0] * len(submodels)
@@ -156,7 +157,7 @@ def evaluate(
         seen += samples
         for i, submodel in enumerate(submodels):
             vectors = encoder.embed(images, submodel)
-            adaptive[i] += corpus.correct(samples, index.search(vectors, 2)[1])
+            adaptive[i] += corpus.correct(samples, index.search(vectors, 2).rows)
             if same_encoder:
                 asked[i].append(vectors.astype(np.float16))
     _check_labels(seen, corpus, queries)
@@ -194,8 +195,7 @@ def _over(
     workers: int | None,
     on_images: Callable[[int], None],
 ) -> Iterator[Batch]:
-    items = (item for part in source.parts for item in part.read())
-    for batch in batches(items, encoder, batch_size=batch_size, workers=workers):
+    for batch in batches(source.parts, encoder, batch_size=batch_size, workers=workers):
         yield batch
         on_images(len(batch.samples) + len(batch.failures))
 

@@ -10,12 +10,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from matvit.latency import Profile
-from retrieval.decode import decode
-from retrieval.errors import ImageSourceError, UnreadableImageError
+from retrieval.contact_page import contact_page
 from retrieval.evaluate import Evaluation
-from retrieval.files import read_regular
-from retrieval.images import open_source
-from retrieval.samples import Sample
+from retrieval.originals import thumbnail
 from retrieval.searcher import Hit, Hits
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
@@ -153,21 +150,26 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     figure.savefig(path, dpi=150)
 
 
-def contact_sheet(path: Path, rows: Sequence[tuple[str, str | Path, Hits]], *, columns: int = 8) -> None:
+def contact_sheet(
+    path: Path, rows: Sequence[tuple[str, str | Path | Hit, Hits]], *, columns: int = 8
+) -> None:
     """Draw queries and their neighbours, one row a query: the query first, then its hits, best first.
 
     Args:
-        path: A .png, .pdf or .svg file.
-        rows: Caption, query image file and results of each row.
+        path: A .png, .pdf, .svg or .html file.
+        rows: Caption, query (an image file, or an image of the corpus) and results of each row.
         columns: Neighbours to show.
     """
+    if path.suffix.lower() == ".html":
+        contact_page(path, rows)
+        return
     columns = min(columns, max(len(hits) for _, _, hits in rows))
     figure = Figure(figsize=(1.25 * (columns + 1) + 0.3, 1.55 * len(rows) + 0.2), layout="constrained")
     grid = figure.subplots(len(rows), columns + 1, squeeze=False)
     for cells, (caption, query, hits) in zip(grid, rows, strict=True):
-        _tile(cells[0], _thumbnail(read_regular(Path(query))), caption, "black")
+        _tile(cells[0], thumbnail(query), caption, "black")
         for cell, hit in zip(cells[1:], hits, strict=False):
-            _tile(cell, _hit_image(hit), f"{hit.score:.3f}\n{hit.label or Path(hit.key).name}", "0.25")
+            _tile(cell, thumbnail(hit), f"{hit.score:.3f}\n{hit.label or Path(hit.key).name}", "0.25")
         for cell in cells:
             cell.set_axis_off()
     figure.savefig(path, dpi=110)
@@ -190,24 +192,3 @@ def _tile(axes: Axes, image: Image.Image | None, caption: str, colour: str) -> N
     if image is not None:
         axes.imshow(image)
     axes.set_title(caption, fontsize=7, color=colour, parse_math=False)  # a label may hold dollar signs
-
-
-def _hit_image(hit: Hit) -> Image.Image | None:
-    """The image of a hit, or None where it is no longer there."""
-    try:
-        return _thumbnail(
-            _from_shard(hit) if hit.path.lower().endswith(".tar") else read_regular(Path(hit.path))
-        )
-    except (UnreadableImageError, ImageSourceError, StopIteration):
-        return None
-
-
-def _from_shard(hit: Hit) -> bytes:
-    items = (item for part in open_source(hit.path).parts for item in part.read())
-    return next(item.data for item in items if isinstance(item, Sample) and item.key == hit.key)
-
-
-def _thumbnail(data: bytes) -> Image.Image:
-    image = decode(data)
-    image.thumbnail((160, 160))
-    return image

@@ -31,6 +31,15 @@ def true_place(folder: Path) -> Path:
     return Path(place)
 
 
+def state_of(path: str | Path) -> str:
+    """Size and time of change of a file, as text that differs when the file does; empty where none is."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):  # a ValueError: the path holds a NUL
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 

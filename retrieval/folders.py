@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from retrieval.errors import UnreadableImageError
-from retrieval.files import read_regular
+from retrieval.files import read_regular, state_of
 from retrieval.samples import Failure, Part, Sample, is_utf8, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -64,16 +64,31 @@ def file_parts(root: Path, keys: Sequence[str]) -> tuple[Part, ...]:
         root: Absolute path of the folder.
         keys: Paths relative to `root`, POSIX, sorted.
     """
-    slices = [(start, keys[start : start + PART_SIZE]) for start in range(0, len(keys), PART_SIZE)]
+    pieces = [(name, keys[rows.start : rows.stop]) for name, rows in part_rows(len(keys))]
     return tuple(
         Part(
-            name=f"images {start}-{start + len(some) - 1}",
-            fingerprint=_fingerprint(root, some),
+            name=name,
+            fingerprint=fingerprint((key, root / key) for key in some),
             size=len(some),
             read=partial(_read, root, some),
         )
-        for start, some in slices
+        for name, some in pieces
     )
+
+
+def part_rows(count: int) -> list[tuple[str, range]]:
+    """Name and rows of every part of `count` images, at most `PART_SIZE` in each."""
+    starts = range(0, count, PART_SIZE)
+    pieces = [range(start, min(start + PART_SIZE, count)) for start in starts]
+    return [(f"images {rows.start}-{rows.stop - 1}", rows) for rows in pieces]
+
+
+def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
+    """Digest of what is said of each file, its size and its time of change; a file may be missing."""
+    digest = hashlib.sha256()
+    for said, path in files:
+        digest.update(f"{said}\0{state_of(path)}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _may_be_folder(entry: os.DirEntry[str]) -> bool:
@@ -83,26 +98,15 @@ def _may_be_folder(entry: os.DirEntry[str]) -> bool:
         return True  # cannot be told from here: walking into it will fail and say why
 
 
-def _fingerprint(root: Path, keys: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for key in keys:
-        try:
-            status = (root / key).stat()
-            state = f"{status.st_size}\0{status.st_mtime_ns}"
-        except OSError:
-            state = "\0"
-        digest.update(f"{key}\0{state}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
 def _read(root: Path, keys: Sequence[str]) -> Iterator[Sample | Failure]:
     for key in keys:
         label, slash, _ = key.partition("/")
         try:
             if not is_utf8(key):
                 raise UnreadableImageError("file name is not UTF-8")
+            state = state_of(root / key)  # before the bytes: what changes in between is read again next time
             data = read_regular(root / key)
         except UnreadableImageError as error:
             yield Failure(printable(key), str(error))
         else:
-            yield Sample(key, str(root / key), label if slash else None, {}, data)
+            yield Sample(key, str(root / key), label if slash else None, {}, data, state)

@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from matvit.cache import cache_dir
 from matvit.errors import TrainingError
 from retrieval.decode import decode, in_mode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import open_regular, read_regular
 from retrieval.folders import find_images
 from retrieval.shards import Span, expand, locate
+from retrieval.torchvision_sets import TORCHVISION, open_set
+
+__all__ = ["TORCHVISION", "LabelledImages", "open_labelled"]
 
 _OPEN_SHARDS = 16
-TORCHVISION = "torchvision:"
 
 
 class LabelledImages:
@@ -173,34 +174,17 @@ class _Members:
 
 
 def _torchvision(text: str, mode: str, train: bool, class_to_idx: Mapping[str, int] | None) -> LabelledImages:
-    from timm.data import create_dataset
-
-    name = text.removeprefix(TORCHVISION)
     try:
-        images = create_dataset(
-            f"torch/{name.lower()}",
-            root=str(cache_dir() / "torchvision"),
-            split="train" if train else "validation",
-            download=True,
-        )
-    except Exception as error:  # Whatever a data set's own code and its server do.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        root = cache_dir() / "torchvision"
-        raise TrainingError(f"{text}: {reason}; torchvision keeps its sets in {root}") from error
-    classes = [str(c) for c in getattr(images, "classes", [])]
-    targets = getattr(images, "targets", None)
-    if not classes or targets is None:
-        raise TrainingError(f"{text} is no set of labelled images that training can use")
-    split = "train" if train else "test"
-    labels = [classes[int(target)] for target in targets]
-    keys = [f"{split}/{i}" for i in range(len(labels))]
+        found = open_set(text, train=train)
+    except ImageSourceError as error:
+        raise TrainingError(str(error)) from error
     return LabelledImages(
-        labels,
-        keys,
-        runs=[len(keys)],
-        read=_Pairs(images, mode),
+        found.labels,
+        found.keys,
+        runs=[len(found.keys)],
+        read=_Pairs(found.images, mode),
         place=text,
-        class_to_idx=class_to_idx or {name: i for i, name in enumerate(classes)},
+        class_to_idx=class_to_idx or {name: i for i, name in enumerate(found.classes)},
     )
 
 

@@ -15,16 +15,25 @@ class LabelledRows:
         labels: Of every row, None where it has none.
         paths: Of every row's image.
         keys: Of every row. A query with the path and the key of a row is that very image.
+        live: Which rows can be found.
     """
 
-    def __init__(self, labels: Sequence[str | None], paths: Sequence[str], keys: Sequence[str]) -> None:
+    def __init__(
+        self, labels: Sequence[str | None], paths: Sequence[str], keys: Sequence[str], live: Sequence[bool]
+    ) -> None:
         self._labels = labels
-        self._row_of = {identity: row for row, identity in enumerate(zip(paths, keys, strict=True))}
+        rows = enumerate(zip(paths, keys, live, strict=True))
+        self._row_of = {(path, key): row for row, (path, key, found) in rows if found}
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "LabelledRows":
         """Rows in the order of the samples."""
-        return cls([s.label for s in samples], [s.path for s in samples], [s.key for s in samples])
+        return cls(
+            [s.label for s in samples],
+            [s.path for s in samples],
+            [s.key for s in samples],
+            [True] * len(samples),
+        )
 
     def row_of(self, query: Sample) -> int | None:
         """The row that is the query itself, if it lies in the corpus."""
@@ -43,9 +52,9 @@ class LabelledRows:
             for row in [row for row in rows if row != self.row_of(query)][:1]
         )
 
-    def has_just(self, paths: Sequence[str], keys: Sequence[str]) -> bool:
-        """Whether the rows are those of another corpus, in any order."""
-        return self._row_of.keys() == set(zip(paths, keys, strict=True))
+    def same_images(self, other: "LabelledRows") -> bool:
+        """Whether the images are those of another corpus, in any order."""
+        return self._row_of.keys() == other._row_of.keys()
 
     def share_no_label(self, queries: Sequence[Sample]) -> bool:
         """Whether none of the queries' labels is a label here."""

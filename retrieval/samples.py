@@ -1,7 +1,14 @@
 """What every source of images yields: samples and failures, in parts."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROW_COLUMNS = ("key", "path", "label", "content", "state", "duplicate_of")
+"""What an index keeps of every image: nothing that a source carries along may have one of these names."""
 
 
 @dataclass(frozen=True)
@@ -12,6 +19,7 @@ class Sample:
         key: Name of the image in its source, unique there.
         path: Absolute path of the image file, or of the shard that holds it.
         label: Class name, where the source has one.
+        state: Changes when the file at `path` does.
         extra: Further columns the source carries, such as `caption`.
         data: The encoded image.
     """
@@ -21,6 +29,7 @@ class Sample:
     label: str | None
     extra: Mapping[str, str]
     data: bytes
+    state: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,20 @@ class Part:
     fingerprint: str
     size: int | None
     read: Callable[[], Iterator[Sample | Failure]]
+
+
+def content_of(data: bytes) -> str:
+    """Hash of an encoded image, in hexadecimal: the same bytes have the same one."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+Known = Callable[[Sequence[str]], NDArray[np.bool_]]
+"""Which of some files are known already."""
+
+
+def none_known(paths: Sequence[str]) -> NDArray[np.bool_]:
+    """As if nothing had been seen before."""
+    return np.zeros(len(paths), dtype=bool)
 
 
 def is_utf8(name: str) -> bool:

@@ -1,17 +1,22 @@
 """Search an index by image, at a budget."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from indexes import Index
 from matvit.cost import Cost
 from matvit.submodel import Submodel
-from retrieval.encoder import Encoder, ImageLike
+from retrieval.encoder import Encoder
 from retrieval.errors import MissingModelError, UnreadableImageError
+from retrieval.preprocess import ImageLike
+
+Rows = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -30,25 +35,39 @@ class Hit:
     label: str | None
     path: str
 
+    @property
+    def place(self) -> str:
+        """Where the image is, in a shard its member's stem, too."""
+        if not self.path.lower().endswith(".tar"):
+            return self.path
+        return f"{self.path}:{self.key.removeprefix(f'{Path(self.path).name}:')}"
+
 
 @dataclass(frozen=True)
 class Hits(Sequence[Hit]):
     """What a query found, best first, and what it cost.
 
     Attributes:
-        submodel: The submodel that encoded the query.
+        submodel: The submodel that encoded the query; None for a vector, which nothing encoded.
         cost: Of encoding it.
+        how: What was searched: see `indexes.index.Found`.
         hits: The results.
     """
 
-    submodel: Submodel
-    cost: Cost
+    submodel: Submodel | None
+    cost: Cost | None
+    how: str
     hits: tuple[Hit, ...]
 
     @property
+    def macs(self) -> int:
+        """Multiply-accumulates of encoding the query."""
+        return self.cost.macs if self.cost else 0
+
+    @property
     def gmacs(self) -> float:
-        """Multiply-accumulates of encoding the query, in 1e9."""
-        return self.cost.gmacs
+        """The same in 1e9."""
+        return self.macs / 1e9
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -103,34 +122,99 @@ class Searcher:
                 raise MissingModelError(
                     f"the model of {index} is no longer at {model}: say with -m where it is"
                 )
-        return cls(opened, Encoder.open(model, device=device, dtype=dtype, compile=compile))
+        encoder = Encoder.open(model, device=device, dtype=dtype, compile=compile)
+        opened.use(str(encoder.device))
+        return cls(opened, encoder)
 
-    def query(self, image: ImageLike, *, budget: str | Submodel | None = None, k: int = 10) -> Hits:
-        """The k corpus images nearest to one image, encoded within the budget; None is the full encoder.
+    def query(
+        self,
+        image: ImageLike,
+        *,
+        budget: str | Submodel | None = None,
+        k: int = 10,
+        where: str | Rows | None = None,
+        threshold: float = -1.0,
+    ) -> Hits:
+        """The corpus images nearest to one image.
+
+        Args:
+            image: An image file, its bytes, or an open image.
+            budget: What encoding it may cost; None is the full encoder.
+            k: How many to find, at most.
+            where: Rows to search among: a condition as `indexes.filters` understands it, or as
+                `Index.matching` gives; None is all.
+            threshold: Cosine that a result must reach.
 
         Raises:
             BudgetError: No submodel fits the budget.
             UnreadableImageError: The image cannot be read.
+            FilterError: The condition cannot be understood.
         """
-        return self.query_batch([image], budget=budget, k=k)[0]
+        return self.query_batch([image], budget=budget, k=k, where=where, threshold=threshold)[0]
 
     def query_batch(
-        self, images: Sequence[ImageLike], *, budget: str | Submodel | None = None, k: int = 10
+        self,
+        images: Sequence[ImageLike],
+        *,
+        budget: str | Submodel | None = None,
+        k: int = 10,
+        where: str | Rows | None = None,
+        threshold: float = -1.0,
     ) -> list[Hits]:
         """As `query`, for several images in one pass; one `Hits` each, in order."""
         submodel = self.encoder.submodel(budget)
         tensors = torch.stack([self._preprocess(image) for image in images])
-        scores, ids = self.index.search(self.encoder.embed(tensors, submodel), k)
+        vectors = self.encoder.embed(tensors, submodel)
+        found = self.query_vectors(vectors, k=k, where=where, threshold=threshold)
+        cost = self.encoder.cost(submodel)
+        return [replace(hits, submodel=submodel, cost=cost) for hits in found]
+
+    def query_key(
+        self, key: str, *, k: int = 10, where: str | Rows | None = None, threshold: float = -1.0
+    ) -> Hits:
+        """The corpus images nearest to another of the corpus, which needs no encoding.
+
+        Raises:
+            UnknownKeyError: No row has this key.
+            FilterError: The condition cannot be understood.
+        """
+        vector = self.index.vectors.take(np.flatnonzero(self.index.with_keys([key])))
+        found = self.query_vectors(vector, k=k + 1, where=where, threshold=threshold)[0]
+        others = tuple(hit for hit in found if hit.key != key)
+        return replace(found, hits=others[:k])
+
+    def query_vectors(
+        self,
+        vectors: NDArray[np.floating],
+        *,
+        k: int = 10,
+        where: str | Rows | None = None,
+        threshold: float = -1.0,
+    ) -> list[Hits]:
+        """As `query`, for embeddings (Q, D) that are there already; they are normalised here.
+
+        Raises:
+            ValueError: A vector is zero, not finite, or of the wrong length.
+            FilterError: The condition cannot be understood.
+        """
+        rows = self.index.matching(where) if isinstance(where, str) else where
+        found = self.index.search(_unit(vectors), k, rows)
         return [
             Hits(
-                submodel,
-                self.encoder.cost(submodel),
-                tuple(map(self._hit, ids_k.tolist(), scores_k.tolist())),
+                None,
+                None,
+                found.how,
+                tuple(
+                    self.hit(row, score)
+                    for row, score in zip(rows_k.tolist(), scores_k.tolist(), strict=True)
+                    if score >= threshold
+                ),
             )
-            for scores_k, ids_k in zip(scores, ids, strict=True)
+            for scores_k, rows_k in zip(found.scores, found.rows, strict=True)
         ]
 
-    def _hit(self, row: int, score: float) -> Hit:
+    def hit(self, row: int, score: float) -> Hit:
+        """A row of the index, as found with a score."""
         index = self.index
         return Hit(index.keys[row], score, index.labels[row], index.paths[row])
 
@@ -141,3 +225,8 @@ class Searcher:
             if isinstance(image, bytes | Image.Image):
                 raise
             raise UnreadableImageError(f"{image}: {error}") from error
+
+
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)

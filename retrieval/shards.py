@@ -2,9 +2,14 @@
 
 webdataset groups the members; the shards are found and opened here, because its own opener runs `pipe:`
 URLs as shell commands. Nothing is ever extracted to disk.
+
+Of a sample's texts, `.cls` is its label, `.txt` its column `caption`, and every field of a `.json` object a
+column of its own: text as it stands, anything else as JSON prints it, null left out. A field whose name is
+taken, or starts with `json.`, becomes `json.NAME`. JSON that is no object is the column `json`.
 """
 
 import hashlib
+import json
 import os
 import re
 import tarfile
@@ -17,14 +22,18 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.files import check_size, open_regular, true_place
-from retrieval.samples import Failure, Part, Sample, is_utf8, printable
+from retrieval.files import check_size, open_regular, state_of
+from retrieval.samples import ROW_COLUMNS, Failure, Part, Sample, is_utf8, printable
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("cls", "txt", "json")
+_TAKEN = (*ROW_COLUMNS, "caption", "json", "")
+_MAX_FIELDS = 64  # of a sample
+_MAX_COLUMNS = 256  # of a shard: names that differ from sample to sample would fill the memory with nulls
 UNDERSTOOD = (
     "understood are a folder of images or of .tar shards, an image file, "
-    "and local shards such as x.tar, x-{000..009}.tar or x-*.tar"
+    "local shards such as x.tar, x-{000..009}.tar or x-*.tar, "
+    "a list of image files as .parquet, .txt or .lst, and torchvision:NAME or torchvision:NAME/test"
 )
 _SCHEME = re.compile(r"(?:^|::)\s*([a-z][a-z0-9+.-]+:)(?!:)", re.IGNORECASE)  # `::` separates names
 
@@ -69,18 +78,18 @@ def expand(text: str) -> list[Path]:
 def shard_parts(shards: Sequence[Path]) -> tuple[Part, ...]:
     """One part a shard.
 
+    Args:
+        shards: Absolute paths, without symlinks to folders.
+
     Raises:
         ImageSourceError: If a shard cannot be opened, or two have the same file name and so the same keys.
     """
-    name, count = Counter(shard.name for shard in shards).most_common(1)[0]
-    if count > 1:
-        raise ImageSourceError(
-            f"{name}: {count} shards have this file name, so their keys would clash; rename them"
-        )
-    return tuple(
-        Part(shard.name, _fingerprint(shard), None, partial(_read, shard))
-        for shard in (true_place(shard.parent) / shard.name for shard in shards)
-    )
+    for name, count in Counter(shard.name for shard in shards).most_common(1):
+        if count > 1:
+            raise ImageSourceError(
+                f"{name}: {count} shards have this file name, so their keys would clash; rename them"
+            )
+    return tuple(Part(shard.name, _fingerprint(shard), None, partial(_read, shard)) for shard in shards)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def locate(shard: Path) -> Iterator[tuple[str, str | None, Span]]:
         UnreadableImageError: The tar breaks off, or a sample in it has no image.
         ImageSourceError: A key or a member comes twice.
     """
-    for sample in _read(shard, image=_span):
+    for sample in _read(shard, image=_span, texts=("cls",)):
         if isinstance(sample, Failure):
             raise UnreadableImageError(f"{sample.key}: {sample.reason}")
         yield sample.key, sample.label, cast(Span, sample.data)
@@ -131,14 +140,18 @@ def _span(_: tarfile.TarFile, member: tarfile.TarInfo) -> Span:
 
 
 def _read(
-    shard: Path, image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any] = _content
+    shard: Path,
+    image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any] = _content,
+    texts: Sequence[str] = _TEXTS,
 ) -> Iterator[Sample | Failure]:
-    """The samples of a shard, with what `image` makes of their images as `data`."""
+    """The samples of a shard, with what `image` makes of their images as `data`, and no other texts."""
     from webdataset.tariterators import group_by_keys
 
+    state = state_of(shard)  # before the bytes: what changes in between is read again next time
     seen: set[str] = set()
+    columns: set[str] = set()
     try:
-        for members in group_by_keys(_members(shard, image), handler=partial(_refuse_twice, shard)):
+        for members in group_by_keys(_members(shard, image, texts), handler=partial(_refuse_twice, shard)):
             stem = members["__key__"]
             if stem in seen:
                 raise ImageSourceError(
@@ -146,7 +159,14 @@ def _read(
                     "every sample has its own key and its members lie together"
                 )
             seen.add(stem)
-            yield _sample(shard, stem, members)
+            sample = _sample(shard, state, stem, members)
+            if isinstance(sample, Sample):
+                more = columns | sample.extra.keys()
+                if len(more) > _MAX_COLUMNS:
+                    sample = Failure(sample.key, f"json fields of this shard are over {_MAX_COLUMNS} columns")
+                else:
+                    columns = more
+            yield sample
     except UnreadableImageError as error:
         yield Failure(shard.name, str(error))
 
@@ -159,7 +179,7 @@ def _refuse_twice(shard: Path, error: Exception) -> NoReturn:
 
 
 def _members(
-    shard: Path, image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any]
+    shard: Path, image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any], texts: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Members as `group_by_keys` wants them; the data of an unusable one is the error that says why.
 
@@ -181,11 +201,14 @@ def _members(
                     hidden = member.name.rpartition("/")[2].startswith(".")
                     if member.isdir() or hidden or stem is None or suffix.startswith("__"):
                         continue
-                    yield {
-                        "fname": member.name,
-                        "data": _data(tar, member, suffix.lower(), image),
-                        "__url__": str(shard),
-                    }
+                    found = {"fname": member.name, "data": None, "__url__": str(shard)}
+                    if suffix.lower() in (*_IMAGES, *texts):
+                        try:
+                            found["data"] = _data(tar, member, suffix.lower(), image)
+                        except (tarfile.TarError, OSError):
+                            yield found  # if it is of another sample than the last, that one is whole
+                            raise
+                    yield found
                 # Members end silently at a damaged header too; a whole archive ends in zeros.
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -204,8 +227,6 @@ def _data(
     suffix: str,
     image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any],
 ) -> Any:
-    if suffix not in _IMAGES + _TEXTS:
-        return b""
     if not member.isreg():
         return UnreadableImageError(f"{suffix} member is a link or a device, not a file")
     try:
@@ -215,7 +236,7 @@ def _data(
     return (image if suffix in _IMAGES else _content)(tar, member)
 
 
-def _sample(shard: Path, stem: str, members: Mapping[str, Any]) -> Sample | Failure:
+def _sample(shard: Path, state: str, stem: str, members: Mapping[str, Any]) -> Sample | Failure:
     key = f"{shard.name}:{stem}"
     try:
         if not is_utf8(key):
@@ -226,12 +247,14 @@ def _sample(shard: Path, stem: str, members: Mapping[str, Any]) -> Sample | Fail
         image = next((members[suffix] for suffix in _IMAGES if suffix in members), None)
         if image is None:
             raise UnreadableImageError("no image in sample")
-        texts = {suffix: _text(suffix, members[suffix]) for suffix in _TEXTS if suffix in members}
+        texts = {
+            suffix: _text(suffix, members[suffix]) for suffix in _TEXTS if members.get(suffix) is not None
+        }
+        extra = {"caption": texts["txt"]} if "txt" in texts else {}
+        extra |= _fields(texts["json"]) if "json" in texts else {}
     except UnreadableImageError as error:
         return Failure(printable(key), str(error))
-    columns = {"txt": "caption", "json": "json"}
-    extra = {column: texts[suffix] for suffix, column in columns.items() if suffix in texts}
-    return Sample(key, str(shard), texts.get("cls", "").strip() or None, extra, image)
+    return Sample(key, str(shard), texts.get("cls", "").strip() or None, extra, image, state)
 
 
 def _text(suffix: str, data: bytes) -> str:
@@ -239,3 +262,32 @@ def _text(suffix: str, data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnreadableImageError(f"{suffix} member is not UTF-8") from error
+
+
+def _fields(text: str) -> dict[str, str]:
+    """The columns of a json member.
+
+    Raises:
+        UnreadableImageError: It is not valid JSON, has too many fields, or text that cannot be stored.
+    """
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            return {"json": text}
+        if len(value) > _MAX_FIELDS:
+            raise UnreadableImageError(
+                f"json member has {len(value)} fields, over the limit of {_MAX_FIELDS}"
+            )
+        fields = {
+            f"json.{name}" if name in _TAKEN or name.startswith("json.") else name: (
+                content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+            )
+            for name, content in value.items()
+            if content is not None
+        }
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+        raise UnreadableImageError("json member is not valid JSON") from error
+    for name, content in fields.items():
+        if not is_utf8(name) or not is_utf8(content):
+            raise UnreadableImageError(f"json field {printable(name)!r} is not UTF-8")
+    return fields

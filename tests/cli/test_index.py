@@ -82,7 +82,7 @@ def test_a_thousand_images_of_which_seven_are_broken(
 
 def contents(index: Path) -> tuple[list, list, list, np.ndarray]:
     opened = Index.open(index)
-    return opened.keys, opened.paths, opened.labels, np.concatenate(list(opened.vectors()))
+    return opened.keys, opened.paths, opened.labels, np.concatenate(list(opened.vectors.blocks()))
 
 
 def test_a_killed_build_leaves_no_index_and_is_continued(
@@ -99,7 +99,7 @@ def test_a_killed_build_leaves_no_index_and_is_continued(
         [sys.executable, "-c", "from cli.main import main; main()", *command, str(out)],
         stderr=subprocess.DEVNULL,
     )
-    first = tmp_path / "x.index.partial" / "index" / "vectors" / "part-00000.parquet"
+    first = tmp_path / "x.index.partial" / "parts" / "part-00000.parquet"
     while process.poll() is None and not first.exists():
         time.sleep(0.002)
     process.kill()
@@ -177,7 +177,7 @@ def test_info(matvit: Callable, index: Path, corpus: Path) -> None:
     assert (done.code, done.err) == (0, "")
     manifest = Index.open(index).manifest
     assert facts["images"] == 40
-    assert facts["source"] == str(corpus)
+    assert facts["sources"] == str(corpus)
     assert facts["weights sha256"] == manifest.encoder.weights_sha256
     assert (facts["kind"], facts["recall"], facts["classes"]) == ("Flat", 1.0, 5)
     plain = matvit("index", "info", index)

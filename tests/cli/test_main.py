@@ -65,7 +65,7 @@ MISTAKES = [
         "query {query} -i {index} --nonsense",
     ),
     (2, "No such command 'nonsense'", "nonsense"),
-    (2, "Missing argument 'IMAGE'", "query -i {index}"),
+    (2, "say what to look for: images, --key or --vectors", "query -i {index}"),
     (2, "Missing option '--index' / '-i'", "query {query}"),
     (2, "-k", "query {query} -i {index} -k 0"),
     (2, "--batch-size", "index build {images} -m {model} -o {tmp}/new --batch-size 0"),

@@ -34,7 +34,7 @@ def test_results_say_who_answered_at_what_cost(matvit: Callable, index: Path, co
     for file in files:
         assert f"{file}: M, 516.4 k MACs" in done.out
     best = matvit("query", files[0], "-i", index, "-k", "1").out.splitlines()
-    assert best[0].rstrip() == f"{files[0]}: XL, 934.1 k MACs"
+    assert best[0].rstrip() == f"{files[0]}: XL, 934.1 k MACs; Flat"
     key, score, *rest = best[-1].split()
     assert (key, rest) == ("blue/00.jpg", ["blue", str(files[0])])
     assert float(score) == pytest.approx(1, abs=1e-3)
@@ -148,7 +148,7 @@ def test_another_model_is_refused_and_the_needed_one_named(
     [
         (("-", "cat.jpg"), "- stands alone"),
         (("-", "--sheet", "s.png"), "- stands alone"),
-        (("cat.jpg", "--sheet", "s.xyz"), "draws .png, .pdf and .svg files"),
+        (("cat.jpg", "--sheet", "s.xyz"), "draws .png, .pdf, .svg, .html files"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_the_work(
@@ -252,7 +252,7 @@ def test_without_a_budget_the_full_encoder_answers_whatever_its_granularity_is_c
     ask = ("query", files_of(corpus)[0], "-i", out, "-k", 1)
     done = matvit(*ask)
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[0].rstrip() == f"{files_of(corpus)[0]}: full, 934.1 k MACs"
+    assert done.out.splitlines()[0].rstrip() == f"{files_of(corpus)[0]}: full, 934.1 k MACs; Flat"
     assert "'XL' is not a budget: write quarter full, 60%" in matvit(*ask, "-b", "XL").err
 
 

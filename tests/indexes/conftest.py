@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from indexes import EncoderIdentity, IndexWriter
+from indexes.assembly import Origin
 
 DIM = 8
 
@@ -46,23 +47,24 @@ def identity() -> EncoderIdentity:
 
 
 @pytest.fixture
-def how() -> dict[str, str]:
-    return {
-        "dtype": "float32",
-        "device": "cpu",
-        "checkpoint": "m",
-        "source": "photos",
-        "command": "matvit index build photos",
-    }
+def origin(identity: EncoderIdentity) -> Origin:
+    return Origin(
+        encoder=identity,
+        dtype="float32",
+        device="cpu",
+        checkpoint="m",
+        sources=["photos"],
+        command="matvit index build photos",
+    )
 
 
 @pytest.fixture
-def small(tmp_path: Path, identity: EncoderIdentity, how: dict[str, str]) -> Path:
+def small(tmp_path: Path, identity: EncoderIdentity, origin: Origin) -> Path:
     """The path of a finished index of three parts."""
     out = tmp_path / "photos.index"
     with IndexWriter(out, identity) as writer:
         writer.plan([(f"part {i}", f"fingerprint {i}") for i in range(3)])
         for i in range(3):
             write_small_part(writer, i)
-        writer.commit(**how)
+        writer.commit(origin)
     return out

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet  # noqa: F401
 
 from indexes import EncoderIdentity, Index, IndexWriter, verify
+from indexes.assembly import Origin
 
 IDENTITY = EncoderIdentity(architecture="a", weights_sha256="b", pooling="c", embed_dim=4, preprocess={})
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
@@ -34,7 +35,9 @@ def build(out: Path, *, parts: int, pause_s: float) -> None:
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
                 rows = [{"key": f"{i}/{n}", "path": "", "label": str(n % 2)} for n in range(20)]
                 writer.write_part(i, vectors, rows, [(f"{i}/bad", "broken")])
-        writer.commit(dtype="float32", device="cpu", checkpoint="m", source="", command="")
+        writer.commit(
+            Origin(encoder=IDENTITY, dtype="float32", device="cpu", checkpoint="m", sources=[], command="")
+        )
 
 
 def contents(out: Path) -> dict[str, bytes]:

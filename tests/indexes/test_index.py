@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes import EncoderIdentity, Index, IndexDamagedError, IndexWriter, WrongEncoderError, verify
+from indexes.assembly import Origin
 
 Vectors = Callable[..., np.ndarray]
 FILES = (
@@ -17,6 +18,7 @@ FILES = (
     "index.faiss",
     "rows.parquet",
     "failures.parquet",
+    "removed.npy",
     *(f"vectors/part-0000{i}.{suffix}" for i in range(3) for suffix in ("npy", "parquet")),
 )
 
@@ -28,7 +30,7 @@ def test_round_trip(small: Path, identity: EncoderIdentity, vectors: Vectors) ->
     assert index.labels == [f"class {n % 3}" for _ in range(3) for n in range(5)]
     assert index.rows["path"].to_pylist()[0] == "/photos/0/0.jpg"
     written = np.concatenate([vectors(5, seed=i) for i in range(3)])
-    np.testing.assert_array_equal(np.concatenate(list(index.vectors())), written.astype(np.float16))
+    np.testing.assert_array_equal(np.concatenate(list(index.vectors.blocks())), written.astype(np.float16))
     assert index.manifest.encoder == identity
     assert index.manifest.files["failures.parquet"].rows == 3
     index.manifest.require_encoder(identity)
@@ -60,11 +62,13 @@ def test_search_equals_brute_force(
         for i, stop in enumerate(np.cumsum(parts)):
             rows = [{"key": str(n), "path": ""} for n in range(stop - parts[i], stop)]
             writer.write_part(i, vectors_ND[stop - parts[i] : stop], rows, [])
-        writer.commit(dtype="", device="", checkpoint="", source="", command="")
+        writer.commit(Origin(encoder=encoder, dtype="", device="", checkpoint="", sources=[], command=""))
     corpus_ND = vectors_ND.astype(np.float16).astype(np.float32)
     queries_QD = rng.standard_normal((queries, 8)).astype(np.float32)
 
-    scores_QK, ids_QK = Index.open(out).search(queries_QD, k)
+    scores_QK, ids_QK, how = Index.open(out).search(queries_QD, k)
+
+    assert how == "Flat"
 
     assert (scores_QK.dtype, ids_QK.dtype) == (np.float32, np.int64)
     assert scores_QK.shape == ids_QK.shape == (queries, min(k, len(corpus_ND)))

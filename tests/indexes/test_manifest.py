@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexes import EncoderIdentity, FileEntry, IndexDamagedError, Manifest, WrongEncoderError
-from indexes.manifest import read_manifest
+from indexes.manifest import Kind, read_manifest
 
 
 @pytest.fixture
@@ -17,9 +17,13 @@ def manifest(identity: EncoderIdentity) -> Manifest:
         dtype="bfloat16",
         device="cuda",
         checkpoint="runs/x/checkpoint",
+        kind=Kind(
+            factory="IVF4,Flat", parameters="nprobe=2", recall=0.97, query_ms=0.5, bytes_per_vector=40.0
+        ),
         ntotal=3,
+        removed=1,
         classes=["cat", "dög"],
-        source="photos",
+        sources=["photos"],
         files={"vectors/part-00000.npy": FileEntry(bytes=10, sha256="ab", rows=3)},
         created="2026-01-01T00:00:00+00:00",
         command="matvit index build photos",
@@ -45,8 +49,8 @@ def test_layout_on_disk(manifest: Manifest) -> None:
     assert (body["format_version"], body["metric"], body["factory"], body["recall"]) == (
         1,
         "cosine",
-        "Flat",
-        1.0,
+        "IVF4,Flat",
+        0.97,
     )
 
 
@@ -56,7 +60,7 @@ def test_layout_on_disk(manifest: Manifest) -> None:
     ids=["up", "deep", "root", "dots", "", "nul"],
 )
 def test_file_outside_the_index_is_refused(manifest: Manifest, name: str) -> None:
-    entry = FileEntry(bytes=1, sha256="", rows=None)
+    entry = FileEntry(bytes=1, sha256="", rows=1)
     crafted = dataclasses.replace(manifest, files={name: entry}).to_json()
     with pytest.raises(IndexDamagedError, match="leaves the index"):
         Manifest.from_json(crafted)
@@ -82,8 +86,8 @@ def test_missing_field_is_refused_even_when_sealed(manifest: Manifest) -> None:
     from indexes.manifest import _sealed
 
     body = json.loads(manifest.to_json())
-    del body["manifest_sha256"], body["source"]
-    with pytest.raises(IndexDamagedError, match="source"):
+    del body["manifest_sha256"], body["sources"]
+    with pytest.raises(IndexDamagedError, match="sources"):
         Manifest.from_json(_sealed(body))
 
 

@@ -1,11 +1,21 @@
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from indexes import FaissConflictError, IndexDamagedError, MissingFaissError
+from indexes import (
+    EncoderIdentity,
+    FaissConflictError,
+    FileEntry,
+    IndexDamagedError,
+    Manifest,
+    MissingFaissError,
+)
+from indexes.files import ends_sha256
+from indexes.manifest import Kind
 from indexes.search import build_flat, load, require_faiss
 
 Vectors = Callable[..., np.ndarray]
@@ -27,25 +37,57 @@ def test_missing_faiss_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
         require_faiss()
 
 
-def test_read_only_file_loads_and_finds_every_vector(flat: Path, vectors: Vectors) -> None:
+def manifest_of(path: Path, identity: EncoderIdentity, *, ntotal: int = 10) -> Manifest:
+    entry = FileEntry(bytes=0, sha256="", rows=ntotal, ends_sha256=ends_sha256(path))
+    return Manifest(
+        encoder=identity,
+        dtype="",
+        device="",
+        checkpoint="",
+        kind=Kind(bytes_per_vector=32),
+        ntotal=ntotal,
+        removed=0,
+        classes=[],
+        sources=[],
+        files={path.name: entry},
+        created="",
+        command="",
+    )
+
+
+def test_read_only_file_loads_and_finds_every_vector(
+    flat: Path, vectors: Vectors, identity: EncoderIdentity
+) -> None:
     flat.chmod(0o400)
     queries = np.concatenate([vectors(6, seed=0), vectors(4, seed=1)]).astype(np.float32)
-    _, ids = load(flat, dim=8, ntotal=10).search(queries, 1)
+    _, ids = load(flat, manifest_of(flat, identity)).search(queries, 1)
     assert ids[:, 0].tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("expected", [{"dim": 7, "ntotal": 10}, {"dim": 8, "ntotal": 9}])
-def test_disagreement_with_the_manifest_is_refused(flat: Path, expected: dict[str, int]) -> None:
+@pytest.mark.parametrize("dim, ntotal", [(7, 10), (8, 9)])
+def test_disagreement_with_the_manifest_is_refused(
+    flat: Path, identity: EncoderIdentity, dim: int, ntotal: int
+) -> None:
+    manifest = manifest_of(flat, replace(identity, embed_dim=dim), ntotal=ntotal)
     with pytest.raises(IndexDamagedError, match="10 x 8 vectors where the manifest says"):
-        load(flat, **expected)
+        load(flat, manifest)
 
 
-def test_every_truncation_is_refused(flat: Path) -> None:
-    whole = flat.read_bytes()
+def test_every_truncation_is_refused(flat: Path, identity: EncoderIdentity) -> None:
+    whole, manifest = flat.read_bytes(), manifest_of(flat, identity)
     for length in range(0, len(whole), 5):
         flat.write_bytes(whole[:length])
         with pytest.raises(IndexDamagedError):
-            load(flat, dim=8, ntotal=10)
+            load(flat, manifest)
+
+
+def test_another_file_of_the_same_shape_is_refused(
+    flat: Path, vectors: Vectors, identity: EncoderIdentity
+) -> None:
+    manifest = manifest_of(flat, identity)
+    build_flat([vectors(10, seed=7).astype(np.float32)], 8, flat)
+    with pytest.raises(IndexDamagedError, match="missing or damaged"):
+        load(flat, manifest)
 
 
 def test_full_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: Vectors) -> None:

@@ -18,9 +18,9 @@ from indexes import (
     IndexWriter,
     verify,
 )
+from indexes.assembly import Origin
 
 Write = Callable[..., None]
-How = dict[str, str]
 PLAN = [("a", "1"), ("b", "2"), ("c", "3")]
 
 
@@ -32,7 +32,9 @@ def done_after(writer: IndexWriter, plan: list[tuple[str, str]]) -> list[bool]:
 def test_finished_index_holds_its_files_and_nothing_else(small: Path) -> None:
     names = {file.relative_to(small).as_posix() for file in small.rglob("*") if file.is_file()}
     parts = {f"vectors/part-0000{i}.{suffix}" for i in range(3) for suffix in ("npy", "parquet")}
-    assert names == {"manifest.json", "index.faiss", "rows.parquet", "failures.parquet"} | parts
+    assert (
+        names == {"manifest.json", "index.faiss", "rows.parquet", "failures.parquet", "removed.npy"} | parts
+    )
     assert [entry.name for entry in small.parent.iterdir()] == ["photos.index"]
 
 
@@ -67,7 +69,7 @@ def test_second_writer_is_refused_while_the_first_lives(
 
 
 def test_changed_fingerprint_redoes_just_that_part(
-    tmp_path: Path, identity: EncoderIdentity, write: Write, how: How
+    tmp_path: Path, identity: EncoderIdentity, write: Write, origin: Origin
 ) -> None:
     out = tmp_path / "photos.index"
     with IndexWriter(out, identity) as writer:
@@ -77,7 +79,7 @@ def test_changed_fingerprint_redoes_just_that_part(
     with IndexWriter(out, identity) as writer:
         assert done_after(writer, [("a", "1"), ("b", "changed"), ("c", "3")]) == [True, False, True]
         write(writer, 1, count=2)
-        writer.commit(**how)
+        writer.commit(origin)
     index = Index.open(out)
     assert index.keys == [f"0/{n}.jpg" for n in range(5)] + ["1/0.jpg", "1/1.jpg"] + [
         f"2/{n}.jpg" for n in range(5)
@@ -86,7 +88,7 @@ def test_changed_fingerprint_redoes_just_that_part(
 
 
 def test_shorter_plan_leaves_no_stray_files(
-    tmp_path: Path, identity: EncoderIdentity, write: Write, how: How
+    tmp_path: Path, identity: EncoderIdentity, write: Write, origin: Origin
 ) -> None:
     out = tmp_path / "photos.index"
     with IndexWriter(out, identity) as writer:
@@ -95,7 +97,7 @@ def test_shorter_plan_leaves_no_stray_files(
             write(writer, i)
     with IndexWriter(out, identity) as writer:
         assert done_after(writer, PLAN[:2]) == [True, True]
-        writer.commit(**how)
+        writer.commit(origin)
     assert len(Index.open(out)) == 10
     assert verify(out) == []
 
@@ -114,16 +116,18 @@ def test_other_encoder_keeps_nothing(
         assert done_after(writer, PLAN) == [False, False, False]
 
 
-def test_commit_needs_every_part(tmp_path: Path, identity: EncoderIdentity, write: Write, how: How) -> None:
+def test_commit_needs_every_part(
+    tmp_path: Path, identity: EncoderIdentity, write: Write, origin: Origin
+) -> None:
     with IndexWriter(tmp_path / "photos.index", identity) as writer:
         writer.plan(PLAN)
         write(writer, 0)
         with pytest.raises(ValueError, match="part b is not finished"):
-            writer.commit(**how)
+            writer.commit(origin)
 
 
 def test_duplicate_key_across_parts_is_named(
-    tmp_path: Path, identity: EncoderIdentity, vectors: Callable[..., np.ndarray], how: How
+    tmp_path: Path, identity: EncoderIdentity, vectors: Callable[..., np.ndarray], origin: Origin
 ) -> None:
     out = tmp_path / "photos.index"
     with IndexWriter(out, identity) as writer:
@@ -131,7 +135,7 @@ def test_duplicate_key_across_parts_is_named(
         for i in range(2):
             writer.write_part(i, vectors(1, seed=i), [{"key": "same.jpg", "path": "/"}], [])
         with pytest.raises(DuplicateKeyError, match=r"'same\.jpg'"):
-            writer.commit(**how)
+            writer.commit(origin)
     assert not out.exists()
 
 
@@ -140,28 +144,28 @@ def test_duplicate_key_across_parts_is_named(
     [([("a.jpg", "truncated"), ("b.jpg", "empty")], r"2 failed .*a\.jpg: truncated"), ([], "no images")],
 )
 def test_empty_index_says_why(
-    tmp_path: Path, identity: EncoderIdentity, how: How, failures: list[tuple[str, str]], message: str
+    tmp_path: Path, identity: EncoderIdentity, origin: Origin, failures: list[tuple[str, str]], message: str
 ) -> None:
     with IndexWriter(tmp_path / "photos.index", identity) as writer:
         writer.plan(PLAN[:1])
         writer.write_part(0, np.empty((0, 8)), [], failures)
         with pytest.raises(EmptyIndexError, match=message):
-            writer.commit(**how)
+            writer.commit(origin)
     assert not (tmp_path / "photos.index").exists()
 
 
 def test_part_where_everything_failed_joins_the_others(
-    tmp_path: Path, identity: EncoderIdentity, write: Write, how: How
+    tmp_path: Path, identity: EncoderIdentity, write: Write, origin: Origin
 ) -> None:
     out = tmp_path / "photos.index"
     with IndexWriter(out, identity) as writer:
         writer.plan(PLAN[:2])
         writer.write_part(0, np.empty((0, 8)), [], [("x", "broken")])
         write(writer, 1)
-        manifest = writer.commit(**how)
+        manifest = writer.commit(origin)
     assert (manifest.ntotal, manifest.files["failures.parquet"].rows) == (5, 2)
     assert manifest.classes == ["class 0", "class 1", "class 2"]
-    assert len(np.concatenate(list(Index.open(out).vectors()))) == 5
+    assert len(np.concatenate(list(Index.open(out).vectors.blocks()))) == 5
 
 
 def test_refused_vectors_leave_the_part_unfinished(
@@ -180,7 +184,7 @@ def test_refused_vectors_leave_the_part_unfinished(
 
 
 def test_full_disk_leaves_a_build_that_continues(
-    tmp_path: Path, identity: EncoderIdentity, write: Write, how: How, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, identity: EncoderIdentity, write: Write, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "photos.index"
 
@@ -200,5 +204,5 @@ def test_full_disk_leaves_a_build_that_continues(
     with IndexWriter(out, identity) as writer:
         assert done_after(writer, PLAN[:2]) == [True, False]
         write(writer, 1)
-        writer.commit(**how)
+        writer.commit(origin)
     assert verify(out) == []

@@ -1,7 +1,8 @@
 """Batches keep order and lose nothing, whatever the mixture of images and failures."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from small_world import picture
 
 from retrieval import Encoder
 from retrieval.batches import batches
-from retrieval.samples import Failure, Sample
+from retrieval.samples import Failure, Part, Sample, content_of
 
 
 def encoded(number: int) -> bytes:
@@ -28,46 +29,62 @@ KINDS = {
 }
 
 
+def part_of(items: Iterable[Sample | Failure], size: int | None = None) -> Part:
+    return Part("part", "", size, lambda: iter(items))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    kinds=st.lists(st.sampled_from(list(KINDS)), max_size=20),
+    parts=st.lists(st.lists(st.sampled_from(list(KINDS)), max_size=9), max_size=4),
     batch_size=st.integers(1, 6),
-    workers=st.integers(1, 3),
 )
 def test_nothing_is_lost_reordered_or_repeated(
-    encoder: Encoder, kinds: list[str], batch_size: int, workers: int
+    encoder: Encoder, parts: list[list[str]], batch_size: int
 ) -> None:
-    items = [KINDS[kind](n) for n, kind in enumerate(kinds)]
-    found = list(batches(iter(items), encoder, batch_size=batch_size, workers=workers))
-
-    good = [n for n, kind in enumerate(kinds) if kind == "good"]
-    samples = [sample for batch in found for sample in batch.samples]
-    assert [sample.key for sample in samples] == [str(n) for n in good]
-    assert all(sample.extra["caption"] == f"number {sample.key}" for sample in samples)
-    images = [image for batch in found if batch.samples for image in batch.images]
-    assert len(images) == len(good)
-    for n, image in zip(good, images, strict=True):
-        assert torch.equal(image, encoder.preprocess(IMAGES[n % 4]))
+    everything = [[KINDS[kind](10 * p + n) for n, kind in enumerate(kinds)] for p, kinds in enumerate(parts)]
+    found = list(
+        batches([part_of(items, len(items)) for items in everything], encoder, batch_size=batch_size)
+    )
 
     reasons = {"bad bytes": "not an image", "lost before": "no such file"}
-    failures = [failure for batch in found for failure in batch.failures]
-    assert failures == [Failure(str(n), reasons[kind]) for n, kind in enumerate(kinds) if kind != "good"]
-    for batch in found:
-        last = max((int(sample.key) for sample in batch.samples), default=len(kinds))
-        if batch is not found[-1]:
-            assert all(int(failure.key) < last for failure in batch.failures), "in their place"
+    for p, kinds in enumerate(parts):
+        mine = [batch for batch in found if batch.part == p]
+        assert [batch.last for batch in mine] == [False] * (len(mine) - 1) + [True]
+        assert [len(b.samples) + len(b.failures) for b in mine[:-1]] == [batch_size] * (len(mine) - 1)
+        good = [10 * p + n for n, kind in enumerate(kinds) if kind == "good"]
+        samples = [sample for batch in mine for sample in batch.samples]
+        assert [sample.key for sample in samples] == [str(n) for n in good]
+        assert all(sample.extra["caption"] == f"number {sample.key}" for sample in samples)
+        images = [image for batch in mine if batch.samples for image in batch.images]
+        contents = [content for batch in mine for content in batch.contents]
+        for n, image, content in zip(good, images, contents, strict=True):
+            assert torch.equal(image, encoder.preprocess(IMAGES[n % 4]))
+            assert content == content_of(IMAGES[n % 4])
+        failures = [failure for batch in mine for failure in batch.failures]
+        bad = [(10 * p + n, kind) for n, kind in enumerate(kinds) if kind != "good"]
+        assert failures == [Failure(str(n), reasons[kind]) for n, kind in bad]
+    assert [batch.part for batch in found] == sorted(batch.part for batch in found)
 
-    sizes = [len(batch.samples) for batch in found]
-    assert all(size == batch_size for size in sizes[:-1])
-    assert all(0 <= size <= batch_size for size in sizes[-1:])
+
+def test_other_processes_give_the_same_batches(encoder: Encoder) -> None:
+    items = [
+        KINDS[kind](n) for n, kind in enumerate(["good", "good", "bad bytes", "lost before", "good"] * 5)
+    ]
+    parts = [part_of(items), part_of([]), part_of(items[:3])]
+    here = list(batches(parts, encoder, batch_size=4, workers=0))
+    there = list(batches(parts, encoder, batch_size=4, workers=2))
+    assert [replace(batch, images=None) for batch in here] == [replace(batch, images=None) for batch in there]
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.images, other.images)
 
 
 def test_encoded_bytes_are_let_go(encoder: Encoder) -> None:
-    (batch,) = batches([KINDS["good"](0)], encoder, batch_size=8)
+    (batch,) = batches([part_of([KINDS["good"](0)], 1)], encoder, batch_size=8)
     assert batch.samples[0].data == b""
 
 
-def test_reading_ahead_is_bounded(encoder: Encoder) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_ahead_is_bounded(encoder: Encoder, workers: int) -> None:
     read = 0
 
     def endless() -> Iterator[Sample]:
@@ -76,16 +93,17 @@ def test_reading_ahead_is_bounded(encoder: Encoder) -> None:
             read += 1
             yield KINDS["good"](read)
 
-    stream = batches(endless(), encoder, batch_size=4)
+    stream = batches([Part("", "", None, endless)], encoder, batch_size=4, workers=workers)
     next(stream)
-    assert read <= 4 + 2 * 4
-    stream.close()
+    # One batch is out, one waits to be known for not the last, and each worker has two and the next.
+    assert read <= 4 * (1 + 1 + 3 * workers)
 
 
-def test_an_error_of_the_source_is_not_swallowed(encoder: Encoder) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_source_is_not_swallowed(encoder: Encoder, workers: int) -> None:
     def breaks() -> Iterator[Sample]:
         yield KINDS["good"](0)
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(batches(breaks(), encoder, batch_size=4))
+        list(batches([Part("", "", None, breaks)], encoder, batch_size=4, workers=workers))

@@ -13,7 +13,7 @@ from retrieval.batches import batches
 
 
 def vectors_of(index: Index) -> dict[str, np.ndarray]:
-    return dict(zip(index.keys, np.concatenate(list(index.vectors())), strict=True))
+    return dict(zip(index.keys, np.concatenate(list(index.vectors.blocks())), strict=True))
 
 
 def test_vectors_are_the_full_encoder_s_joined_by_key(index: Path, corpus: Path, encoder: Encoder) -> None:
@@ -31,7 +31,7 @@ def test_manifest_says_what_made_it(index: Path, corpus: Path, encoder: Encoder,
     manifest = Index.open(index).manifest
     assert manifest.encoder == encoder.identity
     assert (manifest.dtype, manifest.device) == ("float32", "cpu")
-    assert (manifest.source, manifest.checkpoint) == (str(corpus), str(checkpoint))
+    assert (manifest.sources, manifest.checkpoint) == ([str(corpus)], str(checkpoint))
     assert manifest.classes == ["blue", "checks", "green", "red", "stripes"]
 
 
@@ -141,7 +141,7 @@ def test_two_images_of_one_key_make_no_index(corpus: Path, encoder: Encoder, tmp
 
 def test_labels_reach_batches_with_their_images(corpus: Path, encoder: Encoder) -> None:
     (part,) = open_source(corpus).parts
-    for batch in batches(part.read(), encoder, batch_size=16):
+    for batch in batches([part], encoder, batch_size=16):
         for sample, image in zip(batch.samples, batch.images, strict=True):
             assert sample.label == Path(sample.path).parent.name
             assert image.equal(encoder.preprocess(sample.path))

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -110,6 +112,30 @@ def test_relative_sources_yield_absolute_paths(tmp_path: Path, monkeypatch: pyte
     assert sample.path == str(tmp_path / "photos [2024]" / "a.png")
 
 
+def test_a_list_of_files_is_a_source(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    expected = [Sample("a.png", str(tmp_path / "a.png"), None, {}, encoded())]
+    for name in ("list.txt", "LIST.LST"):
+        (tmp_path / name).write_text("a.png\n")
+        assert read(open_source(tmp_path / name)) == expected
+    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "list.Parquet")
+    assert read(open_source(tmp_path / "list.Parquet")) == expected
+
+
+def test_a_folder_named_like_a_list_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos.txt").mkdir()
+    (tmp_path / "photos.txt" / "a.png").write_bytes(encoded())
+    assert [sample.key for sample in read(open_source(tmp_path / "photos.txt"))] == ["a.png"]
+
+
+def test_a_source_says_what_opens_it_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(encoded())
+    (tmp_path / "list.txt").write_text("a.png")
+    places = [open_source(text).place for text in (".", "a.png", "list.txt", str(tmp_path))]
+    assert places == [str(tmp_path), f"{tmp_path}/a.png", f"{tmp_path}/list.txt", str(tmp_path)]
+
+
 def test_parts_can_be_sent_to_workers(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded())
     source = open_source(tmp_path)
@@ -135,8 +161,12 @@ def test_a_folder_of_shards_is_a_source_only_without_images(tmp_path: Path) -> N
         ("nowhere.jpg", "no such file or folder"),
         ("n" * 5000, "cannot be read"),
         ("empty", "no images and no .tar shards"),
-        ("list.txt", "understood are a folder"),
-        ("torchvision:CIFAR10", "understood are a folder"),
+        ("list.csv", "understood are a folder"),
+        ("list.txt", "no entries"),
+        ("list.parquet", "not a parquet file, or a damaged one"),
+        ("torchvision:CIFAR10", "torchvision keeps its sets in"),
+        ("torchvision:CIFAR10/", "write torchvision:cifar10"),
+        ("{torchvision:CIFAR10,x}.tar", "understood are a folder"),
         ("https://example.org/x.tar", "understood are a folder"),
         (b"caf\xe9".decode("utf-8", "surrogateescape"), "not UTF-8"),
     ],
@@ -145,8 +175,10 @@ def test_what_is_no_source_is_refused_in_one_line(
     text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "list.txt").touch()
+    for name in ("list.csv", "list.txt", "list.parquet"):
+        (tmp_path / name).touch()
     with pytest.raises(ImageSourceError, match=message) as caught:
         open_source(text)
     assert "\n" not in str(caught.value)

@@ -42,7 +42,7 @@ def test_hits_are_the_nearest_rows_best_first(searcher: Searcher, position: int,
     image = picture("red", 1000 + number)
     hits = searcher.query(image, budget=submodel, k=k)
     (query,) = searcher.encoder.embed(searcher.encoder.preprocess(image)[None], submodel)
-    scores = np.concatenate(list(searcher.index.vectors())) @ query
+    scores = np.concatenate(list(searcher.index.vectors.blocks())) @ query
     best = np.argsort(-scores, kind="stable")[:k]
     assert len(hits) == min(k, 40)
     np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-5)

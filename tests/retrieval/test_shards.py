@@ -1,17 +1,24 @@
 """WebDataset shards, written by tarfile, whole and hostile."""
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from retrieval import files
-from retrieval.errors import ImageSourceError
+from indexes.rows import read_rows, rows_table, write_table
+from retrieval import files, shards
+from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.images import open_source
 from retrieval.samples import Failure, Sample
+from retrieval.shards import locate
 
 
 def member(
@@ -51,11 +58,157 @@ def test_samples_carry_labels_captions_and_json(tmp_path: Path) -> None:
     )
     path = str(shard)
     assert read(shard) == [
-        Sample("x-0.tar:b/2", path, "7", {"caption": "ein Übermut", "json": '{"id": 2}'}, b"two"),
+        Sample("x-0.tar:b/2", path, "7", {"caption": "ein Übermut", "id": "2"}, b"two"),
         Failure("x-0.tar:a", "no image in sample"),
         Sample("x-0.tar:日本", path, None, {}, b"three"),
         Sample("x-0.tar:__meta__/x", path, None, {}, b"webdataset's own"),
     ]
+
+
+def with_json(place: Path, *texts: str | bytes) -> list[Sample | Failure]:
+    """What is read of a shard of samples with these json members."""
+    members = []
+    for i, text in enumerate(texts):
+        data = text if isinstance(text, bytes) else text.encode()
+        members += [member(f"{i}.jpg", b"x"), member(f"{i}.json", data)]
+    return read(write(place / "x.tar", *members))
+
+
+def test_every_field_of_a_json_object_is_a_column(tmp_path: Path) -> None:
+    text = """{"who": "Zoë \\u00e9", "year": 2019, "share": 0.50, "small": 1e-7, "yes": true,
+               "no": false, "none": null, "empty": "", "deep": {"b": [1, null, "é"]}, "list": [],
+               "many": 123456789012345678901}"""
+    (sample,) = with_json(tmp_path, text)
+    assert isinstance(sample, Sample)
+    assert sample.extra == {
+        "who": "Zoë é",
+        "year": "2019",
+        "share": "0.5",
+        "small": "1e-07",
+        "many": "123456789012345678901",
+        "yes": "true",
+        "no": "false",
+        "empty": "",
+        "deep": '{"b": [1, null, "é"]}',
+        "list": "[]",
+    }
+
+
+def test_fields_never_take_the_place_of_other_columns(tmp_path: Path) -> None:
+    names = ["key", "path", "label", "content", "state", "caption", "json", "", "json.key", "json.json.key"]
+    names += ["Key", "jsonkey"]
+    fields = {name: f"field {name}" for name in names}
+    members = [
+        member("0.jpg", b"x"),
+        member("0.json", json.dumps(fields).encode()),
+        member("0.txt", b"own caption"),
+        member("0.cls", b"own label"),
+    ]
+    (sample,) = read(write(tmp_path / "x.tar", *members))
+    assert isinstance(sample, Sample)
+    assert (sample.key, sample.label, sample.extra["caption"]) == ("x.tar:0", "own label", "own caption")
+    assert sample.extra == {"caption": "own caption"} | {
+        name if name in ("Key", "jsonkey") else f"json.{name}": text for name, text in fields.items()
+    }
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '"text"', " 7\n", "null", "true", "[]"])
+def test_json_that_is_no_object_is_one_column_as_it_stands(tmp_path: Path, text: str) -> None:
+    (sample,) = with_json(tmp_path, text)
+    assert isinstance(sample, Sample)
+    assert sample.extra == {"json": text}
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("", "json member is not valid JSON"),
+        ('{"a": 1', "json member is not valid JSON"),
+        ("{'a': 1}", "json member is not valid JSON"),
+        ('{"a": ' + "1" * 5000 + "}", "json member is not valid JSON"),
+        ('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", "json member is not valid JSON"),
+        ('{"a":' * 200_000, "json member is not valid JSON"),
+        (b'{"a": "\xff"}', "json member is not UTF-8"),
+        ('{"a\\ud800": 1}', r"json field 'a\\ud800' is not UTF-8"),
+        ('{"a": "\\udfff"}', "json field 'a' is not UTF-8"),
+        ('{"a": [{"\\udfff": 0}]}', "json field 'a' is not UTF-8"),
+        (json.dumps(dict.fromkeys(map(str, range(65)))), "json member has 65 fields, over the limit of 64"),
+    ],
+    ids=range(11),
+)
+def test_hostile_json_costs_its_own_sample(tmp_path: Path, text: str | bytes, reason: str) -> None:
+    before, failure, after = with_json(tmp_path, '{"a": 1}', text, '{"a": 2}')
+    assert failure == Failure("x.tar:1", reason)
+    assert isinstance(before, Sample)
+    assert isinstance(after, Sample)
+    assert (before.extra, after.extra) == ({"a": "1"}, {"a": "2"})
+
+
+def test_as_many_fields_as_are_allowed(tmp_path: Path) -> None:
+    (sample,) = with_json(tmp_path, json.dumps({str(i): i for i in range(64)}))
+    assert isinstance(sample, Sample)
+    assert sample.extra == {str(i): str(i) for i in range(64)}
+
+
+def test_names_that_differ_from_sample_to_sample_cannot_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_MAX_COLUMNS", 3)
+    found = with_json(
+        tmp_path, '{"a": 0, "b": 0}', '{"b": 0, "c": 0}', '{"a": 0, "d": 0}', '{"a": 1, "c": 1}'
+    )
+    reason = "json fields of this shard are over 3 columns"
+    assert [item.reason if isinstance(item, Failure) else item.extra for item in found] == [
+        {"a": "0", "b": "0"},
+        {"b": "0", "c": "0"},
+        reason,
+        {"a": "1", "c": "1"},
+    ]
+
+
+TEXT = st.text(st.characters(exclude_categories=()))  # surrogates too
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.lists(JSON | st.dictionaries(TEXT, JSON, max_size=4), max_size=5), st.booleans())
+def test_whatever_json_holds_can_be_stored(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Any], escape: bool
+) -> None:
+    place = tmp_path_factory.mktemp("json")
+    texts = [json.dumps(v, ensure_ascii=escape).encode("utf-8", "surrogatepass") for v in values]
+    found = with_json(place, *texts)
+    assert [item.key for item in found] == [f"x.tar:{i}" for i in range(len(values))]
+    samples = [item for item in found if isinstance(item, Sample)]
+    rows = [{**s.extra, "key": s.key, "path": s.path, "label": s.label} for s in samples]
+    write_table(place / "rows.parquet", rows_table(rows))
+    table = read_rows(place / "rows.parquet")
+    assert set(table.schema.types) == {pa.string()}
+    for row, sample in zip(table.to_pylist(), samples, strict=True):
+        assert {name for name, text in row.items() if text is not None} == {"key", "path", *sample.extra}
+        value = json.loads(texts[int(sample.key.partition(":")[2])])
+        if isinstance(value, dict):
+            kept = [content for content in value.values() if content is not None]
+            assert len(sample.extra) == len(kept)
+            for content, text in zip(kept, sample.extra.values(), strict=True):
+                assert text == content or text == json.dumps(content, ensure_ascii=False)
+
+
+def test_training_reads_no_text_but_the_label(tmp_path: Path) -> None:
+    shard = write(
+        tmp_path / "x.tar",
+        member("0.jpg", b"x"),
+        member("0.cls", b"a"),
+        member("0.txt", b"\xff"),
+        member("0.json", b"{"),
+    )
+    ((key, label, span),) = locate(shard)
+    assert (key, label, shard.read_bytes()[span.offset :][: span.size]) == ("x.tar:0", "a", b"x")
+    with pytest.raises(UnreadableImageError, match=r"x\.tar:0: cls member is not UTF-8"):
+        list(locate(write(shard, member("0.jpg", b"x"), member("0.cls", b"\xff"))))
 
 
 def test_braces_and_wildcards_name_the_same_shards(tmp_path: Path) -> None:
@@ -206,6 +359,15 @@ def test_a_damaged_shard_yields_what_is_whole_and_one_failure(
     assert isinstance(failure, Failure)
     assert failure.key == "x.tar"
     assert failure.reason.startswith("truncated or corrupt tar near byte ")
+
+
+def test_a_sample_is_whole_though_the_next_is_cut(tmp_path: Path) -> None:
+    shard = write(tmp_path / "x.tar", *(member(f"{number}.jpg", b"x" * 300) for number in range(4)))
+    shard.write_bytes(shard.read_bytes()[: 2 * 1024 + 600])
+    *samples, failure = read(shard)
+    assert [sample.key for sample in samples] == ["x.tar:0", "x.tar:1"]
+    assert isinstance(failure, Failure)
+    assert (failure.key, "lost, with the sample it happened in" in failure.reason) == ("x.tar", True)
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar at all", b"\x1f\x8b" + bytes(600)])

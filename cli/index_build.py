@@ -1,0 +1,179 @@
+"""`matvit index build` and `add`: images in."""
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.models import fetched, fetched_for
+from cli.output import print_json, progress, say, steps
+
+if TYPE_CHECKING:
+    import torch
+
+    from indexes.kinds import KindOptions
+    from matvit.distributed import Processes
+    from retrieval.images import ImageSource
+
+Model = Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)]
+
+
+def build(
+    images: options.Images,
+    model: Model,
+    out: Output,
+    factory: options.Factory = "auto",
+    rerank: options.Rerank = None,
+    max_memory: options.MaxMemory = None,
+    max_query_ms: options.MaxQueryMs = None,
+    recall: options.Recall = 0.95,
+    batch_size: options.BatchSize = 64,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
+) -> None:
+    """Embed images with the full encoder and index them.
+
+    Images that cannot be read are counted, kept with their reasons in failures.parquet, and stop nothing.
+    An interrupted build goes on where it stopped when the same command is run again. Under torchrun,
+    processes share the parts.
+
+    Example: matvit index build photos/ -m runs/x/checkpoint -o photos.index
+
+    Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
+    """
+    from matvit.distributed import joined
+    from retrieval.images import open_source
+
+    kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
+    source = open_source(images)
+    with joined(device) as where:
+        _embed(source, fetched(model), out, kind, where, batch_size, workers, dtype, json)
+
+
+def add(
+    images: options.Images,
+    index: options.IndexDir,
+    model: options.ModelOverride = None,
+    check_content: Annotated[
+        bool, typer.Option("--check-content", help="Compare images by their bytes, not by size and time.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove rows whose files are gone from the folder IMAGES.")
+    ] = False,
+    batch_size: options.BatchSize = 64,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
+) -> None:
+    """Add images to an index: those that are new, and those that changed in place of what they were.
+
+    Run it every night on the same folder. Only the weights that made the index can add to it.
+
+    Example: matvit index add photos/ -i photos.index --prune
+    """
+    from indexes import Index
+    from indexes.change import remove
+    from indexes.kinds import AUTO
+    from matvit.distributed import joined
+    from retrieval.images import open_source
+    from retrieval.known import Known
+
+    with joined(device) as where:
+        tell = say if where[0].is_first else _silent
+        opened = Index.open(index)
+        known = Known(opened, check_content=check_content)
+        source = open_source(images, known=known.unchanged)
+        gone = known.gone(source)
+        tell(f"{known.skipped} files are as they were")
+        if source.parts:
+            model = fetched_for(index, model) or opened.manifest.checkpoint
+            _embed(source, model, index, AUTO, where, batch_size, workers, dtype, json, extends=True)
+        else:
+            tell("nothing new")
+    if len(gone) and where[0].is_first:
+        if prune:
+            count = remove(index, lambda latest: latest.from_files(gone), command=_command())
+            say(f"{count} rows removed whose files are gone")
+        else:
+            say(f"{len(gone)} files are gone: --prune removes their rows")
+
+
+def _embed(
+    source: "ImageSource",
+    model: str,
+    out: Path,
+    kind: "KindOptions",
+    where: "tuple[Processes, torch.device]",
+    batch_size: int,
+    workers: int | None,
+    dtype: str,
+    json: bool,
+    *,
+    extends: bool = False,
+) -> None:
+    from indexes.rows import read_failures
+    from retrieval.embed import build_index
+    from retrieval.encoder import Encoder
+
+    skipped = 0
+
+    def skip(count: int) -> None:
+        nonlocal skipped
+        skipped += count
+        advance(count)
+
+    processes, place = where
+    encoder = Encoder.open(model, device=str(place), dtype=dtype)
+    alone = processes.world_size == 1
+    bar = (
+        progress("Embedding", source.size if alone else None) if processes.is_first else nullcontext(_silent)
+    )
+    with bar as advance:
+        manifest = build_index(
+            source,
+            encoder,
+            out,
+            extends=extends,
+            options=kind,
+            command=_command(),
+            batch_size=batch_size,
+            workers=workers,
+            processes=processes,
+            on_images=advance,
+            on_skip=skip,
+            on_progress=steps(),
+        )
+    if not processes.is_first:
+        return
+    if skipped:
+        say(f"{skipped} images were embedded before this run was interrupted, and were not repeated")
+    failures = read_failures(out / "failures.parquet").to_pylist()
+    for failure in failures[:20]:
+        say(f"not indexed: {failure['key']}: {failure['reason']}")
+    if len(failures) > 20:
+        say(f"... and {len(failures) - 20} more in {out / 'failures.parquet'}")
+    say(f"{manifest.ntotal - manifest.removed} images indexed, {len(failures)} not readable: {out}")
+    if manifest.kind.recall < 1:
+        say(f"{manifest.kind.factory} finds {manifest.kind.recall:.1%} of the true 10 nearest")
+    if json:
+        found = manifest.ntotal - manifest.removed
+        print_json({"index": str(out), "indexed": found, "failures": len(failures)})
+
+
+def _command() -> str:
+    return shlex.join(["matvit", *sys.argv[1:]])
+
+
+def _silent(_: object) -> None:
+    pass
+
+
+COMMANDS = (build, add)

@@ -1,0 +1,92 @@
+"""`matvit index remove`, `compact`, `merge` and `export`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.output import say, steps
+
+Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
+
+
+def remove(
+    index: Index,
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY", help="Keys of rows.", show_default=False)
+    ] = None,
+    where: options.Where = None,
+) -> None:
+    """Remove rows by key or by condition. `matvit index compact` frees their space.
+
+    Example: matvit index remove photos.index 2019/cat.jpg
+
+    Example: matvit index remove photos.index --where "label = 'blurred'"
+    """
+    from indexes.change import remove as mark_removed
+
+    if bool(keys) == bool(where):
+        raise typer.BadParameter("say which rows: by key, or by --where")
+    count = mark_removed(
+        index,
+        lambda opened: opened.matching(where) if where else opened.with_keys(keys or []),
+        command=_command(),
+    )
+    say(f"{count} rows removed: {index}")
+
+
+def compact(index: Index) -> None:
+    """Free the space of removed rows, and train and tune the index anew.
+
+    Example: matvit index compact photos.index
+    """
+    from indexes.change import gather
+
+    manifest = gather([index], index, command=_command(), on_progress=steps())
+    say(f"{manifest.ntotal} rows: {index}")
+
+
+def merge(
+    indexes: Annotated[
+        list[Path], typer.Argument(metavar="INDEX", help="Index directories.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)],
+    factory: options.Factory = "auto",
+    rerank: options.Rerank = None,
+    max_memory: options.MaxMemory = None,
+    max_query_ms: options.MaxQueryMs = None,
+    recall: options.Recall = 0.95,
+) -> None:
+    """Make one index of several that the same weights made.
+
+    Example: matvit index merge 2024.index 2025.index -o all.index
+    """
+    from indexes.change import gather
+
+    kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
+    manifest = gather(indexes, out, command=_command(), options=kind, on_progress=steps())
+    say(f"{manifest.ntotal} rows: {out}")
+
+
+def export(
+    index: Index,
+    out: Annotated[Path, typer.Option("--output", "-o", help="The new directory.", show_default=False)],
+) -> None:
+    """Write vectors and rows as clip-retrieval does: img_emb/*.npy and metadata/*.parquet.
+
+    Example: matvit index export photos.index -o photos.export
+    """
+    from indexes import Index
+    from indexes.export import export as write
+
+    say(f"{write(Index.open(index), out)} rows: {out}")
+
+
+def _command() -> str:
+    return shlex.join(["matvit", *sys.argv[1:]])
+
+
+COMMANDS = (remove, compact, merge, export)

@@ -1,0 +1,95 @@
+"""`matvit index info` and `verify`: what is there, and whether it is whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.models import fetched_for
+from cli.output import print_json, print_table, progress, say
+
+Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
+
+
+def info(index: Index, json: options.Json = False) -> None:
+    """Show what made an index and what is in it.
+
+    Example: matvit index info photos.index
+    """
+    from indexes import Index
+    from matvit.device import pick_device
+
+    opened = Index.open(index)
+    manifest = opened.manifest
+    kind = manifest.kind
+    facts = {
+        "images": len(opened),
+        "removed": manifest.removed,
+        "not readable": manifest.files["failures.parquet"].rows,
+        "exact duplicates": opened.duplicates,
+        "classes": len(manifest.classes),
+        "columns": ", ".join(opened.rows.column_names),
+        "sources": ", ".join(manifest.sources),
+        "model": manifest.encoder.architecture,
+        "weights sha256": manifest.encoder.weights_sha256,
+        "checkpoint": manifest.checkpoint,
+        "dimensions": manifest.encoder.embed_dim,
+        "pooling": manifest.encoder.pooling,
+        "metric": manifest.metric,
+        "kind": kind.factory,
+        "parameters": kind.parameters,
+        "rerank": kind.rerank,
+        "recall": kind.recall,
+        "query ms": kind.query_ms,
+        "bytes a vector": round(kind.bytes_per_vector, 1),
+        "search": opened.use(str(pick_device("auto"))),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "created": manifest.created,
+        "command": manifest.command,
+    }
+    if json:
+        print_json(facts)
+    else:
+        print_table([{"": name, " ": str(value)} for name, value in facts.items()])
+
+
+def verify(
+    index: Index,
+    rows: Annotated[int, typer.Option(min=0, help="Also embed so many random images again and compare.")] = 0,
+    model: options.ModelOverride = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
+) -> None:
+    """Compare every byte of an index with what was written. Exit code 1 if anything changed.
+
+    Example: matvit index verify photos.index --rows 100
+    """
+    from indexes import verify as problems_of
+
+    problems = problems_of(index)
+    answer: dict[str, object] = {"sound": not problems, "problems": problems}
+    if rows and not problems:
+        from retrieval.reembed import reembed
+        from retrieval.searcher import Searcher
+
+        searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
+        with progress("Embedding again", min(rows, len(searcher.index))) as advance:
+            again = reembed(searcher, rows, on_images=advance)
+        problems += [f"{key}: {reason}" for key, reason in again.failures]
+        answer["embedded_again"] = len(again.cosines)
+        if again.cosines:
+            key, cosine = again.worst
+            answer |= {"worst_key": key, "worst_cosine": cosine}
+            say(f"{len(again.cosines)} images embedded again: cosine at least {cosine:.6f} ({key})")
+    if json:
+        print_json(answer)
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(1)
+    say(f"{index}: every file is as it was written")
+
+
+COMMANDS = (info, verify)

@@ -1,0 +1,174 @@
+"""From parts to an index: the last step of every way to make one."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from indexes import kinds
+from indexes.errors import EmptyIndexError
+from indexes.files import ends_sha256, sha256_of, sync_directory, written_whole
+from indexes.filling import Progress
+from indexes.kinds import KindOptions
+from indexes.manifest import FILE_NAME, EncoderIdentity, FileEntry, Manifest
+from indexes.rows import check_unique, concatenate, mark_duplicates, read_rows, rows_table, write_table
+from indexes.staging import Staging
+from indexes.vectors import Vectors
+
+REMOVED = "removed.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What made the vectors of an index, for its manifest.
+
+    Attributes:
+        encoder: The encoder whose vectors these are.
+        dtype: What it computed in.
+        device: Where it computed.
+        checkpoint: Where it was loaded from.
+        sources: Where the images came from.
+        command: What was run.
+    """
+
+    encoder: EncoderIdentity
+    dtype: str
+    device: str
+    checkpoint: str
+    sources: list[str]
+    command: str
+
+
+@dataclass(frozen=True)
+class Base:
+    """A finished index that the new one grows from.
+
+    Attributes:
+        path: Its directory.
+        manifest: What made it.
+    """
+
+    path: Path
+    manifest: Manifest
+
+
+def assemble(
+    staging: Staging,
+    parts: Sequence[Path],
+    *,
+    failures: pa.Table,
+    removed: NDArray[np.int64],
+    origin: Origin,
+    options: KindOptions,
+    base: Base | None = None,
+    on_progress: Progress = lambda *_: None,
+) -> Manifest:
+    """Make an index of finished parts and move it into place.
+
+    Args:
+        staging: Where; held by the caller.
+        parts: The files of vectors, in the order of the rows; those of the rows lie beside them.
+        failures: What could not be embedded.
+        removed: Numbers of rows that are there but must not be found, ascending.
+        origin: What made the vectors.
+        options: How to index them.
+        base: An index whose rows are the first of these: what it has is not made again.
+        on_progress: Told of the steps of indexing.
+
+    Raises:
+        DuplicateKeyError: Two rows that can be found have the same key.
+        EmptyIndexError: None can be found.
+        IndexKindError: FAISS cannot index these vectors like that.
+    """
+    staging.clear()
+    index = staging.index
+    files = [index / "vectors" / f"part-{i:05d}.npy" for i in range(len(parts))]
+    for part, file in zip(parts, files, strict=True):
+        for suffix in (".npy", ".parquet"):
+            _link(part.with_suffix(suffix), file.with_suffix(suffix))
+    sync_directory(index / "vectors")
+    tables = [read_rows(file.with_suffix(".parquet")) for file in files]
+    rows = concatenate([rows_table([]), *tables])
+    found = np.ones(len(rows), dtype=bool)
+    found[removed] = False
+    if not found.any():
+        raise EmptyIndexError(_why_empty(failures))
+    check_unique(rows.filter(pa.array(found)))
+    write_table(index / "rows.parquet", mark_duplicates(rows, found))
+    write_table(index / "failures.parquet", failures)
+    with written_whole(index / REMOVED) as numbers:
+        np.lib.format.write_array(numbers, removed, allow_pickle=False)
+    vectors = Vectors(files, origin.encoder.embed_dim)
+    faiss_file = index / "index.faiss"
+    if base is None:
+        kind = kinds.build(vectors, faiss_file, options, on_progress)
+    elif base.manifest.ntotal == len(vectors):
+        kind = base.manifest.kind
+        _link(base.path / "index.faiss", faiss_file)
+    else:
+        kind = kinds.extend(
+            base.path / "index.faiss", base.manifest, vectors, faiss_file, options, on_progress
+        )
+    counts: dict[Path, int] = {
+        index / "rows.parquet": len(rows),
+        index / "failures.parquet": len(failures),
+        index / REMOVED: len(removed),
+        faiss_file: len(rows),
+    }
+    for file, table in zip(files, tables, strict=True):
+        counts[file] = counts[file.with_suffix(".parquet")] = len(table)
+    manifest = Manifest(
+        encoder=origin.encoder,
+        dtype=origin.dtype,
+        device=origin.device,
+        checkpoint=origin.checkpoint,
+        sources=origin.sources,
+        command=origin.command,
+        kind=kind,
+        ntotal=len(rows),
+        removed=len(removed),
+        classes=sorted(set(rows["label"].filter(pa.array(found)).drop_null().unique().to_pylist())),
+        files={
+            path.relative_to(index).as_posix(): _entry(path, number, index, base)
+            for path, number in counts.items()
+        },
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    with written_whole(index / FILE_NAME) as sealed:
+        sealed.write(manifest.to_json())
+    sync_directory(index)
+    staging.publish()
+    return manifest
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same bytes under another name: a hard link, or a copy where the file system has none."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    with source.open("rb") as old, written_whole(target) as new:
+        shutil.copyfileobj(old, new)
+
+
+def _entry(path: Path, rows: int, index: Path, base: Base | None) -> FileEntry:
+    name = path.relative_to(index).as_posix()
+    if base is not None and (known := base.manifest.files.get(name)) and path.samefile(base.path / name):
+        return known
+    ends = ends_sha256(path) if path.suffix == ".faiss" else None
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path), rows=rows, ends_sha256=ends)
+
+
+def _why_empty(failures: pa.Table) -> str:
+    if not len(failures):
+        return "there are no images: check the source"
+    first = failures.slice(0, 1).to_pylist()[0]
+    return (
+        f"no image could be embedded, {len(failures)} failed (the first, {first['key']}: {first['reason']})"
+    )

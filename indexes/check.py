@@ -1,0 +1,50 @@
+"""Whether every byte of an index is as it was written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from indexes.errors import IndexDamagedError
+from indexes.files import sha256_of
+from indexes.index import why_missing
+from indexes.manifest import FILE_NAME, FileEntry, read_manifest
+
+
+def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Compare every byte of an index with what was written. Works where `Index.open` refuses.
+
+    Args:
+        path: The index directory.
+        progress: Called after every file with the bytes read so far and the bytes in all.
+
+    Returns:
+        The problems, one line each; none means sound.
+    """
+    if not path.exists():
+        return [why_missing(path)]
+    try:
+        files = read_manifest(path).files
+    except IndexDamagedError as error:
+        return [str(error)]
+    problems = []
+    done, total = 0, sum(entry.bytes for entry in files.values())
+    for name, entry in sorted(files.items()):
+        problem = _problem(path / name, entry)
+        if problem is not None:
+            problems.append(f"{name}: {problem}")
+        done += entry.bytes
+        if progress is not None:
+            progress(done, total)
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    unknown = sorted(present - files.keys() - {FILE_NAME})
+    return problems + [f"{name}: not part of this index" for name in unknown]
+
+
+def _problem(file: Path, entry: FileEntry) -> str | None:
+    try:
+        if file.stat().st_size != entry.bytes:
+            return f"has {file.stat().st_size} bytes, not {entry.bytes}"
+        return "its bytes have changed" if sha256_of(file) != entry.sha256 else None
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"

@@ -1,0 +1,84 @@
+"""What an index has already, and what of it is gone: how adding to an index finds its work."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from indexes import Index
+from retrieval.decode import decode
+from retrieval.errors import UnreadableImageError
+from retrieval.files import state_of
+from retrieval.images import ImageSource
+from retrieval.originals import everything
+from retrieval.samples import content_of
+
+
+class Known:
+    """The files that the rows of an index come from.
+
+    Args:
+        index: An open index.
+        check_content: Compare the bytes of images, not the size and time of their files.
+
+    Attributes:
+        skipped: Files that were found to be as they were.
+    """
+
+    def __init__(self, index: Index, *, check_content: bool = False) -> None:
+        self._rows = index.rows.filter(pa.array(index.live))
+        self._check_content = check_content
+        self.skipped = 0
+
+    def unchanged(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these files, as they are now, the index has."""
+        if self._check_content:
+            same = np.array([self._same_images(path) for path in paths], dtype=bool)
+        else:
+            # As bytes: a name need not be UTF-8 here, though what an index holds is.
+            states = [f"{path}\0{state_of(path)}".encode("utf-8", "surrogateescape") for path in paths]
+            there = pc.binary_join_element_wise(self._rows["path"], self._rows["state"], "\0")
+            states, there = pa.array(states, pa.binary()), there.cast(pa.binary())
+            same = pc.is_in(states, there).to_numpy(zero_copy_only=False)
+        self.skipped += int(same.sum())
+        return same
+
+    def gone(self, source: ImageSource) -> pa.Array:
+        """The files that rows come from and that are no longer in a source which is a folder."""
+        paths = self._rows["path"].unique()
+        if not Path(source.text).is_dir():
+            return paths.slice(0, 0)
+        inside = paths.filter(pc.starts_with(paths, os.path.realpath(source.text).rstrip("/") + "/"))
+        return inside.filter(pa.array([not Path(path).exists() for path in inside.to_pylist()], pa.bool_()))
+
+    def _same_images(self, path: str) -> bool:
+        if path not in self._contents:
+            return False
+        left = Counter(self._contents[path])
+        for _, image in everything(path):
+            content = content_of(image)
+            if left[content]:
+                left[content] -= 1
+            elif _is_readable(image):  # else it has failed before, and would again
+                return False
+        return not left.total()
+
+    @cached_property
+    def _contents(self) -> dict[str, list[str]]:
+        """File -> hashes of the images that the index has from it."""
+        grouped = self._rows.group_by("path").aggregate([("content", "list")])
+        return dict(zip(grouped["path"].to_pylist(), grouped["content_list"].to_pylist(), strict=True))
+
+
+def _is_readable(image: bytes) -> bool:
+    try:
+        decode(image)
+    except UnreadableImageError:
+        return False
+    return True

@@ -1,0 +1,62 @@
+"""The images behind rows of an index, read again from where they were."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from retrieval.decode import decode
+from retrieval.errors import ImageSourceError, UnreadableImageError
+from retrieval.files import read_regular
+from retrieval.images import open_source
+from retrieval.samples import Sample
+from retrieval.searcher import Hit
+from retrieval.torchvision_sets import TORCHVISION
+
+_SIDE = 160
+
+
+def originals(path: str, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Key and encoded image of rows that come from one file, as far as they are still there.
+
+    Args:
+        path: Of the rows.
+        keys: Of the rows.
+    """
+    left = set(keys)
+    for key, data in everything(path):
+        if not key:
+            yield from ((known, data) for known in keys)
+        elif key in left:
+            yield key, data
+            left.remove(key)
+            if not left:
+                return
+
+
+def everything(path: str) -> Iterator[tuple[str, bytes]]:
+    """Key and encoded image of all in a file, a shard or a set; an image file does not know its key."""
+    try:
+        if path.lower().endswith(".tar") or path.startswith(TORCHVISION):
+            for item in (item for part in open_source(path).parts for item in part.read()):
+                if isinstance(item, Sample):
+                    yield item.key, item.data
+        else:
+            yield "", read_regular(Path(path))
+    except (ImageSourceError, UnreadableImageError):
+        return
+
+
+def thumbnail(image: str | Path | Hit) -> Image.Image | None:
+    """A small picture of an image file or of a row, or None where it is no longer there."""
+    try:
+        if isinstance(image, Hit):
+            data = next((data for _, data in originals(image.path, [image.key])), None)
+        else:
+            data = read_regular(Path(image))
+        small = data and decode(data)
+    except UnreadableImageError:
+        return None
+    if small:
+        small.thumbnail((_SIDE, _SIDE))
+    return small or None

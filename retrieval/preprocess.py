@@ -1,0 +1,66 @@
+"""From an image, wherever it is, to the tensor that a model was trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor
+
+from matvit.errors import NONSENSE, CheckpointError
+from retrieval.decode import decode, in_mode
+from retrieval.errors import UnreadableImageError
+from retrieval.files import read_regular
+
+MAX_ASPECT_RATIO = 200
+MAX_SIDE = 8192
+ImageLike = str | Path | bytes | Image.Image
+"""An image file, its encoded bytes, or an image that is already open."""
+
+
+class Preprocess:
+    """What a model's config says of preprocessing, as a function of an image. Can be pickled.
+
+    Attributes:
+        data: The config, as timm resolves it.
+
+    Args:
+        model: A timm model.
+        location: Where it came from, for messages.
+
+    Raises:
+        CheckpointError: The model's preprocessing makes no sense.
+    """
+
+    def __init__(self, model: Any, location: str = "") -> None:
+        self._mode = "L" if model.in_chans == 1 else "RGB"
+        try:
+            self.data: dict[str, Any] = resolve_model_data_config(model)
+            if model.patch_embed.strict_img_size:
+                # A model that was made for another size than its weights were trained at sees that one.
+                self.data["input_size"] = (model.in_chans, *model.patch_embed.img_size)
+            # What is larger or smaller would fill the memory before anything is found to be wrong.
+            if max(self.data["input_size"]) > MAX_SIDE or not 0.05 <= self.data["crop_pct"] <= 20:
+                raise ValueError(f"input_size {self.data['input_size']}, crop_pct {self.data['crop_pct']}")
+            self._transform = create_transform(**self.data, is_training=False)
+            pixels = self._transform(Image.new(self._mode, (8, 8)))
+            if pixels.shape != tuple(self.data["input_size"]) or not pixels.isfinite().all():
+                raise ValueError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
+        except NONSENSE as error:
+            raise CheckpointError(f"{location}: its preprocessing makes no sense: {error!r}") from error
+
+    def __call__(self, image: ImageLike) -> Tensor:
+        """One image to the normalised tensor (C, H, W) that the model was trained on.
+
+        Raises:
+            UnreadableImageError: There is no image there that can be read.
+        """
+        if isinstance(image, Image.Image):
+            image = in_mode(image, self._mode)
+        else:
+            image = decode(image if isinstance(image, bytes) else read_regular(Path(image)), mode=self._mode)
+        short, long = sorted(image.size)
+        if long > MAX_ASPECT_RATIO * short:
+            # The shorter side is resized to the model's input: the longer one could fill any memory.
+            raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
+        return self._transform(image)

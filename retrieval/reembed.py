@@ -1,0 +1,68 @@
+"""Whether an index still holds what its encoder makes of its images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from retrieval.errors import UnreadableImageError
+from retrieval.originals import originals
+from retrieval.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class Reembedded:
+    """Some rows, embedded once more.
+
+    Attributes:
+        cosines: Of the stored vector with the new one, by key.
+        failures: Key and reason of images that could not be embedded again.
+    """
+
+    cosines: dict[str, float]
+    failures: tuple[tuple[str, str], ...]
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The key whose vector differs most, and its cosine."""
+        return min(self.cosines.items(), key=lambda pair: pair[1])
+
+
+def reembed(
+    searcher: Searcher,
+    count: int,
+    *,
+    seed: int | None = None,
+    on_images: Callable[[int], None] = lambda _: None,
+) -> Reembedded:
+    """Embed random rows of an index again, with the full encoder, from where their images were.
+
+    Args:
+        searcher: The index and its encoder.
+        count: How many, at most.
+        seed: Of the choice; None is another one every time.
+        on_images: Called with the number of images done since the last call.
+    """
+    index = searcher.index
+    live = np.flatnonzero(index.live)
+    chosen = np.sort(np.random.default_rng(seed).choice(live, min(count, len(live)), replace=False))
+    stored = dict(zip((index.keys[row] for row in chosen), index.vectors.take(chosen), strict=True))
+    by_path: dict[str, list[str]] = {}
+    for row in chosen:
+        by_path.setdefault(index.paths[row], []).append(index.keys[row])
+    cosines: dict[str, float] = {}
+    failures: list[tuple[str, str]] = []
+    for path, keys in by_path.items():
+        left = dict.fromkeys(keys, f"no longer at {path}")
+        for key, image in originals(path, keys):
+            try:
+                again = searcher.encoder.embed(torch.stack([searcher.encoder.preprocess(image)]))[0]
+            except UnreadableImageError as error:
+                left[key] = str(error)
+                continue
+            del left[key]
+            cosines[key] = float(again @ stored[key] / np.linalg.norm(stored[key]))
+        failures += left.items()
+        on_images(len(keys))
+    return Reembedded(cosines, tuple(failures))
