@@ -54,7 +54,9 @@ def build(
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
     source = open_source(images)
     with joined(device) as where:
-        _embed(source, fetched(model), out, kind, where, batch_size, workers, dtype, json)
+        _embed(source, fetched(model), out, kind, where, batch_size, workers, dtype)
+    if json and where[0].is_first:
+        _print_counts(out)
 
 
 def add(
@@ -85,6 +87,7 @@ def add(
     from matvit.distributed import joined
     from retrieval.images import open_source
     from retrieval.known import Known
+    from retrieval.searcher import model_of
 
     with joined(device) as where:
         tell = say if where[0].is_first else _silent
@@ -94,8 +97,8 @@ def add(
         gone = known.gone(source)
         tell(f"{known.skipped} files are as they were")
         if source.parts:
-            model = fetched_for(index, model) or opened.manifest.checkpoint
-            _embed(source, model, index, AUTO, where, batch_size, workers, dtype, json, extends=True)
+            model = fetched_for(index, model) or model_of(opened)
+            _embed(source, model, index, AUTO, where, batch_size, workers, dtype, extends=True)
         else:
             tell("nothing new")
     if len(gone) and where[0].is_first:
@@ -104,6 +107,8 @@ def add(
             say(f"{count} rows removed whose files are gone")
         else:
             say(f"{len(gone)} files are gone: --prune removes their rows")
+    if json and where[0].is_first:
+        _print_counts(index)
 
 
 def _embed(
@@ -115,7 +120,6 @@ def _embed(
     batch_size: int,
     workers: int | None,
     dtype: str,
-    json: bool,
     *,
     extends: bool = False,
 ) -> None:
@@ -163,9 +167,14 @@ def _embed(
     say(f"{manifest.ntotal - manifest.removed} images indexed, {len(failures)} not readable: {out}")
     if manifest.kind.recall < 1:
         say(f"{manifest.kind.factory} finds {manifest.kind.recall:.1%} of the true 10 nearest")
-    if json:
-        found = manifest.ntotal - manifest.removed
-        print_json({"index": str(out), "indexed": found, "failures": len(failures)})
+
+
+def _print_counts(index: Path) -> None:
+    from indexes.manifest import read_manifest
+
+    manifest = read_manifest(index)
+    found, failures = manifest.ntotal - manifest.removed, manifest.files["failures.parquet"].rows
+    print_json({"index": str(index), "indexed": found, "failures": failures})
 
 
 def _command() -> str:

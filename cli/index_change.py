@@ -38,14 +38,22 @@ def remove(
     say(f"{count} rows removed: {index}")
 
 
-def compact(index: Index) -> None:
+def compact(
+    index: Index,
+    factory: Annotated[
+        str | None,
+        typer.Option(help="How to search from now on: see `build`.", show_default="as it is"),
+    ] = None,
+) -> None:
     """Free the space of removed rows, and train and tune the index anew.
 
     Example: matvit index compact photos.index
     """
     from indexes.change import gather
+    from indexes.kinds import KindOptions
 
-    manifest = gather([index], index, command=_command(), on_progress=steps())
+    kind = KindOptions(factory=factory) if factory else None
+    manifest = gather([index], index, command=_command(), options=kind, on_progress=steps())
     say(f"{manifest.ntotal} rows: {index}")
 
 

@@ -69,7 +69,7 @@ def verify(
     from indexes import verify as problems_of
 
     problems = problems_of(index)
-    answer: dict[str, object] = {"sound": not problems, "problems": problems}
+    answer: dict[str, object] = {}
     if rows and not problems:
         from retrieval.reembed import reembed
         from retrieval.searcher import Searcher
@@ -78,13 +78,16 @@ def verify(
         with progress("Embedding again", min(rows, len(searcher.index))) as advance:
             again = reembed(searcher, rows, on_images=advance)
         problems += [f"{key}: {reason}" for key, reason in again.failures]
+        problems += [
+            f"{key}: embeds to something else now (cosine {c:.3f})" for key, c in again.changed.items()
+        ]
         answer["embedded_again"] = len(again.cosines)
         if again.cosines:
             key, cosine = again.worst
             answer |= {"worst_key": key, "worst_cosine": cosine}
             say(f"{len(again.cosines)} images embedded again: cosine at least {cosine:.6f} ({key})")
     if json:
-        print_json(answer)
+        print_json({"sound": not problems, "problems": problems} | answer)
     for problem in problems:
         say(problem)
     if problems:

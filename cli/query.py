@@ -92,6 +92,8 @@ def query(
         raise typer.BadParameter("say what to look for: images, --key or --vectors")
     if sheet and sheet.suffix.lower() not in SHEETS:
         raise typer.BadParameter(f"--sheet {sheet}: draws {', '.join(SHEETS)} files")
+    if sheet and not (images or key):
+        raise typer.BadParameter("--sheet draws images and rows, which --vectors are not")
     model = fetched_for(index, model)
     searcher = Searcher.open(index, model=model, device=device, dtype=dtype, compile=compile)
     if searcher.encoder.compiled:
@@ -100,16 +102,21 @@ def query(
     how: dict[str, Any] = {
         "k": k,
         "threshold": threshold,
-        "where": None if where is None else searcher.index.matching(where),
+        "where": where,
     }
     show = partial(_show, how="json" if json or stream else "paths" if paths else "table")
     drawn: list[tuple[str, str | Hit, Hits]] = []
     for row_key in key or []:
         hits = searcher.query_key(row_key, **how)
         show(row_key, hits)
-        drawn.append((row_key, _row(searcher, row_key), hits))
+        if sheet and len(drawn) < SHEET_ROWS:
+            drawn.append((row_key, _row(searcher, row_key), hits))
     if vectors:
-        for number, hits in enumerate(searcher.query_vectors(_vectors(vectors), **how)):
+        try:
+            found = searcher.query_vectors(_vectors(vectors), **how)
+        except ValueError as error:
+            raise typer.BadParameter(f"--vectors {vectors}: {error}") from error
+        for number, hits in enumerate(found):
             show(f"{vectors}[{number}]", hits)
     submodel = submodel_for(searcher.encoder, budget) if images else None
     failed = False

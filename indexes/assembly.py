@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +69,7 @@ def assemble(
     origin: Origin,
     options: KindOptions,
     base: Base | None = None,
+    known: Mapping[Path, FileEntry] = MappingProxyType({}),
     on_progress: Progress = lambda *_: None,
 ) -> Manifest:
     """Make an index of finished parts and move it into place.
@@ -80,6 +82,8 @@ def assemble(
         origin: What made the vectors.
         options: How to index them.
         base: An index whose rows are the first of these: what it has is not made again.
+        known: What files of parts were when they were written. Not found out again, lest damage that they
+            have taken since be sealed as sound.
         on_progress: Told of the steps of indexing.
 
     Raises:
@@ -90,9 +94,13 @@ def assemble(
     staging.clear()
     index = staging.index
     files = [index / "vectors" / f"part-{i:05d}.npy" for i in range(len(parts))]
+    entries: dict[Path, FileEntry] = {}
     for part, file in zip(parts, files, strict=True):
         for suffix in (".npy", ".parquet"):
-            _link(part.with_suffix(suffix), file.with_suffix(suffix))
+            old, new = part.with_suffix(suffix), file.with_suffix(suffix)
+            link(old, new)
+            if old in known:
+                entries[new] = known[old]
     sync_directory(index / "vectors")
     tables = [read_rows(file.with_suffix(".parquet")) for file in files]
     rows = concatenate([rows_table([]), *tables])
@@ -111,7 +119,7 @@ def assemble(
         kind = kinds.build(vectors, faiss_file, options, on_progress)
     elif base.manifest.ntotal == len(vectors):
         kind = base.manifest.kind
-        _link(base.path / "index.faiss", faiss_file)
+        link(base.path / "index.faiss", faiss_file)
     else:
         kind = kinds.extend(
             base.path / "index.faiss", base.manifest, vectors, faiss_file, options, on_progress
@@ -136,7 +144,7 @@ def assemble(
         removed=len(removed),
         classes=sorted(set(rows["label"].filter(pa.array(found)).drop_null().unique().to_pylist())),
         files={
-            path.relative_to(index).as_posix(): _entry(path, number, index, base)
+            path.relative_to(index).as_posix(): entries.get(path) or _entry(path, number, index, base)
             for path, number in counts.items()
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -148,7 +156,7 @@ def assemble(
     return manifest
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """The same bytes under another name: a hard link, or a copy where the file system has none."""
     with suppress(OSError):
         os.link(source, target)

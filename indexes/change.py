@@ -1,18 +1,19 @@
 """Changes of finished indexes: each makes a new index, of hard links where it can, and swaps it in whole."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.assembly import Base, Origin, assemble
-from indexes.errors import EmptyIndexError
+from indexes.assembly import Base, Origin, assemble, link
+from indexes.errors import EmptyIndexError, IndexDamagedError
+from indexes.factory import training_rows
+from indexes.files import sha256_of
 from indexes.filling import Progress
 from indexes.index import Index
-from indexes.kinds import KindOptions
-from indexes.manifest import Manifest
+from indexes.kinds import AUTO, KindOptions
+from indexes.manifest import FileEntry, Manifest
 from indexes.rows import concatenate, read_failures, read_rows, write_table
 from indexes.staging import Staging
 from indexes.vectors import read_vectors, write_vectors
@@ -66,7 +67,7 @@ def gather(
         paths: Indexes made by the same encoder.
         out: The new index; may be one of them, which it replaces.
         command: What was run.
-        options: How to index; None is as the first of them is.
+        options: How to index; None is as the first of them is, or auto where too few rows are left for that.
         on_progress: Told of the steps of indexing.
 
     Raises:
@@ -74,6 +75,7 @@ def gather(
         WrongEncoderError: They were made by different encoders.
         IndexBusyError: Another process is writing `out`.
         IndexDamagedError: One is no whole index.
+        IndexReplacedError: One was replaced meanwhile.
     """
     with Staging(out, replaces=out in paths) as staging:
         indexes = [Index.open(path) for path in paths]
@@ -81,22 +83,28 @@ def gather(
         for index in indexes:
             first.require_encoder(index.manifest.encoder)
         if options is None:
-            options = KindOptions(factory=first.kind.factory, rerank=first.kind.rerank)
-        scratch = staging.folder / "parts"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        parts = [part for i, index in enumerate(indexes) for part in _live_parts(index, scratch, i)]
-        manifest = assemble(
+            enough = training_rows(first.kind.factory) <= sum(len(index) for index in indexes)
+            options = KindOptions(factory=first.kind.factory, rerank=first.kind.rerank) if enough else AUTO
+        staging.scratch.mkdir()
+        parts: list[Path] = []
+        known: dict[Path, FileEntry] = {}
+        failures = []
+        for i, index in enumerate(indexes):
+            try:
+                parts += _live_parts(index, staging.scratch / str(i), known)
+                failures.append(read_failures(index.path / "failures.parquet"))
+            finally:
+                index.check_generation()  # Nobody holds the lock of those that are only read.
+        return assemble(
             staging,
             parts,
-            failures=concatenate([read_failures(path / "failures.parquet") for path in paths]),
+            failures=concatenate(failures),
             removed=np.array([], dtype=np.int64),
             origin=origin_of([index.manifest for index in indexes], command),
             options=options,
+            known=known,
             on_progress=on_progress,
         )
-        shutil.rmtree(scratch)
-    return manifest
 
 
 def origin_of(manifests: Sequence[Manifest], command: str) -> Origin:
@@ -112,17 +120,34 @@ def origin_of(manifests: Sequence[Manifest], command: str) -> Origin:
     )
 
 
-def _live_parts(index: Index, scratch: Path, number: int) -> Iterator[Path]:
-    """The parts of an index without their removed rows: as they are, or as copies in `scratch`."""
-    start, dim = 0, index.manifest.encoder.embed_dim
+def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry]) -> Iterator[Path]:
+    """The parts of an index without their removed rows, in a new folder: links, or copies where some are.
+
+    Args:
+        index: Whose.
+        folder: Where to.
+        known: Gets what the links were when they were written.
+
+    Raises:
+        IndexDamagedError: What is to be copied is not as it was written.
+    """
+    folder.mkdir()
+    start, dim, live_N = 0, index.manifest.encoder.embed_dim, index.live
     for file in index.vector_files:
-        vectors_ND = read_vectors(file, dim)
-        live_N = index.live[start : start + len(vectors_ND)]
+        vectors_ND, copy = read_vectors(file, dim), folder / file.name
+        here_N = live_N[start : start + len(vectors_ND)]
         start += len(vectors_ND)
-        if live_N.all():
-            yield file
-        elif live_N.any():
-            copy = scratch / f"{number}-{file.name}"
-            write_vectors(copy, vectors_ND[live_N])
-            write_table(copy.with_suffix(".parquet"), read_rows(file.with_suffix(".parquet")).filter(live_N))
-            yield copy
+        if not here_N.any():
+            continue
+        for suffix in (".npy", ".parquet"):
+            source = file.with_suffix(suffix)
+            entry = index.manifest.files[source.relative_to(index.path).as_posix()]
+            if here_N.all():
+                link(source, copy.with_suffix(suffix))
+                known[copy.with_suffix(suffix)] = entry
+            elif sha256_of(source) != entry.sha256:
+                raise IndexDamagedError(f"{source} has changed since it was written: restore it")
+        if not here_N.all():
+            write_vectors(copy, vectors_ND[here_N])
+            write_table(copy.with_suffix(".parquet"), read_rows(file.with_suffix(".parquet")).filter(here_N))
+        yield copy

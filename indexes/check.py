@@ -5,8 +5,8 @@ from pathlib import Path
 
 from indexes.errors import IndexDamagedError
 from indexes.files import sha256_of
-from indexes.index import why_missing
 from indexes.manifest import FILE_NAME, FileEntry, read_manifest
+from indexes.staging import restore, why_missing
 
 
 def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
@@ -19,7 +19,7 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> li
     Returns:
         The problems, one line each; none means sound.
     """
-    if not path.exists():
+    if not restore(path):
         return [why_missing(path)]
     try:
         files = read_manifest(path).files

@@ -47,6 +47,8 @@ def export(index: Index, out: Path) -> int:
                 vectors_ND = index.vectors.take(some_N).astype(np.float16)
                 np.lib.format.write_array(file, vectors_ND, allow_pickle=False)
             table = index.rows.take(pa.array(some_N))
+            if "image_path" in table.column_names:  # the source's own
+                table = table.drop_columns("image_path")
             names = ["image_path" if column == "path" else column for column in table.column_names]
             write_table(beside / "metadata" / f"metadata_{name}.parquet", table.rename_columns(names))
         beside.chmod(0o755)

@@ -30,7 +30,7 @@ def empty_index(factory: str, dim: int, ntotal: int) -> Any:
             crash the process.
     """
     faiss = require_faiss()
-    _refuse_unsafe(factory, ntotal)
+    _refuse_unsafe(factory)
     needed = training_rows(factory)
     if needed > ntotal:
         raise IndexKindError(
@@ -39,6 +39,7 @@ def empty_index(factory: str, dim: int, ntotal: int) -> Any:
         )
     with plain_errors(factory, dim):
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        _require_refinable(index)
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # FAISS forgets the metric of HNSW32_PQ8, say
         raise IndexKindError(f"index kind {factory!r} cannot compare by inner product: choose another")
     return index
@@ -48,9 +49,9 @@ def training_rows(factory: str) -> int:
     """Return how many vectors the clusterings of a factory string need; 0 where there are none."""
     lists = [int(n) * _SUFFIXES[suffix] for n, suffix in re.findall(r"IVF(\d+)([kM]?)", factory)]
     bits = [int(n) for n in re.findall(r"x(\d+)", factory)]
-    if re.search(r"OPQ|PQ\d+(?![\dx])", factory):
+    if re.search(r"PQ\d+(?![\dx])", factory):
         bits.append(8)  # of a PQ that names none, and of every OPQ while it learns its rotation
-    return POINTS_A_CENTROID * max([0, *lists, *(2**n for n in bits)])
+    return POINTS_A_CENTROID * max([0, *lists, *(2 ** min(n, 64) for n in bits)])
 
 
 def default_rerank(factory: str) -> int:
@@ -75,8 +76,8 @@ def plain_errors(factory: str, dim: int) -> Iterator[None]:
         ) from error
 
 
-def _refuse_unsafe(factory: str, ntotal: int) -> None:
-    numbers = [int(n) for n in re.findall(r"\d{1,18}", factory)]
+def _refuse_unsafe(factory: str) -> None:
+    beside_lists = [int(n) for n in re.findall(r"\d+", re.sub(r"IVF\d+", "", factory[:_LONGEST]))]
     reason = None
     if not (factory.isascii() and factory.isprintable() and len(factory) <= _LONGEST):
         reason = "is not a FAISS factory string"
@@ -84,9 +85,20 @@ def _refuse_unsafe(factory: str, ntotal: int) -> None:
         reason = "numbers vectors itself, but ids here are row numbers"
     elif "NSG" in factory:
         reason = "cannot be filled block by block"
-    elif 0 in numbers or re.search(r"HNSW1(?!\d)", factory):
+    elif re.search(r"(?<!\d)0+(?!\d)|HNSW0*1(?!\d)", factory):
         reason = "has a number that is too small"  # and FAISS would end the process: HNSW1, PQ8x0, RQ0x8
-    elif not training_rows(factory) and max(numbers, default=0) > max(_LARGEST_NUMBER, ntotal):
+    elif max(beside_lists, default=0) > _LARGEST_NUMBER:
         reason = "has a number that is too large"
     if reason is not None:
-        raise IndexKindError(f"index kind {factory[:_LONGEST]!r} {reason}: choose another, or auto")
+        raise IndexKindError(f"index kind {factory[:40]!r} {reason}: choose another, or auto")
+
+
+def _require_refinable(index: Any) -> None:
+    """Raise here and now what a search would raise in one of FAISS's threads, which ends the process."""
+    faiss = require_faiss()
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        _require_refinable(index.index)
+    elif isinstance(index, faiss.IndexRefine):
+        index.refine_index.get_distance_computer()
+        _require_refinable(index.base_index)

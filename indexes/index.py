@@ -1,9 +1,8 @@
 """A finished index: opened and searched."""
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +15,12 @@ from indexes import filters, search
 from indexes.assembly import REMOVED
 from indexes.device_search import DeviceSearch
 from indexes.errors import IndexDamagedError, IndexReplacedError, UnknownKeyError
-from indexes.manifest import Manifest, read_manifest
+from indexes.manifest import FILE_NAME, Manifest, read_manifest
 from indexes.rows import read_rows
-from indexes.staging import restore, staging_of
-from indexes.vectors import Vectors
+from indexes.staging import restore, why_missing
+from indexes.vectors import Vectors, mapped
 
+_FILES = {"index.faiss", "rows.parquet", "failures.parquet", REMOVED}
 _FEW_ROWS = 20_000
 """So many can be compared one by one in about the time that a filtered search takes."""
 
@@ -54,7 +54,7 @@ class Index:
     ) -> None:
         self.path, self.manifest, self.rows, self.removed = path, manifest, rows, removed
         self._faiss = faiss
-        self._place = path.stat()
+        self._generation = _generation(path)
         self._on_device: DeviceSearch | None = None
         self._live_N: NDArray[np.bool_] | None = None
         if len(removed):
@@ -69,25 +69,32 @@ class Index:
 
         Raises:
             IndexDamagedError: It is missing, unfinished or damaged; the message says what to do.
+            IndexBusyError: A process that is replacing it neither goes on nor ends.
         """
         while True:
             if not restore(path):
                 raise IndexDamagedError(why_missing(path))
-            manifest = read_manifest(path)
+            before = _generation(path)
             try:
-                opened = cls._open(path, manifest)
+                opened = cls._open(path, read_manifest(path))
             except IndexDamagedError:
-                if path.exists() and read_manifest(path) == manifest:
+                if path.exists() and _generation(path) == before:
                     raise
                 continue  # It was replaced by a newer one between two of these lines.
-            if read_manifest(path) == manifest:
+            if opened._generation == before:
                 return opened
 
     @classmethod
     def _open(cls, path: Path, manifest: Manifest) -> "Index":
+        if unlisted := _FILES - manifest.files.keys():
+            raise IndexDamagedError(
+                f"{path / FILE_NAME} does not list {min(unlisted)}: build the index again"
+            )
         for name, entry in manifest.files.items():
             file = path / name
-            size = file.stat().st_size if file.is_file() else None
+            size = None
+            with suppress(OSError):
+                size = file.stat().st_size if file.is_file() else None
             if size != entry.bytes:
                 what = "is missing" if size is None else f"has {size} bytes, not {entry.bytes}"
                 raise IndexDamagedError(f"{file} {what}: restore it, or remove it and build again")
@@ -155,8 +162,9 @@ class Index:
         Raises:
             UnknownKeyError: There is none for one of them.
         """
-        asked = pa.array(list(dict.fromkeys(keys)), pa.string())
-        chosen_N = pc.is_in(self.rows["key"], asked).to_numpy() & self.live
+        # As bytes: a key that is asked for need not be UTF-8, though those of an index are.
+        asked = pa.array({key.encode("utf-8", "surrogateescape") for key in keys}, pa.binary())
+        chosen_N = pc.is_in(self.rows["key"].cast(pa.binary()), asked).to_numpy() & self.live
         if chosen_N.sum() < len(asked):
             known = set(self.rows["key"].filter(pa.array(chosen_N)).to_pylist())
             unknown = next(key for key in keys if key not in known)
@@ -225,15 +233,24 @@ class Index:
     @cached_property
     def vectors(self) -> Vectors:
         """The vectors as they are stored, rounded to float16."""
-        return Vectors(self.vector_files, self.manifest.encoder.embed_dim, check=self._check_place)
+        manifest = self.manifest
+        # No method of this object: see `Vectors`.
+        check = partial(_check_generation, self.path, self._generation)
+        vectors = Vectors(self.vector_files, manifest.encoder.embed_dim, check=check)
+        if len(vectors) != manifest.ntotal:
+            raise IndexDamagedError(
+                f"{self.path} has {len(vectors)} vectors where its manifest says {manifest.ntotal}: "
+                "build it again"
+            )
+        return vectors
 
-    def _check_place(self) -> None:
-        try:
-            same = os.path.samestat(self.path.stat(), self._place)
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise IndexReplacedError(f"{self.path} was replaced since it was opened: open it again")
+    def check_generation(self) -> None:
+        """Check that what is on disk still is what was opened.
+
+        Raises:
+            IndexReplacedError: It is not.
+        """
+        _check_generation(self.path, self._generation)
 
     def _checked(self, queries_QD: NDArray[np.floating]) -> NDArray[np.float32]:
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
@@ -245,20 +262,24 @@ class Index:
         return queries_QD
 
 
-def _read_removed(path: Path, manifest: Manifest) -> NDArray[np.int64]:
+def _generation(path: Path) -> tuple[int, ...] | None:
+    """What tells an index from others that were, or will be, at the same path; None where there is none."""
     try:
-        with path.open("rb") as file:
-            removed = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise IndexDamagedError(f"{path} is damaged: restore it, or build the index again") from error
-    inside = np.array_equal(removed, np.unique(removed[(removed >= 0) & (removed < manifest.ntotal)]))
-    if removed.dtype != np.int64 or removed.shape != (manifest.removed,) or not inside:
+        sealed = (path / FILE_NAME).stat()
+    except OSError:
+        return None
+    return sealed.st_dev, sealed.st_ino, sealed.st_mtime_ns  # the time, for inodes are used again
+
+
+def _check_generation(path: Path, opened: tuple[int, ...] | None) -> None:
+    if _generation(path) != opened:
+        raise IndexReplacedError(f"{path} was replaced since it was opened: open it again")
+
+
+def _read_removed(path: Path, manifest: Manifest) -> NDArray[np.int64]:
+    removed = np.array(mapped(path))
+    right = removed.dtype == np.int64 and removed.shape == (manifest.removed,)
+    # Ascending, each once, none of a row that there is not.
+    if not right or not np.array_equal(removed, np.unique(removed.clip(0, manifest.ntotal - 1))):
         raise IndexDamagedError(f"{path} is not that of this index: restore it, or build the index again")
     return removed
-
-
-def why_missing(path: Path) -> str:
-    """What to tell of an index that is not there."""
-    if staging_of(path).is_dir():
-        return f"{path} is not finished: run the same `matvit index build` again to continue it"
-    return f"there is no index at {path}: make one with `matvit index build`"

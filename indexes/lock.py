@@ -21,18 +21,19 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         IndexBusyError: Another process holds it, or helped one that did and still lives.
     """
-    lock, helpers = folder / "lock", folder / "helpers"
+    lock, helpers, owner = folder / "lock", folder / "helpers", os.getpid()
     with _locked(lock, fcntl.LOCK_EX):
         try:
             with _locked(helpers, fcntl.LOCK_EX):
                 pass
             yield
         finally:
-            with suppress(IndexBusyError), _locked(helpers, fcntl.LOCK_EX):
-                helpers.unlink()
-            lock.unlink()
-            with suppress(OSError):
-                folder.rmdir()
+            if os.getpid() == owner:  # In a child that was forked inside, the lock is not its own.
+                with suppress(IndexBusyError), _locked(helpers, fcntl.LOCK_EX):
+                    helpers.unlink()
+                lock.unlink()
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 @contextmanager
@@ -73,11 +74,13 @@ def _leave_out_of_children() -> None:
 
 def _acquire(path: Path, kind: int) -> int:
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            continue  # the former holder removed the folder between these two lines
+        except (FileExistsError, FileNotFoundError):
+            if path.parent.is_file() or path.parent.is_symlink():
+                raise
+            continue  # the former holder removed the folder while it was looked at, or just after
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             if _is_at(path, descriptor):

@@ -64,14 +64,14 @@ def load(path: Path, manifest: Manifest) -> Any:
     """
     faiss = require_faiss()
     dim, ntotal, kind = manifest.encoder.embed_dim, manifest.ntotal, manifest.kind
-    # The mapped reader crashes the whole process on some files that end inside their header (seen in 1.15.1).
-    if not path.is_file() or ends_sha256(path) != manifest.files[path.name].ends_sha256:
-        raise _damaged(path)
     flags = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)  # FAISS before 1.11 can only read a flat index into memory
     try:
+        # The mapped reader crashes the process on some files that end inside their header (seen in 1.15.1).
+        if ends_sha256(path) != manifest.files[path.name].ends_sha256:
+            raise ValueError("not the file that was written")
         index = faiss.read_index(str(path), flags)
         faiss.ParameterSpace().set_index_parameters(index, kind.parameters)
-    except (RuntimeError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise _damaged(path) from error
     if (index.d, index.ntotal, index.metric_type) != (dim, ntotal, faiss.METRIC_INNER_PRODUCT):
         raise IndexDamagedError(
@@ -86,8 +86,10 @@ def selects(index: Any) -> bool:
     faiss = require_faiss()
     if isinstance(index, faiss.IndexPreTransform):
         return selects(faiss.downcast_index(index.index))
-    kinds = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexHNSW, faiss.IndexIVF)
-    return isinstance(index, kinds) and "FastScan" not in type(index).__name__
+    # Others raise, or worse; of inverted lists, those with fast scans or additive quantizers do.
+    lists = {faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ}
+    kinds = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexHNSW)
+    return isinstance(index, kinds) or type(index) in lists
 
 
 def candidates(
@@ -189,11 +191,12 @@ def rank_again(
     Returns:
         Scores and row numbers, Q x k, best first; -1 with a score of minus infinity where candidates lack.
     """
-    rows, places_QR = np.unique(candidates_QR, return_inverse=True)
+    rows, places = np.unique(candidates_QR, return_inverse=True)
+    places_QR = places.reshape(candidates_QR.shape)  # which numpy before 2 leaves flat
     taken_ND = vectors.take(np.maximum(rows, 0))
-    scores_QR = np.stack(
-        [taken_ND[places] @ query for query, places in zip(queries_QD, places_QR, strict=True)]
-    )
+    scores_QR = np.empty(candidates_QR.shape, np.float32)
+    for i, query_D in enumerate(queries_QD):
+        scores_QR[i] = taken_ND[places_QR[i]] @ query_D
     scores_QR[candidates_QR < 0] = -np.inf
     return best(scores_QR, candidates_QR, k)
 

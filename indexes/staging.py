@@ -62,14 +62,14 @@ class Staging:
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        if not self.folder.exists():
+        if not (self._replaces and self.folder.exists()):  # what is replaced may be missing for an instant
             self._check_out()
         with ExitStack() as stack:
             stack.enter_context(exclusive(self.folder))
             self._bring_back()
+            self._discard()
+            stack.callback(self._discard)
             self._check_out()  # once more: the last holder of the lock may have just finished it
-            self._discard_scratch()
-            stack.callback(self._discard_scratch)
             self._held = stack.pop_all()
         return self
 
@@ -82,7 +82,7 @@ class Staging:
         self._held.close()
 
     def clear(self) -> None:
-        """Remove what an earlier attempt left in `index`."""
+        """Make `index` an empty one."""
         shutil.rmtree(self.index, ignore_errors=True)
         (self.index / "vectors").mkdir(parents=True)
 
@@ -98,8 +98,10 @@ class Staging:
         sync_directory(self._place.parent)
         shutil.rmtree(self._previous, ignore_errors=True)
 
-    def _discard_scratch(self) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
+    def _discard(self) -> None:
+        """Remove what another attempt would make again."""
+        for folder in (self.scratch, self.index):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _bring_back(self) -> None:
         if self._previous.exists():

@@ -31,7 +31,7 @@ from indexes.rows import (
     rows_table,
     write_table,
 )
-from indexes.staging import Staging
+from indexes.staging import PLAN, Staging
 from indexes.vectors import write_vectors
 
 
@@ -62,7 +62,7 @@ class IndexWriter:
         self._staging = Staging(out, replaces=extends)
         self._done = self._staging.folder / "parts"
         self._failures = self._staging.folder / "failures"
-        self._plan_file = self._staging.folder / "plan.json"
+        self._plan_file = self._staging.folder / PLAN
         self._identity = identity
         self._extends, self._helps = extends, helps
         self._parts: list[tuple[str, str]] = []
@@ -228,5 +228,6 @@ class IndexWriter:
 def _still_failing(base: Index, new: Any, failed: Any) -> Any:
     """The failures of an index that nothing has been heard of since."""
     before = read_failures(base.path / "failures.parquet")
-    heard = pc.is_in(before["key"], pa.chunked_array([*new["key"].chunks, *failed["key"].chunks]))
+    keys = pa.chunked_array([*new["key"].chunks, *failed["key"].chunks], pa.string())
+    heard = pc.is_in(before["key"], keys)
     return before.filter(pc.invert(heard))

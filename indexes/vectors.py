@@ -1,8 +1,12 @@
 """Vectors on disk: one `.npy` file a part, float16 and L2-normalised, read as a stream of float32."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +17,12 @@ from indexes.files import written_whole
 _NORM_TOLERANCE = 1e-2  # float16 rounding of a unit vector stays below 1e-3
 _BLOCK_ROWS = 16384
 _OPEN_PARTS = 256
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_HEADER = re.compile(
+    rb"{'descr': '([<>|][biuf]\d)', 'fortran_order': (True|False), "
+    rb"'shape': \((\d{1,15}),(?: (\d{1,15}))?\), } *\n"
+)
 
 
 def write_vectors(path: Path, vectors_ND: NDArray[np.floating]) -> None:
@@ -40,18 +50,39 @@ def read_vectors(path: Path, dim: int) -> NDArray[np.float16]:
     Raises:
         IndexDamagedError: It is missing, cut short, holds objects, or has another type or width.
     """
-    try:
-        # Never unpickles: an array of objects cannot be mapped.
-        vectors_ND = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, OverflowError) as error:
-        raise IndexDamagedError(
-            f"{path} is missing or damaged: restore it, or remove it and build again"
-        ) from error
+    vectors_ND = mapped(path)
     if vectors_ND.dtype != np.float16 or vectors_ND.ndim != 2 or vectors_ND.shape[1] != dim:
         raise IndexDamagedError(
             f"{path} holds {vectors_ND.dtype} {vectors_ND.shape}, not float16 (N, {dim}): build again"
         )
     return vectors_ND
+
+
+def mapped(path: Path) -> NDArray[Any]:
+    """Map a list or a table of numbers into memory from an `.npy` file as this program writes them.
+
+    Nothing in it is evaluated. NumPy's own readers parse the header as Python: in CPython 3.11 that fails now
+    and then while another thread does the same, and some crafted headers end the process (seen in 2.4).
+
+    Raises:
+        IndexDamagedError: It is missing, cut short, or anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            magic, length = file.read(8), int.from_bytes(file.read(2), "little")
+            header = _HEADER.fullmatch(file.read(length)) if magic == _MAGIC else None
+            start, end = file.tell(), file.seek(0, os.SEEK_END)
+            if header is None:
+                raise ValueError("no numbers")
+            dtype = np.dtype(header[1].decode())
+            shape = tuple(int(size) for size in header.groups()[2:] if size is not None)
+            if start + dtype.itemsize * prod(shape) != end:
+                raise ValueError("cut short, or too long")
+            return np.memmap(file, dtype, "r", start, shape, "F" if header[2] == b"True" else "C")
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        raise IndexDamagedError(
+            f"{path} is missing or damaged: restore it, or remove it and build again"
+        ) from error
 
 
 class Vectors:
@@ -60,7 +91,7 @@ class Vectors:
     Args:
         files: The parts, in the order of the rows.
         dim: Length of a vector.
-        check: Called after a part is opened; raises if it is not what it was.
+        check: Called after a part is opened, or could not be; raises if it is not what it was.
 
     Raises:
         IndexDamagedError: As `read_vectors`.
@@ -68,22 +99,25 @@ class Vectors:
 
     def __init__(self, files: Iterable[Path], dim: int, *, check: Callable[[], None] = lambda: None) -> None:
         self.dim = dim
-        self._files, self._check = list(files), check
-        # Each map holds an open file, of which a process may have a thousand or so.
-        self._part = lru_cache(maxsize=_OPEN_PARTS)(self._open)
-        self._starts = np.cumsum([0, *(len(self._open(i)) for i in range(len(self._files)))])
+        parts = list(files)
 
-    def _open(self, i: int) -> NDArray[np.float16]:
-        part_ND = read_vectors(self._files[i], self.dim)
-        self._check()
-        return part_ND
+        # No method: it would keep its own object, and the maps, until the garbage collector comes by.
+        def opened(i: int) -> NDArray[np.float16]:
+            try:
+                return read_vectors(parts[i], dim)
+            finally:
+                check()
+
+        # Each map holds an open file, of which a process may have a thousand or so.
+        self._part = lru_cache(maxsize=_OPEN_PARTS)(opened)
+        self._starts = np.cumsum([0, *(len(opened(i)) for i in range(len(parts)))])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """All vectors in order, some thousand rows at a time."""
-        for i in range(len(self._files)):
+        for i in range(len(self._starts) - 1):
             part_ND = self._part(i)
             for start in range(0, len(part_ND), _BLOCK_ROWS):
                 yield _float32(part_ND[start : start + _BLOCK_ROWS])

@@ -8,7 +8,7 @@ import numpy as np
 from indexes import IndexWriter, Manifest
 from indexes.assembly import Origin
 from indexes.filling import Progress
-from indexes.kinds import AUTO, KindOptions
+from indexes.kinds import AUTO, KindOptions, check
 from indexes.manifest import read_manifest
 from indexes.search import require_faiss
 from matvit.distributed import ALONE, Processes
@@ -60,6 +60,7 @@ def build_index(
         IndexKindError: FAISS cannot index the vectors like that.
     """
     require_faiss()  # Better now than after hours of embedding.
+    check(options, encoder.identity.embed_dim)
     out = Path(out)
     if not processes.is_first:
         processes.wait()  # until the first one has planned

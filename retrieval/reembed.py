@@ -10,6 +10,9 @@ from retrieval.errors import UnreadableImageError
 from retrieval.originals import originals
 from retrieval.searcher import Searcher
 
+SAME_COSINE = 0.99
+"""What bf16 in place of fp32, or another processor, leaves at least (0.9995 was the worst seen)."""
+
 
 @dataclass(frozen=True)
 class Reembedded:
@@ -22,6 +25,11 @@ class Reembedded:
 
     cosines: dict[str, float]
     failures: tuple[tuple[str, str], ...]
+
+    @property
+    def changed(self) -> dict[str, float]:
+        """Those whose image is another now, or whose encoder computes something else."""
+        return {key: cosine for key, cosine in self.cosines.items() if cosine < SAME_COSINE}
 
     @property
     def worst(self) -> tuple[str, float]:

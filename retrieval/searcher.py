@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexes import Index
+from indexes import Index, IndexReplacedError
 from matvit.cost import Cost
 from matvit.submodel import Submodel
 from retrieval.encoder import Encoder
@@ -79,6 +79,19 @@ class Hits(Sequence[Hit]):
         return iter(self.hits)
 
 
+def model_of(index: Index) -> str:
+    """The model that made an index: its directory, or its name.
+
+    Raises:
+        MissingModelError: It is no longer where it was.
+    """
+    model = index.manifest.checkpoint
+    # A name is not a place: where it leads, the manifest's checksum tells.
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise MissingModelError(f"the model of {index.path} is no longer at {model}: say with -m where it is")
+    return model
+
+
 class Searcher:
     """An index and the encoder that made it, ready for queries.
 
@@ -91,8 +104,15 @@ class Searcher:
     """
 
     def __init__(self, index: Index, encoder: Encoder) -> None:
-        index.manifest.require_encoder(encoder.identity)
-        self.index, self.encoder = index, encoder
+        self.encoder = encoder
+        self._take(index)
+
+    def _take(self, index: Index) -> None:
+        index.manifest.require_encoder(self.encoder.identity)
+        index.use(str(self.encoder.device))
+        self.index = index
+        # The condition that was asked for last: streams of queries ask for the same one.
+        self._where: tuple[str, Rows] | None = None
 
     @classmethod
     def open(
@@ -115,15 +135,7 @@ class Searcher:
             UnknownModelError: `model` is no trained model.
         """
         opened = Index.open(Path(index))
-        if model is None:
-            model = opened.manifest.checkpoint
-            # A name is not a place: where it leads, the manifest's checksum tells.
-            if Path(model).is_absolute() and not Path(model).is_dir():
-                raise MissingModelError(
-                    f"the model of {index} is no longer at {model}: say with -m where it is"
-                )
-        encoder = Encoder.open(model, device=device, dtype=dtype, compile=compile)
-        opened.use(str(encoder.device))
+        encoder = Encoder.open(model or model_of(opened), device=device, dtype=dtype, compile=compile)
         return cls(opened, encoder)
 
     def query(
@@ -196,9 +208,17 @@ class Searcher:
         Raises:
             ValueError: A vector is zero, not finite, or of the wrong length.
             FilterError: The condition cannot be understood.
+            IndexReplacedError: The index was replaced since it was opened, and `where` are rows of the old
+                one; otherwise, the new one is opened and searched.
         """
-        rows = self.index.matching(where) if isinstance(where, str) else where
-        found = self.index.search(_unit(vectors), k, rows)
+        units = _unit(vectors)
+        try:
+            found = self.index.search(units, k, self._rows(where))
+        except IndexReplacedError:
+            if where is not None and not isinstance(where, str):
+                raise
+            self._take(Index.open(self.index.path))
+            found = self.index.search(units, k, self._rows(where))
         return [
             Hits(
                 None,
@@ -212,6 +232,13 @@ class Searcher:
             )
             for scores_k, rows_k in zip(found.scores, found.rows, strict=True)
         ]
+
+    def _rows(self, where: str | Rows | None) -> Rows | None:
+        if not isinstance(where, str):
+            return where
+        if self._where is None or self._where[0] != where:
+            self._where = (where, self.index.matching(where))
+        return self._where[1]
 
     def hit(self, row: int, score: float) -> Hit:
         """A row of the index, as found with a score."""
@@ -228,5 +255,10 @@ class Searcher:
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    with np.errstate(all="ignore"):
+        exact = np.asarray(vectors, np.float64)
+        exact = exact / np.abs(exact).max(axis=-1, keepdims=True, initial=0)  # or squares might overflow
+        units = exact / np.linalg.norm(exact, axis=-1, keepdims=True)
+    if not np.isfinite(units).all():
+        raise ValueError("a vector is zero or not finite")
+    return units.astype(np.float32)

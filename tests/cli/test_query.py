@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -11,10 +12,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from compiler import needs_compiler
 from PIL import Image
-from small_world import files_of, random_matvit
+from small_world import files_of, random_matvit, shard_of
 
 import matvit as library
 from retrieval import Searcher
@@ -286,6 +288,216 @@ def test_compile_reaches_the_encoder(
     for options in ((), ("--compile",)):
         assert matvit("query", files_of(queries)[0], "-i", index, *options).code == 0
     assert wanted == [False, True]
+
+
+# --- among some rows, near enough, like a row, by vector ---
+
+
+def test_a_condition_and_a_threshold(matvit: Callable, index: Path, queries: Path) -> None:
+    file = files_of(queries)[7]
+    ask = ("query", file, "-i", index, "-k", 40, "--json")
+    everything = lines(matvit(*ask).out)[0]
+    assert everything["searched"] == "Flat"
+    reds = [hit for hit in everything["hits"] if hit["label"] == "red"]
+    (found,) = lines(matvit(*ask, "--where", "label = 'red'").out)
+    assert [hit["key"] for hit in found["hits"]] == [hit["key"] for hit in reds]
+    assert found["searched"] == "8 rows one by one"
+    threshold = reds[2]["score"] - 1e-6
+    (found,) = lines(matvit(*ask, "--where", "label = 'red'", "--threshold", threshold).out)
+    assert [hit["key"] for hit in found["hits"]] == [hit["key"] for hit in reds[:3]]
+    done = matvit("query", file, "-i", index, "--where", "label = 'violet'", "--budget", "S")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith(f"{file}: S, ")
+    assert done.err.endswith("; 0 rows one by one: nothing found\n")
+    assert lines(matvit("query", file, "-i", index, "--threshold", 1, "--json").out)[0]["hits"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--where", "label = 'blue"), "filter, character 9: ' is never closed"),
+        (("--where", "colour = 'blue'"), "there is no column colour"),
+        (("--where", ""), "the filter is empty"),
+        (("--threshold", "1.5"), "--threshold"),
+        (("--threshold", "near"), "--threshold"),
+        (("-k", "0"), "-k"),
+        (("--key", "nowhere.png"), "has no row with the key 'nowhere.png'"),
+        (("--vectors", "s.npy", "--sheet", "s.html"), "--sheet draws images and rows"),
+        ((), "say what to look for: images, --key or --vectors"),
+    ],
+)
+def test_what_cannot_be_searched_for(
+    matvit: Callable, index: Path, queries: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    asks = not arguments or arguments[0] in ("--key", "--vectors")
+    files = () if asks else (files_of(queries)[0],)
+    done = matvit("query", *files, "-i", index, *arguments)
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert message in done.err
+
+
+def test_like_rows_of_the_index(matvit: Callable, index: Path, corpus: Path) -> None:
+    done = matvit("query", "--key", "red/01.png", "--key", "blue/02.png", "-i", index, "-k", 3, "--json")
+    assert (done.code, done.err) == (0, "")
+    records = lines(done.out)
+    assert [record["query"] for record in records] == ["red/01.png", "blue/02.png"]
+    for record in records:
+        assert (record["submodel"], record["gmacs"], record["searched"]) == (None, 0, "Flat")
+        assert len(record["hits"]) == 3
+        assert record["query"] not in [hit["key"] for hit in record["hits"]]
+        assert record["hits"] == [vars(hit) for hit in Searcher.open(index).query_key(record["query"], k=3)]
+    plain = matvit("query", "--key", "red/01.png", files_of(corpus)[0], "-i", index, "-k", 1).out
+    assert [line.rstrip() for line in plain.splitlines()[::3]] == [
+        "red/01.png: Flat",
+        f"{files_of(corpus)[0]}: XL, 934.1 k MACs; Flat",
+    ]
+
+
+def test_vectors_made_elsewhere(matvit: Callable, index: Path, queries: Path, tmp_path: Path) -> None:
+    searcher = Searcher.open(index, device="cpu", dtype="fp32")
+    files = files_of(queries)[:2]
+    vectors = np.stack([searcher.encoder.embed(searcher.encoder.preprocess(file)[None])[0] for file in files])
+    expected = [[hit.key for hit in searcher.query(file, k=3)] for file in files]
+    for given in (vectors, (vectors * 99).astype(np.float64), np.asfortranarray(vectors), vectors[0]):
+        np.save(tmp_path / "v.npy", given)
+        done = matvit("query", "--vectors", tmp_path / "v.npy", "-i", index, "-k", 3, "--json")
+        assert (done.code, done.err) == (0, "")
+        found = lines(done.out)
+        assert [[hit["key"] for hit in record["hits"]] for record in found] == expected[: len(found)]
+        assert [record["query"] for record in found] == [f"{tmp_path}/v.npy[{i}]" for i in range(len(found))]
+        assert [(record["submodel"], record["gmacs"]) for record in found] == [(None, 0)] * len(found)
+    assert len(found) == 1
+    plain = matvit("query", "--vectors", tmp_path / "v.npy", "-i", index, "-k", 1).out
+    assert plain.splitlines()[0].rstrip() == f"{tmp_path}/v.npy[0]: Flat"
+
+
+class Mark:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.place,))
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("wide", "queries are (2, 31), not (Q, 32)"),
+        ("cube", "queries are (1, 1, 32), not (Q, 32)"),
+        ("zero", "a vector is zero or not finite"),
+        ("nan", "a vector is zero or not finite"),
+        ("integers", "holds int64, not floating-point numbers"),
+        ("text", "holds <U1, not floating-point numbers"),
+        ("complex", "holds complex128, not floating-point numbers"),
+        ("pickle", "not an .npy file of numbers"),
+        ("bare pickle", "not an .npy file of numbers"),
+        ("zip", "not an .npy file of numbers"),
+        ("cut", "not an .npy file of numbers"),
+        ("empty", "not an .npy file of numbers"),
+        ("claims", "not an .npy file of numbers"),
+    ],
+)
+def test_vectors_that_cannot_be_used(
+    matvit: Callable, index: Path, tmp_path: Path, what: str, message: str
+) -> None:
+    file, mark = tmp_path / "v.npy", tmp_path / "mark"
+    good = np.ones((2, 32), np.float32)
+    match what:
+        case "pickle":
+            np.save(file, np.array([Mark(mark)], dtype=object), allow_pickle=True)
+        case "bare pickle":
+            file.write_bytes(pickle.dumps(Mark(mark)))
+        case "zip":
+            with file.open("wb") as opened:
+                np.savez(opened, good)
+        case "cut" | "empty" | "claims":
+            np.save(file, good)
+            data = file.read_bytes()
+            large = data.replace(b"(2, 32), }" + b" " * 14, b"(2222222222222, 32), }  ")
+            file.write_bytes({"cut": data[:-1], "empty": b"", "claims": large}[what])
+            assert what != "claims" or large != data
+        case _:
+            arrays = {
+                "wide": good[:, 1:],
+                "cube": good[:1, None],
+                "zero": np.vstack([good, good * 0]),
+                "nan": good * np.nan,
+                "integers": good.astype(np.int64),
+                "text": good.astype("U1"),
+                "complex": good.astype(complex),
+            }
+            np.save(file, arrays[what])
+    done = matvit("query", "--vectors", file, "-i", index)
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert f"--vectors {file}: {message}" in done.err
+    assert not mark.exists()
+
+
+def test_a_file_of_vectors_that_is_not_there(matvit: Callable, index: Path, tmp_path: Path) -> None:
+    done = matvit("query", "--vectors", tmp_path / "v.npy", "-i", index)
+    assert (done.code, done.out, done.err) == (
+        1,
+        "",
+        f"matvit: {tmp_path}/v.npy: No such file or directory\n",
+    )
+
+
+# --- what is printed and drawn ---
+
+
+def test_paths_and_nothing_else(
+    matvit: Callable, index: Path, checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
+    files = files_of(corpus)
+    done = matvit("query", files[0], "-i", index, "-k", 3, "--paths")
+    assert (done.code, done.err) == (0, "")
+    found = lines(matvit("query", files[0], "-i", index, "-k", 3, "--json").out)[0]["hits"]
+    assert done.out.splitlines() == [hit["path"] for hit in found]
+    assert matvit("query", files[0], "-i", index, "--paths", "--where", "label = 'violet'").out == ""
+
+    shard_of(tmp_path / "x:y.tar", files[:5])
+    assert matvit("index", "build", tmp_path / "x:y.tar", "-m", checkpoint, "-o", tmp_path / "i").code == 0
+    done = matvit("query", files[2], "--key", "x:y.tar:blue-03", "-i", tmp_path / "i", "-k", 1, "--paths")
+    assert len(done.out.splitlines()) == 2
+    assert done.out.splitlines()[1] == f"{tmp_path}/x:y.tar:blue-02"
+
+
+def test_a_page_of_queries_and_rows(
+    matvit: Callable, index: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheet = tmp_path / "sheet.html"
+    ask = ("query", "--key", "red/01.png", *files_of(queries)[:2], "-i", index, "-k", 4, "--sheet", sheet)
+    done = matvit(*ask, "--json")
+    assert (done.code, len(lines(done.out))) == (0, 3)
+    assert done.err == f"contact sheet of the first 3 queries: {sheet}\n"
+    page = sheet.read_text()
+    assert (page.count("<section>"), page.count("data:image/png;base64,")) == (3, 15)
+    assert "red/01.png" in page
+
+    monkeypatch.setattr("cli.query.SHEET_ROWS", 2)
+    for first in (("--key", "red/01.png", "--key", "red/02.png"), files_of(queries)[:2]):
+        done = matvit("query", *first, files_of(queries)[3], "-i", index, "--sheet", sheet, "--json")
+        assert (done.code, len(lines(done.out))) == (0, 3)
+        assert done.err == f"contact sheet of the first 2 queries: {sheet}\n"
+        assert sheet.read_text().count("<section>") == 2
+
+
+def test_records_say_what_was_searched(
+    matvit: Callable, checkpoint: Path, corpus: Path, queries: Path, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "i", files_of(queries)[0]
+    build = ("index", "build", corpus, "-m", checkpoint, "-o", out)
+    assert matvit(*build, "--factory", "HNSW16").code == 0
+
+    def searched(*arguments: object) -> str:
+        return lines(matvit("query", file, "-i", out, *arguments, "--json").out)[0]["searched"]
+
+    assert searched() == "HNSW16"
+    assert searched("--where", "label != 'red'") == "32 rows one by one"
+    assert matvit("index", "remove", out, "red/01.png").code == 0
+    assert searched() == "39 rows one by one"
 
 
 # --- models by name ---

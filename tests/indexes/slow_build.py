@@ -1,12 +1,13 @@
-"""Builds a small index with pauses, for the tests that kill it.
+"""Builds and changes a small index, for the tests that kill it.
 
-slow_build.py OUT pause      builds once, pausing in every part
-slow_build.py FOLDER every   kills a build before each of its file operations in turn, and continues it
+slow_build.py OUT SECONDS                builds once, pausing up to so long in every part
+slow_build.py FOLDER build|add|remove    kills that before each of its file operations in turn, and repeats it
 """
 
 import itertools
 import os
 import random
+import shutil
 import signal
 import stat
 import sys
@@ -14,15 +15,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import faiss  # noqa: F401  (imported before the first fork, to pay for it once)
+# Before the first fork, to pay for it once; numpy imports the two when they are first needed.
+import faiss  # noqa: F401
 import numpy as np
+import numpy.ma
+import numpy.random
 import pyarrow.parquet  # noqa: F401
+from small_index import Row, bytes_of, contents, origin, rows_of
+from small_index import build as build_at_once
 
-from indexes import EncoderIdentity, Index, IndexWriter, verify
-from indexes.assembly import Origin
+from indexes import EncoderIdentity, IndexWriter, change, verify
+from indexes.rows import read_failures
+from indexes.search import require_faiss
+from indexes.staging import restore, staging_of
 
 IDENTITY = EncoderIdentity(architecture="a", weights_sha256="b", pooling="c", embed_dim=4, preprocess={})
-FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
+
+State = tuple[dict[str, tuple[str, str | None, bytes]], list[str]]
 
 
 def build(out: Path, *, parts: int, pause_s: float) -> None:
@@ -35,22 +45,41 @@ def build(out: Path, *, parts: int, pause_s: float) -> None:
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
                 rows = [{"key": f"{i}/{n}", "path": "", "label": str(n % 2)} for n in range(20)]
                 writer.write_part(i, vectors, rows, [(f"{i}/bad", "broken")])
-        writer.commit(
-            Origin(encoder=IDENTITY, dtype="float32", device="cpu", checkpoint="m", sources=[], command="")
-        )
+        writer.commit(origin(IDENTITY))
 
 
-def contents(out: Path) -> dict[str, bytes]:
+def build_once(out: Path) -> None:
+    if not restore(out):
+        build(out, parts=2, pause_s=0)
+
+
+def add(out: Path) -> None:
+    """Replace a file of one row, and add two rows, of which one has failed before."""
+    rows = [Row("a:0", "/a", "changed", number=1), Row("a:bad", "/b"), *rows_of("c")]
+    build_at_once(out, rows, extends=True, failures=[("c:bad", "broken")])
+
+
+def remove(out: Path) -> None:
+    change.remove(out, lambda index: index.matching("key in ('a:1', 'b:0')"), command="remove")
+
+
+CHANGES = {"build": build_once, "add": add, "remove": remove}
+
+
+def prepare(out: Path) -> None:
+    build_at_once(out, rows_of("a", 2), rows_of("b", 2), failures=[("a:bad", "broken"), ("b:bad", "broken")])
+
+
+def state_of(out: Path) -> State:
+    """What can be found in a whole index, and what could not be embedded."""
+    if not restore(out):
+        return {}, []
     assert verify(out) == []
-    Index.open(out)
-    files = {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
-    del files["manifest.json"]  # holds the time
-    return files
+    return contents(out), sorted(read_failures(out / "failures.parquet")["key"].to_pylist())
 
 
 def die_before(operation: int, folder: Path) -> None:
     count = itertools.count()
-    fsync = os.fsync
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if (
@@ -61,13 +90,12 @@ def die_before(operation: int, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def torn_fsync(descriptor: int) -> None:
-        """Lose half of what is not on the disk yet, as a power cut may."""
+        """Lose half of what is not on the disk yet, as a power cut may; the rest survives a mere kill."""
         if next(count) == operation:
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode):
                 os.ftruncate(descriptor, status.st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-        fsync(descriptor)
 
     sys.addaudithook(hook)
     os.fsync = torn_fsync
@@ -86,23 +114,45 @@ def in_child(work: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def every(folder: Path) -> int:
+def every(folder: Path, name: str) -> int:
+    before, after = folder / "before" / "x.index", folder / "after" / "x.index"
+    require_faiss()
+
+    def undisturbed() -> None:
+        if name != "build":
+            prepare(before)
+            shutil.copytree(before, after)
+        CHANGES[name](after)
+
     def killed() -> None:
         die_before(operation, case)
-        build(case / "x.index", parts=2, pause_s=0)
+        CHANGES[name](case / "x.index")
 
-    def continued() -> None:
-        out = case / "x.index"
-        if not out.exists():
-            build(out, parts=2, pause_s=0)
-        assert contents(out) == contents(folder / "undisturbed.index")
+    def repeated() -> None:
+        os.fsync = lambda _: None
+        out, old, new = case / "x.index", state_of(before), state_of(after)
+        assert old != new
+        was_new = state_of(out) == new
+        assert was_new or state_of(out) == old
+        CHANGES[name](out)
+        assert state_of(out) == new
+        if name == "add" and was_new:  # The rows of the first time are there, removed.
+            return
+        repeated, wanted = bytes_of(out), bytes_of(after)
+        del repeated["manifest.json"], wanted["manifest.json"]  # they hold the time
+        assert repeated == wanted
+        if not was_new:
+            assert not staging_of(out).exists()
 
-    assert in_child(lambda: build(folder / "undisturbed.index", parts=2, pause_s=0)) == 0
+    assert in_child(undisturbed) == 0
     for operation in itertools.count():
         case = folder / str(operation)
         case.mkdir()
+        if before.exists():
+            shutil.copytree(before, case / "x.index")
         status = in_child(killed)
-        assert in_child(continued) == 0, f"not continued after a kill before operation {operation}"
+        assert in_child(repeated) == 0, f"not as it was, or not repeated, after a kill before {operation}"
+        shutil.rmtree(case)
         if status == 0:
             break
         assert status == signal.SIGKILL
@@ -112,7 +162,7 @@ def every(folder: Path) -> int:
 if __name__ == "__main__":
     target, mode = Path(sys.argv[1]), sys.argv[2]
     print("ready", flush=True)
-    if mode == "every":
-        print(every(target))
+    if mode in CHANGES:
+        print(every(target, mode))
     else:
         build(target, parts=12, pause_s=float(mode))

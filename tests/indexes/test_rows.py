@@ -1,7 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from indexes import DuplicateKeyError, IndexDamagedError, rows
@@ -65,3 +66,57 @@ def test_missing_file_and_wrong_table_are_refused(tmp_path: Path) -> None:
     rows.write_table(tmp_path / "rows.parquet", rows.failures_table([("a", "broken")]))
     with pytest.raises(IndexDamagedError, match="does not hold the columns key, path, label"):
         rows.read_rows(tmp_path / "rows.parquet")
+
+
+def first_of_each(contents: list[str | None], found: list[bool]) -> list[str | None]:
+    """Ten lines that say what `mark_duplicates` must find; a row's key is its number."""
+    firsts: dict[str, str] = {}
+    marks: list[str | None] = []
+    for number, (content, is_found) in enumerate(zip(contents, found, strict=True)):
+        if content is None or not is_found:
+            marks.append(None)
+        else:
+            marks.append(firsts.get(content))
+            firsts.setdefault(content, str(number))
+    return marks
+
+
+ROWS = st.tuples(st.sampled_from([None, "", "x", "y", "z"]), st.booleans())
+
+
+@given(st.lists(st.lists(ROWS, max_size=6), min_size=1, max_size=3))
+@example([[]])
+@example([[(None, True), (None, True)]])
+@example([[("x", False), ("x", True)], [("x", True), ("x", False)]])
+def test_copies_are_marked_with_the_first_that_can_be_found(
+    parts: list[list[tuple[str | None, bool]]],
+) -> None:
+    tables, number = [], 0
+    for part in parts:
+        keyed = [{"key": str(number + i), "path": "", "content": row[0]} for i, row in enumerate(part)]
+        tables.append(rows.rows_table(keyed))
+        number += len(part)
+    flat = [row for part in parts for row in part]
+    table = rows.concatenate(tables)
+    found_N = np.array([is_found for _, is_found in flat], dtype=bool)
+    marked = rows.mark_duplicates(table, found_N)
+    if not flat:
+        assert marked.num_rows == 0
+        return
+    expected = first_of_each([content for content, _ in flat], found_N.tolist())
+    assert marked["duplicate_of"].to_pylist() == expected
+    assert marked.drop_columns("duplicate_of").equals(table)
+    assert rows.mark_duplicates(marked, found_N).equals(marked)
+
+
+def test_marks_follow_what_can_be_found() -> None:
+    table = rows.rows_table([{"key": key, "path": "", "content": "x"} for key in "abc"])
+    marked = rows.mark_duplicates(table, np.array([True, True, True]))
+    assert marked["duplicate_of"].to_pylist() == [None, "a", "a"]
+    marked = rows.mark_duplicates(marked, np.array([False, True, True]))
+    assert marked["duplicate_of"].to_pylist() == [None, None, "b"]
+
+
+def test_without_hashes_nothing_is_marked() -> None:
+    table = rows.rows_table([ROW])
+    assert rows.mark_duplicates(table, np.array([True])) is table

@@ -1,15 +1,29 @@
 """Images to an index: vectors, rows and labels belong together, wherever the images lie."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from small_world import files_of, shard_of, write_shard
 
-from indexes import DuplicateKeyError, EmptyIndexError, Index, IndexExistsError, verify
+from indexes import (
+    DuplicateKeyError,
+    EmptyIndexError,
+    Index,
+    IndexDamagedError,
+    IndexExistsError,
+    WrongEncoderError,
+    verify,
+)
+from indexes.change import remove
+from indexes.kinds import KindOptions
 from indexes.rows import read_failures
 from retrieval import Encoder, build_index, folders, open_source
 from retrieval.batches import batches
+from retrieval.known import Known
+from retrieval.samples import content_of
 
 
 def vectors_of(index: Index) -> dict[str, np.ndarray]:
@@ -145,3 +159,178 @@ def test_labels_reach_batches_with_their_images(corpus: Path, encoder: Encoder) 
         for sample, image in zip(batch.samples, batch.images, strict=True):
             assert sample.label == Path(sample.path).parent.name
             assert image.equal(encoder.preprocess(sample.path))
+
+
+# --- what rows remember of their images ---
+
+
+def test_rows_remember_the_bytes_and_the_file_they_came_from(
+    index: Path, corpus: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    files = files_of(corpus)
+
+    def columns(opened: Index) -> list[tuple[str, str]]:
+        table = opened.rows.select(["content", "state"]).to_pydict()
+        return list(zip(table["content"], table["state"], strict=True))
+
+    def state(file: Path) -> str:
+        return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
+
+    contents = [content_of(file.read_bytes()) for file in files]
+    assert len(set(contents)) == 40
+    assert columns(Index.open(index)) == list(zip(contents, map(state, files), strict=True))
+
+    shards = [shard_of(tmp_path / f"{i}.tar", files[i * 20 :][:20]) for i in range(2)]
+    build_index(open_source(tmp_path), encoder, tmp_path / "i")
+    states = [state(shard) for shard in shards for _ in range(20)]
+    assert columns(Index.open(tmp_path / "i")) == list(zip(contents, states, strict=True))
+
+
+def test_exact_duplicates_name_the_first_of_them(corpus: Path, encoder: Encoder, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    first, second = files_of(corpus)[1:3]
+    for name, file in (("a", first), ("b", second), ("c", first), ("d", first), ("e", second)):
+        (photos / f"{name}.png").write_bytes(file.read_bytes())
+    (photos / "f.png").write_bytes(first.read_bytes() + b"\0")  # the same picture in another file
+    build_index(open_source(photos), encoder, tmp_path / "i")
+    opened = Index.open(tmp_path / "i")
+    assert opened.rows["duplicate_of"].to_pylist() == [None, None, "a.png", "a.png", "b.png", None]
+    assert opened.duplicates == 3
+    assert Index.open(tmp_path / "i").matching("duplicate_of is null").sum() == 3
+
+    (photos / "a.png").unlink()
+    (photos / "e.png").write_bytes(first.read_bytes())
+    (photos / "g.png").write_bytes(second.read_bytes())
+    known = Known(opened)
+    source = open_source(photos, known=known.unchanged)
+    remove(tmp_path / "i", lambda latest: latest.from_files(known.gone(source)), command="")
+    build_index(source, encoder, tmp_path / "i", extends=True)
+    opened = Index.open(tmp_path / "i")
+    live = opened.rows.filter(pa.array(opened.live)).select(["key", "duplicate_of"]).to_pydict()
+    assert dict(zip(live["key"], live["duplicate_of"], strict=True)) == {
+        "b.png": None,
+        "c.png": None,
+        "d.png": "c.png",
+        "f.png": None,
+        "e.png": "c.png",
+        "g.png": "b.png",
+    }
+
+
+def test_shards_find_their_duplicates_across_parts(corpus: Path, encoder: Encoder, tmp_path: Path) -> None:
+    files = files_of(corpus)[:3]
+    for name in "xy":
+        shard_of(tmp_path / f"{name}.tar", files)
+    build_index(open_source(tmp_path), encoder, tmp_path / "i")
+    opened = Index.open(tmp_path / "i")
+    assert opened.rows["duplicate_of"].to_pylist() == [None] * 3 + opened.keys[:3]
+
+
+# --- extending ---
+
+
+def test_extending_is_as_if_built_at_once(
+    index: Path, corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "PART_SIZE", 7)
+    photos = tmp_path / "photos"
+    copies = [shutil.copytree(corpus / name, photos / name).name for name in ("blue", "red")]
+    assert copies == ["blue", "red"]
+    (photos / "blue" / "broken.png").write_bytes(b"broken")
+    build_index(open_source(photos), encoder, tmp_path / "i")
+    for name in ("checks", "green", "stripes"):
+        shutil.copytree(corpus / name, photos / name)
+        opened = Index.open(tmp_path / "i")
+        source = open_source(photos, known=Known(opened).unchanged)
+        counted: list[int] = []
+        build_index(source, encoder, tmp_path / "i", extends=True, on_images=counted.append)
+        assert sum(counted) == 8 + 1, "what could not be read is tried again"
+    opened, whole = Index.open(tmp_path / "i"), Index.open(index)
+    assert (len(opened), opened.manifest.ntotal, opened.manifest.removed) == (40, 40, 0)
+    assert dict(zip(opened.keys, opened.labels, strict=True)) == dict(
+        zip(whole.keys, whole.labels, strict=True)
+    )
+    for key, vector in vectors_of(whole).items():
+        np.testing.assert_allclose(vectors_of(opened)[key], vector, atol=1e-3)
+    failures = read_failures(tmp_path / "i" / "failures.parquet").to_pylist()
+    assert failures == [{"key": "blue/broken.png", "reason": "not an image"}]
+    assert verify(tmp_path / "i") == []
+    assert opened.manifest.sources == [str(photos)]
+
+
+def test_what_is_extended_keeps_its_kind(
+    corpus: Path, queries: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    options = KindOptions(factory="HNSW16", rerank=20)
+    build_index(open_source(corpus / "red"), encoder, tmp_path / "i", options=options)
+    built = Index.open(tmp_path / "i").manifest.kind
+    build_index(open_source(queries / "blue" / "50.png"), encoder, tmp_path / "i", extends=True)
+    manifest = Index.open(tmp_path / "i").manifest
+    assert (manifest.kind.factory, manifest.kind.rerank) == (built.factory, built.rerank) == ("HNSW16", 20)
+    assert (manifest.ntotal, manifest.kind.recall) == (9, 1)
+    assert manifest.sources == [str(corpus / "red"), str(queries / "blue" / "50.png")]
+
+
+def test_an_interrupted_extension_leaves_the_index_and_goes_on(
+    corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "PART_SIZE", 10)
+    build_index(open_source(corpus / "red"), encoder, tmp_path / "i")
+    before = Index.open(tmp_path / "i")
+    embedded = 0
+
+    def interrupt(count: int) -> None:
+        nonlocal embedded
+        embedded += count
+        if embedded > 20:
+            raise KeyboardInterrupt
+
+    source = open_source(corpus, known=Known(before).unchanged)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(source, encoder, tmp_path / "i", extends=True, batch_size=5, on_images=interrupt)
+    assert Index.open(tmp_path / "i").manifest == before.manifest
+    skipped: list[int] = []
+    build_index(source, encoder, tmp_path / "i", extends=True, on_skip=skipped.append)
+    assert sum(skipped) == 20
+    after = Index.open(tmp_path / "i")
+    assert (len(after), verify(tmp_path / "i")) == (40, [])
+    assert sorted(after.paths) == [str(file) for file in files_of(corpus)]
+
+
+def test_only_what_is_there_and_of_these_weights_can_be_extended(
+    corpus: Path, encoder: Encoder, other_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(IndexDamagedError, match="there is no index at"):
+        build_index(open_source(corpus), encoder, tmp_path / "i", extends=True)
+    assert list(tmp_path.iterdir()) == []
+    build_index(open_source(corpus / "red"), encoder, tmp_path / "i")
+    before = (tmp_path / "i" / "manifest.json").read_bytes()
+    other = Encoder.open(other_checkpoint, device="cpu", dtype="fp32")
+    with pytest.raises(WrongEncoderError):
+        build_index(open_source(corpus), other, tmp_path / "i", extends=True)
+    assert (tmp_path / "i" / "manifest.json").read_bytes() == before
+
+
+def test_keys_that_are_taken_leave_the_index_as_it_was(
+    corpus: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    build_index(open_source(corpus / "red"), encoder, tmp_path / "i")
+    before = (tmp_path / "i" / "manifest.json").read_bytes()
+    with pytest.raises(DuplicateKeyError, match=r"'00\.jpg' occurs more than once"):
+        build_index(open_source(corpus / "blue"), encoder, tmp_path / "i", extends=True)
+    assert (tmp_path / "i" / "manifest.json").read_bytes() == before
+    assert verify(tmp_path / "i") == []
+
+
+def test_what_changed_and_cannot_be_read_any_more(corpus: Path, encoder: Encoder, tmp_path: Path) -> None:
+    """Its row stays: a file that is half-copied tonight may be whole tomorrow."""
+    photos = shutil.copytree(corpus / "red", tmp_path / "photos")
+    build_index(open_source(photos), encoder, tmp_path / "i")
+    (photos / "01.png").write_bytes(b"broken")
+    source = open_source(photos, known=Known(Index.open(tmp_path / "i")).unchanged)
+    build_index(source, encoder, tmp_path / "i", extends=True)
+    opened = Index.open(tmp_path / "i")
+    assert (len(opened), "01.png" in opened.keys) == (8, True)
+    failures = read_failures(tmp_path / "i" / "failures.parquet").to_pylist()
+    assert failures == [{"key": "01.png", "reason": "not an image"}]

@@ -1,6 +1,7 @@
 """Search by image at a budget."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from timm.models import save_for_hf
 from torch.utils.flop_counter import FlopCounterMode
 
 import matvit
-from indexes import Index, WrongEncoderError
+from indexes import FilterError, Index, IndexReplacedError, UnknownKeyError, WrongEncoderError
+from indexes.change import remove
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.errors import UnreadableImageError
+from retrieval.searcher import Hit, Hits
 
 
 def test_a_corpus_image_finds_itself_first(searcher: Searcher, corpus: Path) -> None:
@@ -163,3 +166,183 @@ def test_a_plain_timm_encoder_can_make_an_index(name: str, tmp_path: Path, corpu
     hits = Searcher.open(tmp_path / "index", device="cpu", dtype="fp32").query(file, budget="XL", k=1)
     assert hits[0].path == str(file)
     assert hits[0].score == pytest.approx(1, abs=2e-3)
+
+
+# --- among some rows, near enough, by key, by vector ---
+
+
+@pytest.fixture
+def doubles(encoder: Encoder, tmp_path: Path) -> Searcher:
+    """Five pictures, of which 1.png is there three times."""
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        picture("red", number).save(tmp_path / "photos" / f"{number}.png")
+    for copy in ("copy.png", "sub/copy.png"):
+        (tmp_path / "photos" / copy).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / copy).write_bytes((tmp_path / "photos" / "1.png").read_bytes())
+    build_index(open_source(tmp_path / "photos"), encoder, tmp_path / "i")
+    return Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
+
+
+def keys(hits: Hits) -> list[str]:
+    return [hit.key for hit in hits]
+
+
+@pytest.mark.parametrize(
+    "where, chosen",
+    [
+        ("label = 'red'", lambda hit: hit.label == "red"),
+        (
+            "label in ('red', 'blue') and key not like '%.jpg'",
+            lambda hit: hit.key[0] in "rb" and "png" in hit.key,
+        ),
+        ("label is null", lambda hit: False),
+    ],
+)
+def test_a_condition_leaves_the_nearest_of_the_rest(
+    searcher: Searcher, queries: Path, where: str, chosen: Callable[[Hit], bool]
+) -> None:
+    file, index = files_of(queries)[7], searcher.index
+    expected = [hit for hit in searcher.query(file, budget="M", k=40) if chosen(hit)]
+    for rows in (where, index.matching(where)):
+        hits = searcher.query(file, budget="M", k=40, where=rows)
+        assert keys(hits) == keys(expected)
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-6)
+        assert keys(searcher.query(file, budget="M", k=2, where=rows)) == keys(expected)[:2]
+        assert str(len(expected)) in hits.how
+    assert {len(hits) for hits in searcher.query_batch([file] * 3, k=40, where=where)} == {len(expected)}
+
+
+def test_a_condition_that_cannot_be_understood(searcher: Searcher, queries: Path) -> None:
+    for where in ("colour = 'red'", "label =", ""):
+        with pytest.raises(FilterError):
+            searcher.query(files_of(queries)[0], where=where)
+
+
+def test_results_reach_the_threshold(searcher: Searcher, queries: Path) -> None:
+    file = files_of(queries)[3]
+    everything = searcher.query(file, k=40)
+    scores = [hit.score for hit in everything]
+    for threshold in (-1.0, scores[5], scores[5] + 1e-7, 0.0, 1.1):
+        hits = searcher.query(file, k=40, threshold=threshold)
+        assert keys(hits) == [hit.key for hit in everything if hit.score >= threshold]
+    assert len(searcher.query(file, k=3, threshold=scores[20])) == 3
+    for hits in (
+        searcher.query_key("red/01.png", k=40, threshold=0.9),
+        *searcher.query_vectors(np.eye(32)[:2], threshold=0.1),
+    ):
+        assert all(hit.score >= 0.1 for hit in hits)
+    assert searcher.query_batch([file] * 2, threshold=1.1)[1].hits == ()
+
+
+def test_a_row_does_not_find_itself_but_its_copies(doubles: Searcher) -> None:
+    hits = doubles.query_key("1.png", k=4)
+    assert set(keys(hits)[:2]) == {"copy.png", "sub/copy.png"}
+    assert [hit.score for hit in hits[:2]] == pytest.approx([1, 1], abs=2e-3)
+    assert (len(hits), "1.png" in keys(hits)) == (4, False)
+    assert keys(doubles.query_key("1.png", k=1))[0] in ("copy.png", "sub/copy.png")
+    assert set(keys(doubles.query_key("sub/copy.png", k=2))) == {"1.png", "copy.png"}
+    assert len(doubles.query_key("1.png", k=100)) == 6
+    assert len(doubles.query_key("1.png", k=6, threshold=0.9999)) == 2
+
+
+def test_a_row_outside_the_condition_takes_no_result_s_place(doubles: Searcher) -> None:
+    assert keys(doubles.query_key("1.png", k=2, where="key like '%copy%'")) == ["copy.png", "sub/copy.png"]
+    assert keys(doubles.query_key("1.png", k=1, where="key = '1.png'")) == []
+
+
+def test_a_row_finds_the_rows_nearest_to_it_at_no_cost(searcher: Searcher) -> None:
+    vectors, keys_N = np.concatenate(list(searcher.index.vectors.blocks())), np.array(searcher.index.keys)
+    for row in range(0, 40, 7):
+        scores = vectors @ vectors[row] / np.linalg.norm(vectors[row])
+        scores[row] = -1
+        hits = searcher.query_key(keys_N[row], k=9)
+        assert keys(hits) == keys_N[np.argsort(-scores)[:9]].tolist()
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:9], abs=1e-5)
+        assert (hits.submodel, hits.cost, hits.macs, hits.gmacs) == (None, None, 0, 0)
+
+
+def test_keys_that_no_row_has(doubles: Searcher) -> None:
+    for key in ("nowhere.png", "", "1.PNG"):
+        with pytest.raises(UnknownKeyError, match=f"has no row with the key '{key}'"):
+            doubles.query_key(key)
+    place = doubles.index.path
+    remove(place, lambda opened: opened.with_keys(["2.png"]), command="")
+    later = Searcher.open(place, device="cpu", dtype="fp32")
+    with pytest.raises(UnknownKeyError):
+        later.query_key("2.png")
+    assert "2.png" not in keys(later.query_key("1.png", k=100))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("length", [1, 3e-5, 300, 6e4])
+def test_vectors_are_normalised_here(searcher: Searcher, dtype: type, length: float) -> None:
+    units = np.random.default_rng(0).standard_normal((3, 32))
+    units /= np.abs(units).max(axis=1, keepdims=True)  # length of 6e4 stays within float16
+    vectors = (units * length).astype(dtype)
+    scores = units / np.linalg.norm(units, axis=1, keepdims=True)
+    scores = scores @ np.concatenate(list(searcher.index.vectors.blocks())).T
+    for hits, expected in zip(searcher.query_vectors(vectors, k=5), scores, strict=True):
+        found = [searcher.index.keys.index(hit.key) for hit in hits]
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(expected)[::-1][:5], abs=0.03)
+        assert [hit.score for hit in hits] == pytest.approx(expected[found], abs=0.03 if length < 1 else 1e-3)
+    extreme = np.array([[1e200, *[0.0] * 31], [5e-324, *[0.0] * 31]])
+    first, second = searcher.query_vectors(extreme, k=5)
+    assert first == second
+
+
+def test_vectors_find_what_their_images_find_at_no_cost(searcher: Searcher, queries: Path) -> None:
+    files = files_of(queries)[:4]
+    encoder = searcher.encoder
+    vectors = encoder.embed(torch.stack([encoder.preprocess(file) for file in files]), encoder.submodel("M"))
+    for hits, image_hits in zip(
+        searcher.query_vectors(vectors * 7, k=4), searcher.query_batch(files, budget="M", k=4), strict=True
+    ):
+        assert keys(hits) == keys(image_hits)
+        assert (hits.submodel, hits.cost, hits.macs, hits.gmacs) == (None, None, 0, 0.0)
+        assert (image_hits.submodel, image_hits.macs > 0) == (encoder.submodel("M"), True)
+        assert hits.how == image_hits.how == "Flat"
+    assert searcher.query_vectors(np.empty((0, 32), np.float32)) == []
+
+
+@pytest.mark.parametrize(
+    "vectors, reason",
+    [
+        (np.zeros((1, 32)), "zero or not finite"),
+        (np.vstack([np.ones(32), np.zeros(32)]), "zero or not finite"),
+        (np.full((1, 32), np.nan), "zero or not finite"),
+        (np.array([[np.inf, *[1.0] * 31]]), "zero or not finite"),
+        (np.ones((1, 31)), r"\(1, 31\), not \(Q, 32\)"),
+        (np.ones((2, 1, 32)), r"\(2, 1, 32\), not \(Q, 32\)"),
+        (np.ones(32), r"\(32,\), not \(Q, 32\)"),
+        (np.ones((1, 0)), "not"),
+    ],
+)
+def test_what_is_no_vector_of_this_index_is_refused(
+    searcher: Searcher, vectors: np.ndarray, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        searcher.query_vectors(vectors)
+
+
+def test_hits_say_where_they_are() -> None:
+    assert Hit("a/b.png", 1, None, "/photos/a/b.png").place == "/photos/a/b.png"
+    assert Hit("x.tar:a/b:c", 1, None, "/data/x.tar").place == "/data/x.tar:a/b:c"
+    assert Hit("a:b.TAR:c", 1, None, "/data/a:b.TAR").place == "/data/a:b.TAR:c"
+
+
+def test_a_searcher_that_lives_long_goes_on_with_the_index_that_replaced_its_own(
+    corpus: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    files, out = files_of(corpus), tmp_path / "i"
+    build_index(open_source(corpus), encoder, out)
+    searcher = Searcher(Index.open(out), encoder)
+    rows = searcher.index.matching("label = 'red'")
+    remove(out, lambda index: index.with_keys(["red/00.jpg"]), command="")
+    hits = searcher.query(corpus / "red" / "00.jpg", k=50, where="label = 'red'")
+    assert sorted(hit.key for hit in hits) == [f"red/{f.name}" for f in files if f.parent.name == "red"][1:]
+
+    searcher = Searcher(Index.open(out), encoder)
+    remove(out, lambda index: index.with_keys(["red/01.png"]), command="")
+    with pytest.raises(IndexReplacedError, match="open it again"):  # Its rows have other numbers, perhaps.
+        searcher.query(corpus / "red" / "00.jpg", where=rows)

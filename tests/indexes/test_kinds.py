@@ -1,0 +1,316 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from clustered import clustered, stored, true_neighbours
+
+from indexes import EncoderIdentity, FileEntry, IndexDamagedError, IndexKindError, Manifest, choices
+from indexes.choices import Choice
+from indexes.files import ends_sha256, sha256_of
+from indexes.kinds import KindOptions, build, check, extend
+from indexes.manifest import Kind
+from indexes.measure import Queries
+from indexes.search import build_flat, load
+from indexes.vectors import Vectors
+
+AUTO = KindOptions()
+
+
+@pytest.fixture(autouse=True)
+def _few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexes.measure._QUERIES", 300)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> np.ndarray:
+    return clustered(4000)
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory, corpus: np.ndarray) -> Vectors:
+    return stored(tmp_path_factory.mktemp("corpus"), corpus)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    return folder / "index.faiss"
+
+
+def manifest_of(path: Path, kind: Kind, vectors: Vectors) -> Manifest:
+    encoder = EncoderIdentity(
+        architecture="m", weights_sha256="", pooling="", embed_dim=vectors.dim, preprocess={}
+    )
+    file = FileEntry(
+        bytes=path.stat().st_size, sha256=sha256_of(path), rows=len(vectors), ends_sha256=ends_sha256(path)
+    )
+    return Manifest(
+        encoder=encoder,
+        dtype="",
+        device="",
+        checkpoint="",
+        kind=kind,
+        ntotal=len(vectors),
+        removed=0,
+        classes=[],
+        sources=[],
+        files={path.name: file},
+        created="",
+        command="",
+    )
+
+
+def recall_on_disk(path: Path, kind: Kind, corpus: np.ndarray, vectors: Vectors) -> float:
+    """What the file finds for the same queries, by brute force."""
+    index = load(path, manifest_of(path, kind, vectors))
+    rows = Queries(vectors).rows
+    _, found = index.search(corpus[rows], max(11, kind.rerank))
+    right = 0
+    for own, candidates, true in zip(rows, found, true_neighbours(corpus, rows), strict=True):
+        others = np.array([row for row in candidates if row not in (own, -1)])
+        if kind.rerank:
+            others = others[np.argsort(-(corpus[others] @ corpus[own]))]
+        right += len(true & set(others[:10].tolist()))
+    return right / (10 * len(rows))
+
+
+def test_flat_is_what_it_always_was(tmp_path: Path, path: Path, vectors: Vectors) -> None:
+    kind = build(vectors, path, AUTO)
+    build_flat(vectors.blocks(), 16, tmp_path / "flat.faiss")
+    assert path.read_bytes() == (tmp_path / "flat.faiss").read_bytes()
+    assert kind.query_ms > 0
+    assert kind == Kind(query_ms=kind.query_ms, bytes_per_vector=path.stat().st_size / 4000)
+    assert (kind.factory, kind.recall, kind.rerank) == ("Flat", 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    "factory, rerank",
+    [
+        ("IVF32,Flat", 0),
+        ("IVF32,PQ8x4", 100),
+        ("IVF32,SQ8", 100),
+        ("IVF16,PQ8x4fs", 100),
+        ("SQ4", 100),
+        ("IVF32,PQ8x4,RFlat", 0),
+        ("RR16,IVF32,SQ4", 30),
+        ("IVF32,PQ4x4", 0),
+    ],
+)
+def test_recall_on_record_is_what_the_file_finds(
+    path: Path, corpus: np.ndarray, vectors: Vectors, factory: str, rerank: int
+) -> None:
+    asked = rerank if rerank == 30 or factory == "IVF32,PQ4x4" else None
+    kind = build(vectors, path, KindOptions(factory=factory, rerank=asked))
+    assert (kind.factory, kind.rerank) == (factory, rerank)
+    assert kind.recall == pytest.approx(recall_on_disk(path, kind, corpus, vectors), abs=2e-3)
+    assert (kind.recall >= 0.95) == (factory != "IVF32,PQ4x4")
+    assert kind.bytes_per_vector == path.stat().st_size / 4000
+    assert kind.query_ms > 0
+
+
+def test_a_graph_finds_at_least_what_is_on_record(path: Path, corpus: np.ndarray, vectors: Vectors) -> None:
+    kind = build(vectors, path, KindOptions(factory="HNSW16", recall_target=0.97))
+    assert 0.97 <= kind.recall <= recall_on_disk(path, kind, corpus, vectors) + 1e-6
+
+
+def test_a_higher_target_costs_more(path: Path, vectors: Vectors) -> None:
+    low, high = (
+        build(vectors, path, KindOptions(factory="IVF64,Flat", recall_target=target))
+        for target in (0.8, 0.99)
+    )
+    assert 0.8 <= low.recall < 0.99 <= high.recall
+    assert int(low.parameters[7:]) < int(high.parameters[7:])
+
+
+def test_reranking_raises_recall(path: Path, vectors: Vectors) -> None:
+    rough, again = (
+        build(vectors, path, KindOptions(factory="PQ8x4", rerank=rerank)).recall for rerank in (0, 100)
+    )
+    assert again > rough + 0.1
+
+
+@pytest.mark.parametrize("factory", ["IVF16,SQ8", "HNSW8", "IVF16,PQ4x4fs,RFlat"])
+def test_the_same_vectors_make_the_same_index(path: Path, vectors: Vectors, factory: str) -> None:
+    made = []
+    for _ in range(2):
+        kind = build(vectors, path, KindOptions(factory=factory))
+        made.append((kind.parameters, kind.recall, kind.bytes_per_vector, path.read_bytes()))
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20, 45])
+def test_tiny_corpora_with_every_kind_that_auto_tries(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    vectors = stored(tmp_path / "few", clustered(count), parts=1)
+    monkeypatch.setattr(choices, "_HEADERS_BYTES", 60)
+    tried = choices.choices(count, 16)
+    assert [choice.factory for choice in tried] == ["Flat", "HNSW32"] + (
+        ["IVF1,Flat", "IVF1,SQ8"] if count == 45 else []
+    )
+    for choice in tried:
+        with monkeypatch.context() as patch:
+            patch.setattr("indexes.kinds.choices", lambda *_, choice=choice, **__: [choice])
+            kind = build(vectors, path, AUTO)
+        assert (kind.factory, kind.recall, kind.rerank) == (choice.factory, 1.0, choice.rerank)
+        rows = load(path, manifest_of(path, kind, vectors)).search(vectors.take(np.arange(1)), 50)[1]
+        assert set(rows[0]) == {*range(count), -1}
+
+
+def test_auto_takes_what_fits_the_memory(tmp_path: Path, path: Path) -> None:
+    vectors = stored(tmp_path / "more", clustered(10_000))
+    tried = {choice.factory: choice for choice in choices.choices(10_000, 16)}
+    for factory in ("Flat", "IVF256,SQ8", "IVF256,PQ4"):
+        memory = tried[factory].size_bytes
+        kind = build(vectors, path, KindOptions(max_memory_bytes=memory))
+        assert kind.factory == factory
+        assert path.stat().st_size <= memory
+        assert kind.recall >= 0.95
+    with pytest.raises(IndexKindError, match=r"fits into 0\.1M: the smallest, IVF256,PQ1, needs 0\.2M"):
+        build(vectors, path, KindOptions(max_memory_bytes=2**16))
+
+
+def test_a_factory_that_was_asked_for_must_fit_the_memory(path: Path, vectors: Vectors) -> None:
+    with pytest.raises(IndexKindError, match=r"HNSW32.* takes"):
+        build(vectors, path, KindOptions(factory="HNSW32", max_memory_bytes=2**19))
+    assert list(path.parent.iterdir()) == []
+    assert build(vectors, path, KindOptions(factory="HNSW32", max_memory_bytes=2**21)).recall >= 0.95
+
+
+def of(*factories: str) -> Callable[..., list[Choice]]:
+    return lambda *_, **__: [Choice(factory=factory, rerank=0, size_bytes=0) for factory in factories]
+
+
+@pytest.mark.parametrize("order", [("PQ2x4", "PQ8x4", "PQ4x4"), ("PQ8x4", "PQ2x4"), ("IVF16,PQ2x4", "PQ8x4")])
+def test_auto_ends_with_the_best_where_none_reaches_the_target(
+    path: Path, corpus: np.ndarray, vectors: Vectors, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("indexes.kinds.choices", of(*order))
+    kind = build(vectors, path, AUTO)
+    assert kind.factory == "PQ8x4"
+    assert faiss.read_index(str(path)).pq.M == 8
+    assert kind.bytes_per_vector == path.stat().st_size / 4000
+    assert kind.recall == pytest.approx(recall_on_disk(path, kind, corpus, vectors), abs=2e-3)
+
+
+def test_auto_goes_on_until_the_target_is_reached_and_no_further(
+    path: Path, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexes.kinds.choices", of("PQ2x4", "IVF16,Flat", "nonsense"))
+    assert build(vectors, path, AUTO).factory == "IVF16,Flat"
+
+
+def test_auto_passes_over_what_is_slow(path: Path, vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexes.kinds.median_ms", lambda *_: 1e6)
+    assert build(vectors, path, KindOptions(max_query_ms=1e5)).factory == "HNSW32"
+    assert build(vectors, path, KindOptions(max_query_ms=1e7)).factory == "Flat"
+
+
+def test_too_little_time_for_anything_says_what_was_measured(path: Path, vectors: Vectors) -> None:
+    for factory, measured in (("auto", r"Flat takes .* ms, HNSW32 takes .* ms, IVF"), ("Flat", "Flat takes")):
+        with pytest.raises(
+            IndexKindError, match=rf"within 1e-06 ms a query \({measured}.*\): allow more"
+        ) as error:
+            build(vectors, path, KindOptions(factory=factory, max_query_ms=1e-6))
+        assert "\n" not in str(error.value)
+        assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["training", "adding", "tuning"])
+@pytest.mark.parametrize("before", [b"", b"an older index"])
+def test_an_interrupted_build_leaves_what_was_there(
+    path: Path, vectors: Vectors, stage: str, before: bytes
+) -> None:
+    def interrupt(told: str, done: int, total: int) -> None:
+        if told == f"IVF16,Flat: {stage}":
+            raise KeyboardInterrupt
+
+    if before:
+        path.write_bytes(before)
+    with pytest.raises(KeyboardInterrupt):
+        build(vectors, path, KindOptions(factory="IVF16,Flat"), interrupt)
+    assert list(path.parent.iterdir()) == [path] * bool(before)
+    assert not before or path.read_bytes() == before
+
+
+def test_progress_tells_every_step_to_its_end(path: Path, vectors: Vectors) -> None:
+    steps: dict[str, list[tuple[int, int]]] = {}
+    build(
+        vectors,
+        path,
+        KindOptions(factory="IVF16,Flat"),
+        lambda told, done, total: steps.setdefault(told, []).append((done, total)),
+    )
+    assert list(steps) == ["IVF16,Flat: training", "IVF16,Flat: adding", "IVF16,Flat: tuning"]
+    training, adding, tuning = steps.values()
+    assert training[0][0] == 0
+    assert training[-1][0] == training[-1][1]
+    assert adding[-1] == (4000, 4000)
+    assert [done for done, _ in tuning] == list(range(1, len(tuning) + 1))
+
+
+def test_check_knows_before_there_are_vectors() -> None:
+    for factory in ("auto", "Flat", "IVF4096,PQ64", "HNSW32"):
+        check(KindOptions(factory=factory), 768)
+    for factory in ("nonsense", "IVF4096,PQ65", "HNSW1", "NSG32"):
+        with pytest.raises(IndexKindError, match=factory):
+            check(KindOptions(factory=factory), 768)
+
+
+def test_flat_extended_is_flat_built_at_once(
+    tmp_path: Path, path: Path, corpus: np.ndarray, vectors: Vectors
+) -> None:
+    few = stored(tmp_path / "few", corpus[:2500])
+    manifest = manifest_of(path, build(few, path, AUTO), few)
+    kind = extend(path, manifest, vectors, tmp_path / "new.faiss", AUTO)
+    again = build(vectors, tmp_path / "whole.faiss", AUTO)
+    assert (tmp_path / "new.faiss").read_bytes() == (tmp_path / "whole.faiss").read_bytes()
+    assert (kind.factory, kind.recall, kind.bytes_per_vector) == ("Flat", 1.0, again.bytes_per_vector)
+
+
+@pytest.mark.parametrize("factory", ["HNSW16", "IVF32,SQ8", "IVF16,PQ8x4fs", "RR16,IVF16,Flat"])
+def test_extended_indexes_find_old_and_new(
+    tmp_path: Path, path: Path, corpus: np.ndarray, vectors: Vectors, factory: str
+) -> None:
+    few = stored(tmp_path / "few", corpus[:2500])
+    manifest = manifest_of(path, build(few, path, KindOptions(factory=factory)), few)
+    before = path.read_bytes()
+    kind = extend(path, manifest, vectors, tmp_path / "new.faiss", AUTO)
+    assert path.read_bytes() == before
+    assert (kind.factory, kind.rerank) == (manifest.kind.factory, manifest.kind.rerank)
+    assert kind.recall >= 0.95
+    found = recall_on_disk(tmp_path / "new.faiss", kind, corpus, vectors)
+    assert (
+        found >= kind.recall - 2e-3 if factory == "HNSW16" else found == pytest.approx(kind.recall, abs=2e-3)
+    )
+    assert kind.bytes_per_vector == (tmp_path / "new.faiss").stat().st_size / 4000
+
+
+def test_extending_keeps_parameters_that_do_and_tunes_others_again(
+    tmp_path: Path, path: Path, corpus: np.ndarray, vectors: Vectors
+) -> None:
+    few = stored(tmp_path / "few", corpus[:2500])
+    kind = build(few, path, KindOptions(factory="IVF32,Flat", recall_target=0.999))
+    kept = extend(path, manifest_of(path, kind, few), vectors, tmp_path / "new.faiss", AUTO)
+    assert kept.parameters == kind.parameters
+    assert kept.recall > 0.98
+
+    kind = build(few, path, KindOptions(factory="IVF32,Flat", recall_target=0.1))
+    assert kind.parameters == "nprobe=1"
+    tuned = extend(path, manifest_of(path, kind, few), vectors, tmp_path / "new.faiss", AUTO)
+    assert tuned.recall >= 0.95
+    assert int(tuned.parameters[7:]) > 1
+
+
+def test_a_base_that_is_not_the_manifests_is_refused(
+    tmp_path: Path, path: Path, corpus: np.ndarray, vectors: Vectors
+) -> None:
+    few = stored(tmp_path / "few", corpus[:2500])
+    manifest = manifest_of(path, build(few, path, AUTO), few)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(IndexDamagedError):
+        extend(path, manifest, vectors, tmp_path / "new.faiss", AUTO)
+    assert not (tmp_path / "new.faiss").exists()
