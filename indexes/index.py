@@ -23,6 +23,7 @@ from indexes.vectors import Vectors, mapped
 _FILES = {"index.faiss", "rows.parquet", "failures.parquet", REMOVED}
 _FEW_ROWS = 20_000
 """So many can be compared one by one in about the time that a filtered search takes."""
+_MOST_SPARE = 1000
 
 
 class Found(NamedTuple):
@@ -211,11 +212,19 @@ class Index:
         if self._on_device is not None:
             scores_QK, rows_QK = self._on_device.search(queries_QD, k, asked_N)
             return Found(scores_QK, rows_QK, how)
-        if asked_N is not None and (count <= _FEW_ROWS or not search.selects(self._faiss)):
+        # Kinds that cannot search among some rows find so many more, of which the others are then dropped.
+        spare = 0 if asked_N is None or search.selects(self._faiss) else self.manifest.ntotal - count
+        if asked_N is not None and (count <= _FEW_ROWS or spare > _MOST_SPARE):
             scores_QK, rows_QK = search.exact(queries_QD, self.vectors, k, rows_N)
             return Found(scores_QK, rows_QK, f"{count} rows one by one")
-        candidates = min(max(k, kind.rerank), count)
-        scores_QK, rows_QK = search.candidates(self._faiss, queries_QD, candidates, asked_N)
+        wanted = min(max(k, kind.rerank), count)
+        scores_QK, rows_QK = search.candidates(
+            self._faiss, queries_QD, wanted + spare, None if spare else asked_N
+        )
+        if asked_N is not None and spare:
+            dropped_QK = (rows_QK >= 0) & ~asked_N[rows_QK]
+            scores_QK[dropped_QK], rows_QK[dropped_QK] = -np.inf, -1
+            scores_QK, rows_QK = search.best(scores_QK, rows_QK, wanted)
         if kind.rerank:
             scores_QK, rows_QK = search.rank_again(queries_QD, rows_QK, self.vectors, k)
         if len(lacking_J := np.flatnonzero((rows_QK < 0).any(axis=1))):

@@ -166,7 +166,7 @@ def test_a_busy_index_is_refused(photos: Path) -> None:
 
 def test_an_index_that_is_not_there_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
     missing = tmp_path / "no" / "x.index"
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: remove(missing, keyed("a")),
         lambda: compact(missing),
         lambda: build(missing, rows_of("a"), extends=True),
@@ -544,7 +544,7 @@ class Oracle:
 
     def check(self, path: Path, rng: np.random.Generator) -> None:
         assert verify(path) == []
-        assert contents(path) == expected(self.rows.values())
+        assert contents(path) == expected([*self.rows.values()])
         assert failed_keys(path) == self.failed
         index = Index.open(path)
         assert index.manifest.classes == sorted({row.label for row in self.rows.values() if row.label})

@@ -67,7 +67,10 @@ def saved(array: np.ndarray) -> Callable[[Path], None]:
 
 
 def written(raw: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(raw) and None
+    def write(path: Path) -> None:
+        path.write_bytes(raw)
+
+    return write
 
 
 @pytest.mark.parametrize(

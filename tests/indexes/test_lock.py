@@ -148,7 +148,7 @@ def test_next_writer_waits_for_helpers_of_the_last(
 
 
 def test_many_that_come_and_go_are_never_two_inside(tmp_path: Path) -> None:
-    folder, inside, together, entered = tmp_path / "x.partial", set[int](), [], []
+    folder, inside, together, entered = tmp_path / "x.partial", set[int](), list[int](), list[int]()
 
     def come_and_go(number: int) -> None:
         while entered.count(number) < 20:
