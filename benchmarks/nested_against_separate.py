@@ -172,10 +172,11 @@ def draw(models: Sequence[Row], curve: Sequence[Row], out: Path) -> None:
     by_name = {name: [row for row in curve if row["submodel"] == name] for name in names}
     alone = {name: [r for r in models if r["model"] == f"ViT-{name}"] for name in GRANULARITIES}
     for measure, title in (("adaptive_1nn", "1-NN, corpus embedded once by XL"), ("top1", "top-1")):
-        kind = "same_encoder_1nn" if measure == "adaptive_1nn" else measure
+        adaptive = measure == "adaptive_1nn"
+        kind, whose = ("same_encoder_1nn", ", and with its own corpus") if adaptive else (measure, "")
         curves = [
             _series("one MatViT", [(name, by_name[name]) for name in names], measure, mean),
-            _series("a ViT trained for each size alone", list(alone.items()), kind, mean),
+            _series(f"a ViT trained for each size alone{whose}", list(alone.items()), kind, mean),
         ]
         full = max(row["gmacs"] for row in curve)
         plot_curve(out / f"{measure}.png", curves, full_gmacs=full, title=title)
