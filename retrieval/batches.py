@@ -1,6 +1,7 @@
 """Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,6 +18,7 @@ from retrieval.samples import Failure, Part, Sample, content_of
 _FEW_IMAGES = 256
 """So many are decoded before other processes would have started."""
 _MAX_WORKERS = 16
+_NICEST = 19
 
 
 @dataclass
@@ -60,14 +62,23 @@ def batches(
         few = all(part.size is not None for part in parts)
         few = few and sum(part.size or 0 for part in parts) <= _FEW_IMAGES
         workers = 0 if few else min(cores(), _MAX_WORKERS)
-    loader: DataLoader[Batch] = DataLoader(
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more than cores, if one asks for it
+        return iter(_loader(parts, encoder, batch_size, workers))
+
+
+def _loader(parts: Sequence[Part], encoder: Encoder, batch_size: int, workers: int) -> "DataLoader[Batch]":
+    return DataLoader(
         _Decode(encoder.preprocess, encoder.dtype),
         batch_sampler=_Tasks(parts, batch_size),  # type: ignore[arg-type]  # Tasks for what are indices elsewhere.
         num_workers=workers,
+        # On a processor, the encoder goes first: each of its threads waits for the others.
+        worker_init_fn=_give_way if encoder.device.type == "cpu" else None,
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what `__getitems__` gave
         pin_memory=encoder.device.type == "cuda",
     )
-    return iter(loader)
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,10 @@ class _Decode(Dataset[Batch]):
         if tensors:
             batch.images = torch.stack(tensors).to(self._dtype)
         return batch
+
+
+def _give_way(_: int) -> None:
+    os.nice(_NICEST)
 
 
 def cores() -> int:
