@@ -1,7 +1,5 @@
 """`matvit evaluate`: 1-NN accuracy against query compute."""
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +8,7 @@ import typer
 
 from cli import options
 from cli.models import fetched_for
-from cli.output import percent, print_json, print_table, progress, say, si
+from cli.output import command_line, percent, print_json, print_table, progress, say, si
 from cli.times import submodel_for
 
 if TYPE_CHECKING:
@@ -138,7 +136,7 @@ def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, enco
         full_gmacs=encoder.cost(encoder.space.full).gmacs,
         floors={f"raw pixels, {name}": share.value for name, share in floors.items()},
     )
-    (output / "command.txt").write_text(shlex.join(["matvit", *sys.argv[1:]]) + "\n", encoding="utf-8")
+    (output / "command.txt").write_text(command_line() + "\n", encoding="utf-8")
     say(f"kept: {output / 'curve.csv'}, {output / 'curve.png'}")
 
 

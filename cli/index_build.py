@@ -1,7 +1,5 @@
 """`matvit index build` and `add`: images in."""
 
-import shlex
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +8,7 @@ import typer
 
 from cli import options
 from cli.models import fetched, fetched_for
-from cli.output import print_json, progress, say, steps
+from cli.output import command_line, print_json, progress, say, steps
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +52,16 @@ def build(
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
     source = open_source(images)
     with joined(device) as where:
-        _embed(source, fetched(model), out, kind, where, batch_size, workers, dtype)
+        _embed(
+            source,
+            fetched(model),
+            out,
+            kind=kind,
+            where=where,
+            batch_size=batch_size,
+            workers=workers,
+            dtype=dtype,
+        )
     if json and where[0].is_first:
         _print_counts(out)
 
@@ -98,12 +105,22 @@ def add(
         tell(f"{known.skipped} files are as they were")
         if source.parts:
             model = fetched_for(index, model) or model_of(opened)
-            _embed(source, model, index, AUTO, where, batch_size, workers, dtype, extends=True)
+            _embed(
+                source,
+                model,
+                index,
+                kind=AUTO,
+                where=where,
+                batch_size=batch_size,
+                workers=workers,
+                dtype=dtype,
+                extends=True,
+            )
         else:
             tell("nothing new")
     if len(gone) and where[0].is_first:
         if prune:
-            count = remove(index, lambda latest: latest.from_files(gone), command=_command())
+            count = remove(index, lambda latest: latest.from_files(gone), command=command_line())
             say(f"{count} rows removed whose files are gone")
         else:
             say(f"{len(gone)} files are gone: --prune removes their rows")
@@ -115,12 +132,12 @@ def _embed(
     source: "ImageSource",
     model: str,
     out: Path,
+    *,
     kind: "KindOptions",
     where: "tuple[Processes, torch.device]",
     batch_size: int,
     workers: int | None,
     dtype: str,
-    *,
     extends: bool = False,
 ) -> None:
     from indexes.rows import read_failures
@@ -147,7 +164,7 @@ def _embed(
             out,
             extends=extends,
             options=kind,
-            command=_command(),
+            command=command_line(),
             batch_size=batch_size,
             workers=workers,
             processes=processes,
@@ -175,10 +192,6 @@ def _print_counts(index: Path) -> None:
     manifest = read_manifest(index)
     found, failures = manifest.ntotal - manifest.removed, manifest.files["failures.parquet"].rows
     print_json({"index": str(index), "indexed": found, "failures": failures})
-
-
-def _command() -> str:
-    return shlex.join(["matvit", *sys.argv[1:]])
 
 
 def _silent(_: object) -> None:

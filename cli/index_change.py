@@ -1,14 +1,12 @@
 """`matvit index remove`, `compact`, `merge` and `export`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import options
-from cli.output import say, steps
+from cli.output import command_line, say, steps
 
 Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
 
@@ -33,7 +31,7 @@ def remove(
     count = mark_removed(
         index,
         lambda opened: opened.matching(where) if where else opened.with_keys(keys or []),
-        command=_command(),
+        command=command_line(),
     )
     say(f"{count} rows removed: {index}")
 
@@ -53,7 +51,7 @@ def compact(
     from indexes.kinds import KindOptions
 
     kind = KindOptions(factory=factory) if factory else None
-    manifest = gather([index], index, command=_command(), options=kind, on_progress=steps())
+    manifest = gather([index], index, command=command_line(), options=kind, on_progress=steps())
     say(f"{manifest.ntotal} rows: {index}")
 
 
@@ -75,7 +73,7 @@ def merge(
     from indexes.change import gather
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
-    manifest = gather(indexes, out, command=_command(), options=kind, on_progress=steps())
+    manifest = gather(indexes, out, command=command_line(), options=kind, on_progress=steps())
     say(f"{manifest.ntotal} rows: {out}")
 
 
@@ -91,10 +89,6 @@ def export(
     from indexes.export import export as write
 
     say(f"{write(Index.open(index), out)} rows: {out}")
-
-
-def _command() -> str:
-    return shlex.join(["matvit", *sys.argv[1:]])
 
 
 COMMANDS = (remove, compact, merge, export)

@@ -17,7 +17,9 @@ def fetched(model: str) -> str:
 
 def fetched_for(index: Path, model: str | None) -> str | None:
     """What `-m` says, once it is here, as the model that the index remembers is, too."""
-    from indexes import Index
+    from indexes.manifest import read_manifest
+    from indexes.staging import restore
 
-    fetched(model or Index.open(index).manifest.checkpoint)
+    restore(index)
+    fetched(model or read_manifest(index).checkpoint)
     return model

@@ -1,6 +1,7 @@
 """What commands print: tables and JSON on stdout, messages and progress on stderr."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,11 @@ _PLAIN_SECONDS = 10.0
 def printable(text: str) -> str:
     """Text on one line, whatever file name is in it: control characters and stray bytes as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def command_line() -> str:
+    """What was run, as what is written remembers it."""
+    return shlex.join(["matvit", *sys.argv[1:]])
 
 
 def say(message: str) -> None:

@@ -17,13 +17,12 @@ from indexes import kinds
 from indexes.errors import EmptyIndexError
 from indexes.files import ends_sha256, sha256_of, sync_directory, written_whole
 from indexes.filling import Progress
+from indexes.index import Index
 from indexes.kinds import KindOptions
-from indexes.manifest import FILE_NAME, EncoderIdentity, FileEntry, Manifest
+from indexes.manifest import FILE_NAME, REMOVED, EncoderIdentity, FileEntry, Manifest
 from indexes.rows import check_unique, concatenate, mark_duplicates, read_rows, rows_table, write_table
 from indexes.staging import Staging
 from indexes.vectors import Vectors
-
-REMOVED = "removed.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +46,6 @@ class Origin:
     command: str
 
 
-@dataclass(frozen=True)
-class Base:
-    """A finished index that the new one grows from.
-
-    Attributes:
-        path: Its directory.
-        manifest: What made it.
-    """
-
-    path: Path
-    manifest: Manifest
-
-
 def assemble(
     staging: Staging,
     parts: Sequence[Path],
@@ -68,7 +54,7 @@ def assemble(
     removed: NDArray[np.int64],
     origin: Origin,
     options: KindOptions,
-    base: Base | None = None,
+    base: Index | None = None,
     known: Mapping[Path, FileEntry] = MappingProxyType({}),
     on_progress: Progress = lambda *_: None,
 ) -> Manifest:
@@ -82,8 +68,8 @@ def assemble(
         origin: What made the vectors.
         options: How to index them.
         base: An index whose rows are the first of these: what it has is not made again.
-        known: What files of parts were when they were written. Not found out again, lest damage that they
-            have taken since be sealed as sound.
+        known: What other files of parts were when they were written. Not found out again, lest damage that
+            they have taken since be sealed as sound; nor is what `base` knows of its own.
         on_progress: Told of the steps of indexing.
 
     Raises:
@@ -94,13 +80,18 @@ def assemble(
     staging.clear()
     index = staging.index
     files = [index / "vectors" / f"part-{i:05d}.npy" for i in range(len(parts))]
+    if base is not None:
+        known = {**known, **base.files}
     entries: dict[Path, FileEntry] = {}
+
+    def take(old: Path, new: Path) -> None:
+        link(old, new)
+        if old in known:
+            entries[new] = known[old]
+
     for part, file in zip(parts, files, strict=True):
         for suffix in (".npy", ".parquet"):
-            old, new = part.with_suffix(suffix), file.with_suffix(suffix)
-            link(old, new)
-            if old in known:
-                entries[new] = known[old]
+            take(part.with_suffix(suffix), file.with_suffix(suffix))
     sync_directory(index / "vectors")
     tables = [read_rows(file.with_suffix(".parquet")) for file in files]
     rows = concatenate([rows_table([]), *tables])
@@ -119,11 +110,9 @@ def assemble(
         kind = kinds.build(vectors, faiss_file, options, on_progress)
     elif base.manifest.ntotal == len(vectors):
         kind = base.manifest.kind
-        link(base.path / "index.faiss", faiss_file)
+        take(base.path / "index.faiss", faiss_file)
     else:
-        kind = kinds.extend(
-            base.path / "index.faiss", base.manifest, vectors, faiss_file, options, on_progress
-        )
+        kind = kinds.extend(base.path / "index.faiss", base.manifest, vectors, faiss_file, on_progress)
     counts: dict[Path, int] = {
         index / "rows.parquet": len(rows),
         index / "failures.parquet": len(failures),
@@ -144,7 +133,7 @@ def assemble(
         removed=len(removed),
         classes=sorted(set(rows["label"].filter(pa.array(found)).drop_null().unique().to_pylist())),
         files={
-            path.relative_to(index).as_posix(): entries.get(path) or _entry(path, number, index, base)
+            path.relative_to(index).as_posix(): entries.get(path) or _entry(path, number)
             for path, number in counts.items()
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -165,10 +154,7 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfileobj(old, new)
 
 
-def _entry(path: Path, rows: int, index: Path, base: Base | None) -> FileEntry:
-    name = path.relative_to(index).as_posix()
-    if base is not None and (known := base.manifest.files.get(name)) and path.samefile(base.path / name):
-        return known
+def _entry(path: Path, rows: int) -> FileEntry:
     ends = ends_sha256(path) if path.suffix == ".faiss" else None
     return FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path), rows=rows, ends_sha256=ends)
 

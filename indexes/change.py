@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.assembly import Base, Origin, assemble, link
+from indexes.assembly import Origin, assemble, link
 from indexes.errors import EmptyIndexError, IndexDamagedError
 from indexes.factory import training_rows
 from indexes.files import sha256_of
@@ -47,8 +47,8 @@ def remove(path: Path, choose: Callable[[Index], NDArray[np.bool_]], *, command:
                 failures=read_failures(path / "failures.parquet"),
                 removed=np.union1d(index.removed, chosen),
                 origin=origin_of([index.manifest], command),
-                options=KindOptions(),
-                base=Base(path, index.manifest),
+                options=AUTO,
+                base=index,
             )
     return len(chosen)
 
@@ -84,7 +84,12 @@ def gather(
             first.require_encoder(index.manifest.encoder)
         if options is None:
             enough = training_rows(first.kind.factory) <= sum(len(index) for index in indexes)
-            options = KindOptions(factory=first.kind.factory, rerank=first.kind.rerank) if enough else AUTO
+            kind = first.kind
+            options = KindOptions(
+                factory=kind.factory if enough else "auto",
+                rerank=kind.rerank if enough else None,
+                recall_target=kind.recall_target,
+            )
         staging.scratch.mkdir()
         parts: list[Path] = []
         known: dict[Path, FileEntry] = {}
@@ -132,7 +137,7 @@ def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry]) -> Ite
         IndexDamagedError: What is to be copied is not as it was written.
     """
     folder.mkdir()
-    start, dim, live_N = 0, index.manifest.encoder.embed_dim, index.live
+    start, dim, live_N, written = 0, index.manifest.encoder.embed_dim, index.live, index.files
     for file in index.vector_files:
         vectors_ND, copy = read_vectors(file, dim), folder / file.name
         here_N = live_N[start : start + len(vectors_ND)]
@@ -141,11 +146,10 @@ def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry]) -> Ite
             continue
         for suffix in (".npy", ".parquet"):
             source = file.with_suffix(suffix)
-            entry = index.manifest.files[source.relative_to(index.path).as_posix()]
             if here_N.all():
                 link(source, copy.with_suffix(suffix))
-                known[copy.with_suffix(suffix)] = entry
-            elif sha256_of(source) != entry.sha256:
+                known[copy.with_suffix(suffix)] = written[source]
+            elif sha256_of(source) != written[source].sha256:
                 raise IndexDamagedError(f"{source} has changed since it was written: restore it")
         if not here_N.all():
             write_vectors(copy, vectors_ND[here_N])

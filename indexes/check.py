@@ -6,7 +6,7 @@ from pathlib import Path
 from indexes.errors import IndexDamagedError
 from indexes.files import sha256_of
 from indexes.manifest import FILE_NAME, FileEntry, read_manifest
-from indexes.staging import restore, why_missing
+from indexes.staging import restore
 
 
 def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
@@ -19,9 +19,8 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> li
     Returns:
         The problems, one line each; none means sound.
     """
-    if not restore(path):
-        return [why_missing(path)]
     try:
+        restore(path)
         files = read_manifest(path).files
     except IndexDamagedError as error:
         return [str(error)]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.search import best
+from indexes.selection import Selection
 from indexes.vectors import Vectors
 
 
@@ -33,7 +34,7 @@ class DeviceSearch:
             raise MemoryError(f"the vectors do not fit into the memory of {device}") from error
 
     def search(
-        self, queries_QD: NDArray[np.float32], k: int, among_N: NDArray[np.bool_] | None = None
+        self, queries_QD: NDArray[np.float32], k: int, among: Selection | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The rows with the largest inner products, of all or of some: as `indexes.search.exact`."""
         torch = self._torch
@@ -46,9 +47,9 @@ class DeviceSearch:
                 # In float32: products of float16 would round scores by more than near neighbours differ.
                 found_QN = asked_QD @ block_ND.float().T
                 end = start + len(block_ND)
-                if among_N is not None:
-                    among = torch.from_numpy(among_N[start:end]).to(self._device)
-                    found_QN.masked_fill_(~among, -torch.inf)
+                if among is not None:
+                    chosen_N = torch.from_numpy(among.chosen_N[start:end]).to(self._device)
+                    found_QN.masked_fill_(~chosen_N, -torch.inf)
                 found = found_QN.topk(min(k, len(block_ND)))
                 scores_QK = np.hstack([scores_QK, found.values.cpu().numpy()])
                 rows_QK = np.hstack([rows_QK, found.indices.cpu().numpy() + start])

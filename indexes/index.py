@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexes import filters, search
-from indexes.assembly import REMOVED
 from indexes.device_search import DeviceSearch
 from indexes.errors import IndexDamagedError, IndexReplacedError, UnknownKeyError
-from indexes.manifest import FILE_NAME, Manifest, read_manifest
+from indexes.manifest import FILE_NAME, REMOVED, FileEntry, Manifest, read_manifest
 from indexes.rows import read_rows
-from indexes.staging import restore, why_missing
+from indexes.selection import Selection
+from indexes.staging import restore
 from indexes.vectors import Vectors, mapped
 
 _FILES = {"index.faiss", "rows.parquet", "failures.parquet", REMOVED}
@@ -57,10 +57,11 @@ class Index:
         self._faiss = faiss
         self._generation = _generation(path)
         self._on_device: DeviceSearch | None = None
-        self._live_N: NDArray[np.bool_] | None = None
+        self._live: Selection | None = None  # all
         if len(removed):
-            self._live_N = np.ones(manifest.ntotal, dtype=bool)
-            self._live_N[removed] = False
+            live_N = np.ones(manifest.ntotal, dtype=bool)
+            live_N[removed] = False
+            self._live = Selection(live_N)
 
     @classmethod
     def open(cls, path: Path) -> "Index":
@@ -73,8 +74,7 @@ class Index:
             IndexBusyError: A process that is replacing it neither goes on nor ends.
         """
         while True:
-            if not restore(path):
-                raise IndexDamagedError(why_missing(path))
+            restore(path)
             before = _generation(path)
             try:
                 opened = cls._open(path, read_manifest(path))
@@ -147,7 +147,7 @@ class Index:
     @property
     def live(self) -> NDArray[np.bool_]:
         """Which rows can be found."""
-        return np.ones(self.manifest.ntotal, dtype=bool) if self._live_N is None else self._live_N
+        return np.ones(self.manifest.ntotal, dtype=bool) if self._live is None else self._live.chosen_N
 
     def matching(self, where: str) -> NDArray[np.bool_]:
         """Which rows can be found and satisfy a condition: see `indexes.filters`.
@@ -204,32 +204,31 @@ class Index:
         if k < 1:
             raise ValueError(f"k is {k}, not at least 1")
         kind = self.manifest.kind
-        asked_N = self._live_N if where_N is None else where_N & self.live
-        count = self.manifest.ntotal if asked_N is None else int(asked_N.sum())
+        among = self._live if where_N is None else Selection(where_N & self.live)
+        count = self.manifest.ntotal if among is None else among.count
         k = min(k, count)
-        rows_N = None if asked_N is None else np.flatnonzero(asked_N)
-        how = kind.factory if asked_N is None else f"{kind.factory} among {count} rows"
+        how = kind.factory if among is None else f"{kind.factory} among {count} rows"
         if self._on_device is not None:
-            scores_QK, rows_QK = self._on_device.search(queries_QD, k, asked_N)
+            scores_QK, rows_QK = self._on_device.search(queries_QD, k, among)
             return Found(scores_QK, rows_QK, how)
         # Kinds that cannot search among some rows find so many more, of which the others are then dropped.
-        spare = 0 if asked_N is None or search.selects(self._faiss) else self.manifest.ntotal - count
-        if asked_N is not None and (count <= _FEW_ROWS or spare > _MOST_SPARE):
-            scores_QK, rows_QK = search.exact(queries_QD, self.vectors, k, rows_N)
+        spare = 0 if among is None or search.selects(self._faiss) else self.manifest.ntotal - count
+        if among is not None and (count <= _FEW_ROWS or spare > _MOST_SPARE):
+            scores_QK, rows_QK = search.exact(queries_QD, self.vectors, k, among)
             return Found(scores_QK, rows_QK, f"{count} rows one by one")
         wanted = min(max(k, kind.rerank), count)
         scores_QK, rows_QK = search.candidates(
-            self._faiss, queries_QD, wanted + spare, None if spare else asked_N
+            self._faiss, queries_QD, wanted + spare, None if spare else among
         )
-        if asked_N is not None and spare:
-            dropped_QK = (rows_QK >= 0) & ~asked_N[rows_QK]
+        if among is not None and spare:
+            dropped_QK = (rows_QK >= 0) & ~among.chosen_N[rows_QK]
             scores_QK[dropped_QK], rows_QK[dropped_QK] = -np.inf, -1
             scores_QK, rows_QK = search.best(scores_QK, rows_QK, wanted)
         if kind.rerank:
             scores_QK, rows_QK = search.rank_again(queries_QD, rows_QK, self.vectors, k)
         if len(lacking_J := np.flatnonzero((rows_QK < 0).any(axis=1))):
             scores_QK[lacking_J], rows_QK[lacking_J] = search.exact(
-                queries_QD[lacking_J], self.vectors, k, rows_N
+                queries_QD[lacking_J], self.vectors, k, among
             )
             how += f"; for {len(lacking_J)} of {len(queries_QD)} queries one by one"
         return Found(scores_QK, rows_QK, how)
@@ -238,6 +237,11 @@ class Index:
     def vector_files(self) -> list[Path]:
         """Where the vectors are, in the order of the rows."""
         return [self.path / name for name in self.manifest.vector_files()]
+
+    @property
+    def files(self) -> dict[Path, FileEntry]:
+        """What every file was when it was written."""
+        return {self.path / name: entry for name, entry in self.manifest.files.items()}
 
     @cached_property
     def vectors(self) -> Vectors:

@@ -110,20 +110,18 @@ def extend(
     manifest: Manifest,
     vectors: Vectors,
     path: Path,
-    options: KindOptions,
     on_progress: Progress = lambda *_: None,
 ) -> Kind:
     """Write the FAISS file of vectors of which another has the first already, whole or not at all.
 
-    The kind stays what it was and is not trained again. Its search parameters stay too, unless too little is
-    found with them now.
+    The kind stays what it was and is not trained again. Its search parameters stay too, unless less is found
+    with them now than they were tuned for.
 
     Args:
         base: The file that has the first vectors.
         manifest: Of the index that `base` belongs to.
         vectors: All of them.
         path: The new file.
-        options: The recall to keep; the rest is settled by what `base` is.
         on_progress: Told of every step.
 
     Returns:
@@ -141,7 +139,7 @@ def extend(
         old.factory,
         old.rerank,
         Queries(vectors),
-        options.recall_target,
+        old.recall_target,
         on_progress,
         parameters=old.parameters,
     )
@@ -172,7 +170,11 @@ def _measured(
     """Tune a filled index and say what it is; `parameters` that reach the target already are kept."""
     bytes_per_vector = size_bytes(index) / len(queries.corpus)
     if factory == "Flat":
-        return Kind(query_ms=median_ms(index, queries), bytes_per_vector=bytes_per_vector)
+        return Kind(
+            recall_target=recall_target,
+            query_ms=median_ms(index, queries),
+            bytes_per_vector=bytes_per_vector,
+        )
     found = None
     if parameters is not None:
         found = measure(index, queries, rerank=rerank, parameters=parameters)
@@ -189,6 +191,7 @@ def _measured(
         factory=factory,
         parameters=found.parameters,
         rerank=rerank,
+        recall_target=recall_target,
         recall=found.recall,
         query_ms=found.query_ms,
         bytes_per_vector=bytes_per_vector,
@@ -200,4 +203,5 @@ def _write(index: Any, file: BinaryIO) -> None:
     faiss = require_faiss()
     file.seek(0)
     file.truncate()
+    # Given a path instead, FAISS would not notice a disk that is full when it closes the file.
     faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))

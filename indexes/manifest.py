@@ -11,6 +11,7 @@ from indexes.errors import IndexDamagedError, WrongEncoderError
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+REMOVED = "removed.npy"
 _SEAL = "manifest_sha256"
 _RECORDED = ("dtype", "device", "checkpoint")
 
@@ -66,7 +67,8 @@ class Kind:
         factory: FAISS factory string.
         parameters: Of the search, as FAISS's `ParameterSpace` takes them, such as ``nprobe=32``.
         rerank: Candidates a query that are scored again by the stored vectors; 0 is none.
-        recall: Measured share of the true 10 nearest that a search finds; 1.0 for exact search.
+        recall_target: Share of the true 10 nearest that the parameters were tuned to find.
+        recall: The share that was measured; 1.0 for exact search.
         query_ms: Median time of searching for one query, in milliseconds, where it was measured.
         bytes_per_vector: Of the FAISS file.
     """
@@ -74,6 +76,7 @@ class Kind:
     factory: str = "Flat"
     parameters: str = ""
     rerank: int = 0
+    recall_target: float = 0.95
     recall: float = 1.0
     query_ms: float | None = None
     bytes_per_vector: float

@@ -1,6 +1,7 @@
-"""FAISS: build, load, exact search. Id i of the FAISS index is row i of `rows.parquet`."""
+"""FAISS: load and search, and exact search beside it. Id i of the FAISS index is row i of `rows.parquet`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
@@ -10,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import FaissConflictError, IndexDamagedError, MissingFaissError
-from indexes.files import ends_sha256, written_whole
+from indexes.files import ends_sha256
 from indexes.manifest import Manifest
+from indexes.selection import Selection
 from indexes.vectors import Vectors
 
 _BLOCK_ROWS = 16384
 
 
+@cache
 def require_faiss() -> ModuleType:
     """Import FAISS.
 
@@ -42,18 +45,6 @@ def backend() -> str:
     """What searches, and where."""
     faiss = require_faiss()
     return f"FAISS {faiss.__version__} on the CPU"
-
-
-def build_flat(blocks: Iterable[NDArray[np.float32]], dim: int, path: Path) -> int:
-    """Write an exact inner-product index over blocks of vectors, and return how many there were."""
-    faiss = require_faiss()
-    index = faiss.IndexFlatIP(dim)
-    for block_ND in blocks:
-        index.add(block_ND)
-    with written_whole(path) as file:
-        # Given a path instead, FAISS would not notice a disk that is full when it closes the file.
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-    return int(index.ntotal)
 
 
 def load(path: Path, manifest: Manifest) -> Any:
@@ -93,7 +84,7 @@ def selects(index: Any) -> bool:
 
 
 def candidates(
-    index: Any, queries_QD: NDArray[np.float32], k: int, among_N: NDArray[np.bool_] | None = None
+    index: Any, queries_QD: NDArray[np.float32], k: int, among: Selection | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """What a FAISS index finds: scores and row numbers, Q x k, best first, -1 where it finds no more.
 
@@ -101,13 +92,12 @@ def candidates(
         index: One that `selects`, where there is a choice of rows.
         queries_QD: L2-normalised by the caller.
         k: Rows a query.
-        among_N: Which rows to search among; None is all.
+        among: Which rows to search among; None is all.
     """
-    if among_N is None:
+    if among is None:
         return index.search(queries_QD, k)
     faiss = require_faiss()
-    bits = np.packbits(among_N, bitorder="little")
-    selector = faiss.IDSelectorBitmap(len(among_N), faiss.swig_ptr(bits))
+    selector = faiss.IDSelectorBitmap(len(among.chosen_N), faiss.swig_ptr(among.bits))
     return index.search(queries_QD, k, params=_selecting(index, selector))
 
 
@@ -148,7 +138,7 @@ def nearest(
 
 
 def exact(
-    queries_QD: NDArray[np.float32], vectors: Vectors, k: int, rows_N: NDArray[np.int64] | None = None
+    queries_QD: NDArray[np.float32], vectors: Vectors, k: int, among: Selection | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The stored vectors with the largest inner products, streamed from disk and compared one by one.
 
@@ -156,25 +146,24 @@ def exact(
         queries_QD: L2-normalised by the caller.
         vectors: The corpus.
         k: Rows a query.
-        rows_N: The only rows to look at, ascending; None is all.
+        among: The only rows to look at; None is all.
 
     Returns:
         Scores and row numbers, Q x k, best first, the lower row first where scores tie; k is clipped to the
         number of rows looked at.
     """
     faiss = require_faiss()
-    count = len(vectors) if rows_N is None else len(rows_N)
-    k = min(k, count)
+    k = min(k, len(vectors) if among is None else among.count)
     scores_QK = np.empty((len(queries_QD), 0), np.float32)
     ids_QK = np.empty((len(queries_QD), 0), np.int64)
     start = 0
-    for block_ND in vectors.blocks() if rows_N is None else _taken(vectors, rows_N):
+    for block_ND in vectors.blocks() if among is None else _taken(vectors, among.numbers):
         scores_QJ, ids_QJ = faiss.knn(queries_QD, block_ND, min(k, len(block_ND)), faiss.METRIC_INNER_PRODUCT)
         scores_QK = np.hstack([scores_QK, scores_QJ])
         ids_QK = np.hstack([ids_QK, ids_QJ + start])
         scores_QK, ids_QK = best(scores_QK, ids_QK, k)
         start += len(block_ND)
-    return scores_QK, ids_QK if rows_N is None else rows_N[ids_QK]
+    return scores_QK, ids_QK if among is None else among.numbers[ids_QK]
 
 
 def rank_again(

@@ -114,16 +114,14 @@ class Staging:
         if not self._replaces and (self.out.exists() or self.out.is_symlink()):
             raise IndexExistsError(f"{self.out} exists: choose another directory, or remove it first")
         if self._replaces and not self.out.exists():
-            raise IndexDamagedError(why_missing(self.out))
+            raise IndexDamagedError(_why_missing(self.out))
 
 
-def restore(out: Path) -> bool:
+def restore(out: Path) -> None:
     """Bring back an index whose writer died in the instant of replacing it, or wait for one that lives.
 
-    Returns:
-        Whether there is an index at `out`.
-
     Raises:
+        IndexDamagedError: There is no index at `out`; the message says what to do.
         IndexBusyError: A process that is replacing it neither goes on nor ends.
     """
     previous, since, misses = staging_of(out) / "previous", time.monotonic(), 0
@@ -139,13 +137,11 @@ def restore(out: Path) -> bool:
             # Once may be bad luck: the index of a moment ago was not looked at, and the next is on its way.
             misses += 1
             if misses == 3:
-                return False
+                raise IndexDamagedError(_why_missing(out))
         time.sleep(0.001)
-    return True
 
 
-def why_missing(path: Path) -> str:
-    """What to tell of an index that is not there."""
+def _why_missing(path: Path) -> str:
     if (staging_of(path) / PLAN).exists():
         return f"{path} is not finished: run the same `matvit index build` again to continue it"
     return f"there is no index at {path}: make one with `matvit index build`"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexes.assembly import Base, Origin, assemble
+from indexes.assembly import Origin, assemble
 from indexes.errors import PlanChangedError
 from indexes.files import sync_directory, written_whole
 from indexes.filling import Progress
@@ -184,14 +184,14 @@ class IndexWriter:
                 raise ValueError(f"part {self._parts[i][0]} is not finished: write it before the commit")
         failures = [failures_table([]), *(read_failures(self._failures_file(i)) for i in numbers)]
         new = concatenate([rows_table([]), *(read_rows(self._rows_file(i)) for i in numbers)])
-        parts, removed, base = [], np.array([], dtype=np.int64), None
+        parts, removed = [], np.array([], dtype=np.int64)
         if self.base is not None:
-            base = Base(self.base.path, self.base.manifest)
             parts = self.base.vector_files
             replaced = np.flatnonzero(self.base.from_files(new["path"]))
             removed = np.union1d(self.base.removed, replaced)
             failures.insert(0, _still_failing(self.base, new, concatenate(failures)))
-            origin = replace(origin, sources=list(dict.fromkeys([*base.manifest.sources, *origin.sources])))
+            sources = dict.fromkeys([*self.base.manifest.sources, *origin.sources])
+            origin = replace(origin, sources=list(sources))
         sealed = assemble(
             self._staging,
             [*parts, *map(self._vectors_file, numbers)],
@@ -199,7 +199,7 @@ class IndexWriter:
             removed=removed,
             origin=origin,
             options=options,
-            base=base,
+            base=self.base,
             on_progress=on_progress,
         )
         for folder in (self._done, self._failures):

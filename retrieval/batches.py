@@ -1,9 +1,11 @@
 """Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -74,8 +76,7 @@ def _loader(parts: Sequence[Part], encoder: Encoder, batch_size: int, workers: i
         _Decode(encoder.preprocess, encoder.dtype),
         batch_sampler=_Tasks(parts, batch_size),  # type: ignore[arg-type]  # Tasks for what are indices elsewhere.
         num_workers=workers,
-        # On a processor, the encoder goes first: each of its threads waits for the others.
-        worker_init_fn=_give_way if encoder.device.type == "cpu" else None,
+        worker_init_fn=partial(_begin, gives_way=encoder.device.type == "cpu"),
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what `__getitems__` gave
         pin_memory=encoder.device.type == "cuda",
     )
@@ -129,8 +130,11 @@ class _Decode(Dataset[Batch]):
         return batch
 
 
-def _give_way(_: int) -> None:
-    os.nice(_NICEST)
+def _begin(_: int, *, gives_way: bool) -> None:
+    # What was inherited is shared until it is written to, as Python's collector would, in every object.
+    gc.freeze()
+    if gives_way:  # On a processor, the encoder goes first: each of its threads waits for the others.
+        os.nice(_NICEST)
 
 
 def cores() -> int:

@@ -129,29 +129,18 @@ def _check_columns(schema: pa.Schema) -> None:
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_nested(kind):
         return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
-    return any(
-        check(kind)
-        for check in (
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_binary_view,
-            pa.types.is_fixed_size_binary,
-        )
-    )
+    return "binary" in str(kind)  # by name: older Arrow lacks some of these types
 
 
 def _as_text(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     try:
-        if not isinstance(column.type, pa.BaseExtensionType):  # whose storage may be bytes
-            return pc.cast(column, pa.large_string())
-    except pa.ArrowNotImplementedError:  # nested
-        pass
-    except pa.ArrowInvalid as error:  # Old writers call text bytes too: these are something else.
-        raise _no_text(name) from error
-    try:
-        chunks = [[_text(value) for value in chunk.to_pylist()] for chunk in column.chunks]
-        return pa.chunked_array(chunks, pa.large_string())
-    except (ValueError, OverflowError) as error:  # times that Python does not know
+        # Arrow casts no nested values, and of an extension only its storage, which may be bytes.
+        if pa.types.is_nested(column.type) or isinstance(column.type, pa.BaseExtensionType):
+            chunks = [[_text(value) for value in chunk.to_pylist()] for chunk in column.chunks]
+            return pa.chunked_array(chunks, pa.large_string())
+        return pc.cast(column, pa.large_string())
+    # Bytes that some writers call text, or times that Python does not know.
+    except (ValueError, OverflowError) as error:
         raise _no_text(name) from error
 
 

@@ -194,6 +194,7 @@ def _members(
             # Not "r:*": compressed headers could unpack without end.
             with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
                 for member in tar:
+                    tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
                     if member.size < 0:  # walks backwards, for ever (CVE-2025-8194)
                         raise tarfile.ReadError("negative member size")
                     stem, suffix = base_plus_ext(member.name)

@@ -24,7 +24,7 @@ import pyarrow.parquet  # noqa: F401
 from small_index import Row, bytes_of, contents, origin, rows_of
 from small_index import build as build_at_once
 
-from indexes import EncoderIdentity, IndexWriter, change, verify
+from indexes import EncoderIdentity, IndexDamagedError, IndexWriter, change, verify
 from indexes.rows import read_failures
 from indexes.search import require_faiss
 from indexes.staging import restore, staging_of
@@ -49,7 +49,9 @@ def build(out: Path, *, parts: int, pause_s: float) -> None:
 
 
 def build_once(out: Path) -> None:
-    if not restore(out):
+    try:
+        restore(out)
+    except IndexDamagedError:
         build(out, parts=2, pause_s=0)
 
 
@@ -72,7 +74,9 @@ def prepare(out: Path) -> None:
 
 def state_of(out: Path) -> State:
     """What can be found in a whole index, and what could not be embedded."""
-    if not restore(out):
+    try:
+        restore(out)
+    except IndexDamagedError:
         return {}, []
     assert verify(out) == []
     return contents(out), sorted(read_failures(out / "failures.parquet")["key"].to_pylist())

@@ -230,11 +230,11 @@ def test_compact_equals_an_index_built_without_the_removed_rows(tmp_path: Path) 
 
 def test_compact_keeps_the_kind(tmp_path: Path) -> None:
     flat, out = build(tmp_path / "flat.index", rows_of("a", 30)), tmp_path / "x.index"
-    merge([flat], out, KindOptions(factory="SQ8", rerank=7))
+    merge([flat], out, KindOptions(factory="SQ8", rerank=7, recall_target=0.8))
     remove(out, keyed("a:3"))
     compact(out)
     kind = Index.open(out).manifest.kind
-    assert (kind.factory, kind.rerank) == ("SQ8", 7)
+    assert (kind.factory, kind.rerank, kind.recall_target) == ("SQ8", 7, 0.8)
     assert len(contents(out)) == 29
 
 

@@ -9,6 +9,7 @@ import pytest
 from indexes import Index
 from indexes.device_search import DeviceSearch
 from indexes.search import exact
+from indexes.selection import Selection
 from indexes.vectors import Vectors, write_vectors
 
 Make = Callable[..., np.ndarray]
@@ -20,13 +21,13 @@ def test_finds_what_exact_search_finds(tmp_path: Path, vectors: Make, k: int, sh
     for number, count in enumerate((20_000, 3)):
         write_vectors(tmp_path / f"{number}.npy", vectors(count, seed=number))
     stored = Vectors([tmp_path / "0.npy", tmp_path / "1.npy"], 8)
-    among_N = np.random.default_rng(0).random(len(stored)) < share
+    among = Selection(np.random.default_rng(0).random(len(stored)) < share)
     queries_QD = vectors(5, seed=9).astype(np.float32)
-    count = min(k, int(among_N.sum()))
-    scores_QK, rows_QK = DeviceSearch(stored, "cpu").search(queries_QD, count, among_N)
-    expected_QK, _ = exact(queries_QD, stored, k, np.flatnonzero(among_N))
+    count = min(k, among.count)
+    scores_QK, rows_QK = DeviceSearch(stored, "cpu").search(queries_QD, count, among)
+    expected_QK, _ = exact(queries_QD, stored, k, among)
     np.testing.assert_allclose(scores_QK, expected_QK, atol=1e-5)
-    assert among_N[rows_QK].all()
+    assert among.chosen_N[rows_QK].all()
     for query, scores, rows in zip(queries_QD, scores_QK, rows_QK, strict=True):
         np.testing.assert_allclose(stored.take(rows) @ query, scores, atol=1e-5)
         assert len(set(rows)) == count

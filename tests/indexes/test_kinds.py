@@ -1,4 +1,7 @@
+import errno
+import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -12,7 +15,7 @@ from indexes.files import ends_sha256, sha256_of
 from indexes.kinds import KindOptions, build, check, extend
 from indexes.manifest import Kind
 from indexes.measure import Queries
-from indexes.search import build_flat, load
+from indexes.search import load
 from indexes.vectors import Vectors
 
 AUTO = KindOptions()
@@ -77,9 +80,25 @@ def recall_on_disk(path: Path, kind: Kind, corpus: np.ndarray, vectors: Vectors)
     return right / (10 * len(rows))
 
 
+def test_full_disk_is_noticed(path: Path, vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(io.FileIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode: FullDisk(path, mode) if "w" in mode else real(path, mode)
+    )
+    with pytest.raises(OSError, match="No space left"):
+        build(vectors, path, AUTO)
+    assert not any(path.parent.iterdir())
+
+
 def test_flat_is_what_it_always_was(tmp_path: Path, path: Path, vectors: Vectors) -> None:
     kind = build(vectors, path, AUTO)
-    build_flat(vectors.blocks(), 16, tmp_path / "flat.faiss")
+    flat = faiss.IndexFlatIP(16)
+    flat.add(np.concatenate(list(vectors.blocks())))
+    faiss.write_index(flat, str(tmp_path / "flat.faiss"))
     assert path.read_bytes() == (tmp_path / "flat.faiss").read_bytes()
     assert kind.query_ms > 0
     assert kind == Kind(query_ms=kind.query_ms, bytes_per_vector=path.stat().st_size / 4000)
@@ -265,7 +284,7 @@ def test_flat_extended_is_flat_built_at_once(
 ) -> None:
     few = stored(tmp_path / "few", corpus[:2500])
     manifest = manifest_of(path, build(few, path, AUTO), few)
-    kind = extend(path, manifest, vectors, tmp_path / "new.faiss", AUTO)
+    kind = extend(path, manifest, vectors, tmp_path / "new.faiss")
     again = build(vectors, tmp_path / "whole.faiss", AUTO)
     assert (tmp_path / "new.faiss").read_bytes() == (tmp_path / "whole.faiss").read_bytes()
     assert (kind.factory, kind.recall, kind.bytes_per_vector) == ("Flat", 1.0, again.bytes_per_vector)
@@ -278,7 +297,7 @@ def test_extended_indexes_find_old_and_new(
     few = stored(tmp_path / "few", corpus[:2500])
     manifest = manifest_of(path, build(few, path, KindOptions(factory=factory)), few)
     before = path.read_bytes()
-    kind = extend(path, manifest, vectors, tmp_path / "new.faiss", AUTO)
+    kind = extend(path, manifest, vectors, tmp_path / "new.faiss")
     assert path.read_bytes() == before
     assert (kind.factory, kind.rerank) == (manifest.kind.factory, manifest.kind.rerank)
     assert kind.recall >= 0.95
@@ -294,14 +313,18 @@ def test_extending_keeps_parameters_that_do_and_tunes_others_again(
 ) -> None:
     few = stored(tmp_path / "few", corpus[:2500])
     kind = build(few, path, KindOptions(factory="IVF32,Flat", recall_target=0.999))
-    kept = extend(path, manifest_of(path, kind, few), vectors, tmp_path / "new.faiss", AUTO)
+    asked = replace(kind, recall_target=0.95)
+    kept = extend(path, manifest_of(path, asked, few), vectors, tmp_path / "new.faiss")
     assert kept.parameters == kind.parameters
     assert kept.recall > 0.98
 
     kind = build(few, path, KindOptions(factory="IVF32,Flat", recall_target=0.1))
     assert kind.parameters == "nprobe=1"
-    tuned = extend(path, manifest_of(path, kind, few), vectors, tmp_path / "new.faiss", AUTO)
-    assert tuned.recall >= 0.95
+    kept = extend(path, manifest_of(path, kind, few), vectors, tmp_path / "new.faiss")
+    assert (kept.parameters, kept.recall_target) == ("nprobe=1", 0.1)
+    asked = replace(kind, recall_target=0.95)
+    tuned = extend(path, manifest_of(path, asked, few), vectors, tmp_path / "new.faiss")
+    assert tuned.recall >= tuned.recall_target == 0.95
     assert int(tuned.parameters[7:]) > 1
 
 
@@ -312,5 +335,5 @@ def test_a_base_that_is_not_the_manifests_is_refused(
     manifest = manifest_of(path, build(few, path, AUTO), few)
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(IndexDamagedError):
-        extend(path, manifest, vectors, tmp_path / "new.faiss", AUTO)
+        extend(path, manifest, vectors, tmp_path / "new.faiss")
     assert not (tmp_path / "new.faiss").exists()
