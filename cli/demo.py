@@ -87,7 +87,7 @@ def _show(
     with progress("Evaluating", held_out.size) as advance:
         result = evaluate(searcher, held_out, encoder.space.curve, on_images=advance)
     floors = raw_pixel_1nn(images, held_out)
-    keep(result, floors, place / "evaluation", encoder)
+    keep(result, floors, place / "evaluation", searcher)
     made = {
         "images": "digits",
         "index": "digits.index",

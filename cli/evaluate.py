@@ -1,6 +1,6 @@
-"""`matvit evaluate`: 1-NN accuracy against query compute."""
+"""`matvit evaluate`: retrieval against query compute."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +9,22 @@ import typer
 from cli import options
 from cli.models import fetched_for
 from cli.output import command_line, percent, print_json, print_table, progress, say, si
-from cli.times import submodel_for
+from cli.times import measured, submodel_for
 
 if TYPE_CHECKING:
-    from retrieval.encoder import Encoder
     from retrieval.evaluate import Evaluation, Point
     from retrieval.intervals import Share
+    from retrieval.searcher import Searcher
+
+
+_SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
+    "difference": ("to XL", lambda value: f"{100 * value:+.2f}"),
+    "index_1nn": ("by this index", percent),
+    "knn_20": ("20-NN", percent),
+    "map_at_10": ("mAP@10", percent),
+    "cosine": ("cosine to XL", lambda value: f"{value:.4f}"),
+    "equal_top1": ("same nearest", percent),
+}
 
 
 def evaluate(
@@ -35,10 +45,13 @@ def evaluate(
     raw_pixels: Annotated[
         bool, typer.Option("--raw-pixels", help="Also measure 1-NN on raw pixels.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also show milliseconds an image, measured here, once.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Keep tables (CSV), figure and command here.", show_default=False
+            "--output", "-o", help="Keep tables (CSV), figures and command here.", show_default=False
         ),
     ] = None,
     model: options.ModelOverride = None,
@@ -48,15 +61,17 @@ def evaluate(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Measure adaptive 1-NN accuracy: corpus by the full encoder, labelled queries by each submodel.
+    """Measure adaptive retrieval: corpus by the full encoder, labelled queries by each submodel.
 
-    Intervals are Wilson's, 95 %. Queries that are files of the corpus are searched without themselves;
+    1-NN accuracy by exact search, with 95 % intervals, and its difference to XL on the same queries; k-NN
+    votes as in DINO, recall@k, mAP@k; how much of XL's answers remains. The table shows some of it, --json
+    and the CSV file of --output all. Queries that are files of the corpus are searched without themselves;
     copies of them elsewhere are not recognised.
 
     Example: matvit evaluate photos/test -i photos.index --budget all -o results/
     """
     from retrieval.errors import EvaluationError, ImageSourceError
-    from retrieval.evaluate import evaluate as measure
+    from retrieval.evaluate import evaluate as run
     from retrieval.images import open_source, open_sources
     from retrieval.pixels import raw_pixel_1nn
     from retrieval.searcher import Searcher
@@ -71,13 +86,16 @@ def evaluate(
     ]
     if output:
         output.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
+    if measure and encoder.latency is None:
+        encoder.latency = measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
     total = None if source.size is None else source.size + same_encoder * len(searcher.index)
     with progress("Evaluating", total) as advance:
-        result = measure(
+        result = run(
             searcher,
             source,
             list(dict.fromkeys(chosen)),
             same_encoder=same_encoder,
+            profile=encoder.latency if measure else None,
             batch_size=batch_size,
             workers=workers,
             on_images=advance,
@@ -94,7 +112,7 @@ def evaluate(
     else:
         show(result, floors)
     if output:
-        keep(result, floors, output, encoder)
+        keep(result, floors, output, searcher)
 
 
 def show(result: "Evaluation", floors: "Mapping[str, Share]") -> None:
@@ -118,13 +136,21 @@ def as_json(result: "Evaluation", floors: "Mapping[str, Share]") -> dict[str, ob
     }
 
 
-def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, encoder: "Encoder") -> None:
-    """Write the curve as a table, a picture and the command that measured it."""
+def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, searcher: "Searcher") -> None:
+    """Write the curve as a table, pictures and the command that measured it."""
+    from retrieval.disagreements import disagreements
     from retrieval.evaluate import write_csv
-    from retrieval.figures import adaptive_series, plot_curve, same_encoder_series
+    from retrieval.figures import (
+        adaptive_series,
+        contact_sheet,
+        plot_consistency,
+        plot_curve,
+        same_encoder_series,
+    )
 
     output.mkdir(parents=True, exist_ok=True)
     result.write_csv(output / "curve.csv")
+    full_gmacs = searcher.encoder.cost(searcher.encoder.space.full).gmacs
     if floors:
         write_csv(output / "raw_pixels.csv", [{"distance": name, **_json(s)} for name, s in floors.items()])
     curves = [adaptive_series(result)]
@@ -133,11 +159,16 @@ def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, enco
     plot_curve(
         output / "curve.png",
         curves,
-        full_gmacs=encoder.cost(encoder.space.full).gmacs,
+        full_gmacs=full_gmacs,
         floors={f"raw pixels, {name}": share.value for name, share in floors.items()},
     )
+    plot_consistency(output / "consistency.png", result, full_gmacs=full_gmacs)
+    made = ["curve.csv", "curve.png", "consistency.png"]
+    if rows := disagreements(searcher, result):
+        contact_sheet(output / "disagreements.png", rows, columns=5)
+        made.append("disagreements.png")
     (output / "command.txt").write_text(command_line() + "\n", encoding="utf-8")
-    say(f"kept: {output / 'curve.csv'}, {output / 'curve.png'}")
+    say(f"kept in {output}: {', '.join(made)}")
 
 
 def _tell(result: "Evaluation") -> None:
@@ -159,8 +190,13 @@ def _columns(point: "Point") -> dict[str, object]:
         "of XL": percent(point.share_of_full),
         "adaptive 1-NN %": str(point.adaptive),
     }
+    if point.ms is not None:
+        row["ms"] = f"{point.ms:.3g}"
     if point.same_encoder is not None:
         row["same encoder 1-NN %"] = str(point.same_encoder)
+    for name, (title, text) in _SHOWN.items():
+        if name in point.measures:
+            row[title] = text(point.measures[name].value)
     return row
 
 

@@ -9,9 +9,11 @@ from indexes.search import best
 from indexes.selection import Selection
 from indexes.vectors import Vectors
 
+_QUERIES = 8192  # a time: scores of so many against a block are half a GB
+
 
 class DeviceSearch:
-    """All vectors of a corpus in the memory of a device, as float16, in blocks.
+    """All vectors of a corpus in the memory of a device, as float16, in blocks of `indexes.vectors`.
 
     Args:
         vectors: The corpus.
@@ -38,21 +40,29 @@ class DeviceSearch:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The rows with the largest inner products, of all or of some: as `indexes.search.exact`."""
         torch = self._torch
-        asked_QD = torch.from_numpy(queries_QD).to(self._device)
-        scores_QK = np.empty((len(queries_QD), 0), np.float32)
-        rows_QK = np.empty((len(queries_QD), 0), np.int64)
-        start = 0
         with torch.inference_mode():
-            for block_ND in self._blocks_ND:
-                # In float32: products of float16 would round scores by more than near neighbours differ.
-                found_QN = asked_QD @ block_ND.float().T
-                end = start + len(block_ND)
-                if among is not None:
-                    chosen_N = torch.from_numpy(among.chosen_N[start:end]).to(self._device)
-                    found_QN.masked_fill_(~chosen_N, -torch.inf)
-                found = found_QN.topk(min(k, len(block_ND)))
-                scores_QK = np.hstack([scores_QK, found.values.cpu().numpy()])
-                rows_QK = np.hstack([rows_QK, found.indices.cpu().numpy() + start])
-                scores_QK, rows_QK = best(scores_QK, rows_QK, k)
-                start = end
+            parts = [
+                self._search(torch.from_numpy(some_QD).to(self._device), k, among)
+                for some_QD in np.array_split(queries_QD, -(-len(queries_QD) // _QUERIES) or 1)
+            ]
+            scores_QK, rows_QK = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
+        return best(scores_QK, rows_QK, k)
+
+    def _search(self, asked_QD: Any, k: int, among: Selection | None) -> tuple[Any, Any]:
+        torch, start = self._torch, 0
+        scores_QK = torch.empty((len(asked_QD), 0), device=self._device)
+        rows_QK = torch.empty((len(asked_QD), 0), dtype=torch.int64, device=self._device)
+        for block_ND in self._blocks_ND:
+            # In float32: products of float16 would round scores by more than near neighbours differ.
+            found_QN = asked_QD @ block_ND.float().T
+            end = start + len(block_ND)
+            if among is not None:
+                chosen_N = torch.from_numpy(among.chosen_N[start:end]).to(self._device)
+                found_QN.masked_fill_(~chosen_N, -torch.inf)
+            found = found_QN.topk(min(k, len(block_ND)))
+            scores_QK = torch.cat([scores_QK, found.values], dim=1)
+            rows_QK = torch.cat([rows_QK, found.indices + start], dim=1)
+            scores_QK, places_QK = scores_QK.topk(min(k, scores_QK.shape[1]))
+            rows_QK = rows_QK.gather(1, places_QK)
+            start = end
         return scores_QK, rows_QK

@@ -56,7 +56,7 @@ class Index:
         self.path, self.manifest, self.rows, self.removed = path, manifest, rows, removed
         self._faiss = faiss
         self._generation = _generation(path)
-        self._on_device: DeviceSearch | None = None
+        self._device = "cpu"
         self._live: Selection | None = None  # all
         if len(removed):
             live_N = np.ones(manifest.ntotal, dtype=bool)
@@ -108,7 +108,7 @@ class Index:
         return cls(path, manifest, rows, _read_removed(path / REMOVED, manifest), faiss)
 
     def use(self, device: str) -> str:
-        """Search on a GPU, where the index is exact and the vectors fit into its memory, from now on.
+        """Search on a GPU from now on, where the search is exact and the vectors fit into its memory.
 
         Args:
             device: As torch names it; on ``cpu``, FAISS searches.
@@ -116,11 +116,24 @@ class Index:
         Returns:
             What searches from now on, and where.
         """
-        if device != "cpu" and self.manifest.kind.factory == "Flat":
-            with suppress(MemoryError):
-                self._on_device = DeviceSearch(self.vectors, device)
-                return f"matrix products on {device}"
+        self._device = device
+        vars(self).pop("_on_device", None)
+        if self._is_exact and self._on_device is not None:
+            return f"matrix products on {device}"
         return search.backend()
+
+    @property
+    def _is_exact(self) -> bool:
+        return self.manifest.kind.factory == "Flat"
+
+    @cached_property
+    def _on_device(self) -> DeviceSearch | None:
+        if self._device == "cpu":
+            return None
+        try:
+            return DeviceSearch(self.vectors, self._device)
+        except MemoryError:
+            return None
 
     def __len__(self) -> int:
         """Rows that can be found."""
@@ -208,7 +221,7 @@ class Index:
         count = self.manifest.ntotal if among is None else among.count
         k = min(k, count)
         how = kind.factory if among is None else f"{kind.factory} among {count} rows"
-        if self._on_device is not None:
+        if self._is_exact and self._on_device is not None:
             scores_QK, rows_QK = self._on_device.search(queries_QD, k, among)
             return Found(scores_QK, rows_QK, how)
         # Kinds that cannot search among some rows find so many more, of which the others are then dropped.
@@ -232,6 +245,21 @@ class Index:
             )
             how += f"; for {len(lacking_J)} of {len(queries_QD)} queries one by one"
         return Found(scores_QK, rows_QK, how)
+
+    def exact(
+        self, queries_QD: NDArray[np.floating], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """As `search`, but every row that can be found is compared, whatever the kind of the index.
+
+        Returns:
+            Scores and row numbers, Q x k, best first.
+        """
+        if self._is_exact:
+            return self.search(queries_QD, k)[:2]
+        queries_QD, k = self._checked(queries_QD), min(k, len(self))
+        if self._on_device is not None:
+            return self._on_device.search(queries_QD, k, self._live)
+        return search.exact(queries_QD, self.vectors, k, self._live)
 
     @property
     def vector_files(self) -> list[Path]:

@@ -16,7 +16,7 @@ from indexes.manifest import Manifest
 from indexes.selection import Selection
 from indexes.vectors import Vectors
 
-_BLOCK_ROWS = 16384
+_BLOCK_ROWS = 65536  # many, for what each block adds is merged by sorting
 
 
 @cache
@@ -157,7 +157,7 @@ def exact(
     scores_QK = np.empty((len(queries_QD), 0), np.float32)
     ids_QK = np.empty((len(queries_QD), 0), np.int64)
     start = 0
-    for block_ND in vectors.blocks() if among is None else _taken(vectors, among.numbers):
+    for block_ND in _blocks(vectors, among):
         scores_QJ, ids_QJ = faiss.knn(queries_QD, block_ND, min(k, len(block_ND)), faiss.METRIC_INNER_PRODUCT)
         scores_QK = np.hstack([scores_QK, scores_QJ])
         ids_QK = np.hstack([ids_QK, ids_QJ + start])
@@ -190,7 +190,8 @@ def rank_again(
     return best(scores_QR, candidates_QR, k)
 
 
-def _taken(vectors: Vectors, rows_N: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+def _blocks(vectors: Vectors, among: Selection | None) -> Iterator[NDArray[np.float32]]:
+    rows_N = np.arange(len(vectors)) if among is None else among.numbers
     for start in range(0, len(rows_N), _BLOCK_ROWS):
         yield vectors.take(rows_N[start : start + _BLOCK_ROWS])
 

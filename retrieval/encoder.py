@@ -1,5 +1,6 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,23 @@ if TYPE_CHECKING:
     from matvit.compiled import CompiledSubmodels
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a submodel makes of a batch.
+
+    Attributes:
+        vectors: Unit embeddings (B, D).
+        log_probabilities: Of the classes (B, C), by softmax; None where the model has no such classifier.
+    """
+
+    vectors: NDArray[np.float32]
+    log_probabilities: NDArray[np.float32] | None
+
+
 class Encoder:
     """Images in, L2-normalised embeddings out, through any submodel.
 
-    It takes the model over and drops its classifier: costs are those of a query, which needs none.
+    It takes the model over and puts its classifier aside: costs are those of a query, which needs none.
 
     Attributes:
         preprocess: An image, or where one is, to the model's input (C, H, W).
@@ -66,6 +80,9 @@ class Encoder:
             embed_dim=model.num_features,
             preprocess=self.preprocess.data,
         )
+        head = model.get_classifier() if model.num_classes else None
+        # Of two classifiers, one a token, neither takes the embedding.
+        self._classifier = head.to(device, dtype) if isinstance(head, torch.nn.Linear) else None
         model.reset_classifier(0)
         self.model = model.eval().to(device, dtype)
         self.space, self.cost = model.space, model.cost
@@ -106,12 +123,22 @@ class Encoder:
     @torch.inference_mode()
     def embed(self, images: Tensor, submodel: Submodel | None = None) -> NDArray[np.float32]:
         """Preprocessed images (B, C, H, W) to unit vectors (B, D); `submodel` None is the full encoder."""
+        return _unit(self._run(images, submodel))
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, submodel: Submodel | None = None) -> Prediction:
+        """As `embed`, with what the model's classifier says, where it has one."""
+        embeddings_BD = self._run(images, submodel)
+        logs = None
+        if self._classifier is not None:
+            logs = self._classifier(embeddings_BD).float().log_softmax(-1).cpu().numpy()
+        return Prediction(_unit(embeddings_BD), logs)
+
+    def _run(self, images: Tensor, submodel: Submodel | None) -> Tensor:
         images = images.to(self.device, self.dtype)
         if self.compiled is not None:
-            embeddings = self.compiled(images, submodel or self.space.full)
-        else:
-            embeddings = self._cut(submodel)(images)
-        return F.normalize(embeddings.float(), dim=-1).cpu().numpy()
+            return self.compiled(images, submodel or self.space.full)
+        return self._cut(submodel)(images)
 
     def _cut(self, submodel: Submodel | None) -> Any:
         if submodel is None:
@@ -119,6 +146,10 @@ class Encoder:
         if submodel not in self._cuts:
             self._cuts[submodel] = self.model.extract(submodel, copy=False)
         return self._cuts[submodel]
+
+
+def _unit(embeddings_BD: Tensor) -> NDArray[np.float32]:
+    return F.normalize(embeddings_BD.float(), dim=-1).cpu().numpy()
 
 
 def _compiled(model: matvit.Elastic) -> "CompiledSubmodels":

@@ -1,4 +1,4 @@
-"""1-NN accuracy against query compute: the curve this project exists for.
+"""Retrieval measured against query compute: the curve this project exists for.
 
 Adaptive 1-NN embeds the corpus once with the full encoder and every query with a submodel. For comparison,
 same-encoder 1-NN embeds both with the submodel, which an index cannot do without being built again.
@@ -6,7 +6,7 @@ same-encoder 1-NN embeds both with the submodel, which an index cannot do withou
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +15,20 @@ from numpy.typing import NDArray
 
 from indexes.search import nearest
 from matvit.cost import Cost
+from matvit.latency import Profile
 from matvit.submodel import Submodel
 from retrieval.batches import Batch, batches
 from retrieval.encoder import Encoder
 from retrieval.errors import EvaluationError
 from retrieval.images import ImageSource, open_sources
-from retrieval.intervals import Share
+from retrieval.intervals import Estimate, Share
 from retrieval.neighbours import LabelledRows
+from retrieval.outcomes import Outcomes
 from retrieval.samples import Failure, Sample
 from retrieval.searcher import Searcher
+
+_SEARCHED_TOGETHER = 16_384
+"""Vectors, of several batches and all submodels: the corpus is read once for so many."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +39,19 @@ class Point:
         submodel: Which encoded the queries.
         cost: Of one query.
         share_of_full: Its multiply-accumulates as a share of the full encoder's, 0 to 1.
-        adaptive: 1-NN accuracy against the corpus that the full encoder embedded.
+        adaptive: 1-NN accuracy against the corpus that the full encoder embedded, by exact search.
+        measures: Everything else that was measured, by name: see `retrieval.outcomes`.
         same_encoder: 1-NN accuracy against the corpus embedded by the submodel itself, where asked for.
+        ms: Milliseconds of embedding one image, where they were measured.
     """
 
     submodel: Submodel
     cost: Cost
     share_of_full: float
     adaptive: Share
+    measures: Mapping[str, Share | Estimate]
     same_encoder: Share | None = None
+    ms: float | None = None
 
     def row(self) -> dict[str, str | int | float]:
         """The point in plain values; accuracies and shares are 0 to 1."""
@@ -54,11 +63,14 @@ class Point:
             "mparams": self.cost.mparams,
             "share_of_xl": round(self.share_of_full, 6),
         }
-        for name, share in (("adaptive_1nn", self.adaptive), ("same_encoder_1nn", self.same_encoder)):
-            if share is not None:
-                low, high = share.interval
+        if self.ms is not None:
+            row["ms"] = self.ms
+        named = {"adaptive_1nn": self.adaptive, "same_encoder_1nn": self.same_encoder, **self.measures}
+        for name, measure in named.items():
+            if measure is not None:
+                low, high = measure.interval
                 row |= {
-                    name: round(share.value, 6),
+                    name: round(measure.value, 6),
                     f"{name}_low": round(low, 6),
                     f"{name}_high": round(high, 6),
                 }
@@ -75,6 +87,9 @@ class Evaluation:
         unlabelled: Queries left out because they have no label.
         failures: Queries that could not be read.
         left_out: Queries that are corpus images themselves, each searched without its own row.
+        samples: The labelled queries.
+        right: Whether the nearest row has the query's label, (points, samples).
+        nearest: The number of that row, (points, samples).
     """
 
     points: tuple[Point, ...]
@@ -82,6 +97,9 @@ class Evaluation:
     unlabelled: int
     failures: tuple[Failure, ...]
     left_out: int
+    samples: tuple[Sample, ...] = field(repr=False)
+    right: NDArray[np.bool_] = field(repr=False)
+    nearest: NDArray[np.int64] = field(repr=False)
 
     def table(self) -> list[dict[str, str | int | float]]:
         """One row a point, in plain values; accuracies are shares, 0 to 1."""
@@ -106,20 +124,23 @@ def evaluate(
     submodels: Sequence[Submodel],
     *,
     same_encoder: bool = False,
+    profile: Profile | None = None,
     batch_size: int = 64,
     workers: int | None = None,
     on_images: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Measure the 1-NN accuracy of queries encoded by each of several submodels.
+    """Measure the retrieval of queries encoded by each of several submodels.
 
-    Every image is decoded and preprocessed once, whatever the number of submodels.
+    Every image is decoded and preprocessed once, whatever the number of submodels, and the corpus is read
+    once for some thousand vectors of all of them.
 
     Args:
         searcher: The index and its encoder.
         queries: Labelled images; those that lie in the corpus are searched without themselves.
-        submodels: What to measure.
+        submodels: What to measure. The full encoder, which others are compared with, need not be among them.
         same_encoder: Also embed the corpus again with every submodel, reading it from where it was when the
             index was built. Holds one float16 vector for each image, query and submodel in memory.
+        profile: Times to tell of the submodels.
         batch_size: Images a batch.
         workers: Processes that decode: see `retrieval.batches`.
         on_images: Called with the number of images done since the last call, corpus images included.
@@ -142,7 +163,9 @@ def evaluate(
                 f"the images at {', '.join(sources)} are no longer those of the index: build it again"
             )
 
-    adaptive = [0] * len(submodels)
+    full = encoder.space.full
+    embedded = list(dict.fromkeys([full, *submodels]))
+    outcomes = Outcomes(index, corpus, len(embedded))
     asked: list[list[NDArray[np.float16]]] = [[] for _ in submodels]
     seen: list[Sample] = []
     failures: list[Failure] = []
@@ -155,12 +178,15 @@ def evaluate(
             continue
         samples, images = [batch.samples[row] for row in keep], batch.images[keep]
         seen += samples
-        for i, submodel in enumerate(submodels):
-            vectors = encoder.embed(images, submodel)
-            adaptive[i] += corpus.correct(samples, index.search(vectors, 2).rows)
-            if same_encoder:
-                asked[i].append(vectors.astype(np.float16))
+        results = {submodel: encoder.predict(images, submodel) for submodel in embedded}
+        outcomes.add(samples, list(results.values()))
+        if outcomes.waiting >= _SEARCHED_TOGETHER:
+            outcomes.search()
+        if same_encoder:
+            for vectors, submodel in zip(asked, submodels, strict=True):
+                vectors.append(results[submodel].vectors.astype(np.float16))
     _check_labels(seen, corpus, queries)
+    outcomes.search()
 
     own: list[Share | None] = [None] * len(submodels)
     if same_encoder:
@@ -168,23 +194,31 @@ def evaluate(
             Share(rows.correct(seen, nearest(_float32(asked[i]), _float32(corpora[i]), 2)), len(seen))
             for i in range(len(submodels))
         ]
-    full = encoder.cost(encoder.space.full).macs
-    points = (
+    macs = {submodel: encoder.cost(submodel).macs for submodel in embedded}
+    order = sorted(range(len(submodels)), key=lambda i: macs[submodels[i]])
+    places = [embedded.index(submodels[i]) for i in order]
+    right_SQ, measured = outcomes.right(), outcomes.measures()
+    points = [
         Point(
-            submodel,
-            cost := encoder.cost(submodel),
-            cost.macs / full,
-            Share(adaptive[i], len(seen)),
+            submodel := submodels[i],
+            encoder.cost(submodel),
+            macs[submodel] / macs[full],
+            Share(int(right_SQ[place].sum()), len(seen)),
+            measured[place],
             own[i],
+            profile(submodel) if profile else None,
         )
-        for i, submodel in enumerate(submodels)
-    )
+        for i, place in zip(order, places, strict=True)
+    ]
     return Evaluation(
-        points=tuple(sorted(points, key=lambda point: point.cost.macs)),
+        points=tuple(points),
         queries=len(seen),
         unlabelled=unlabelled,
         failures=tuple(failures),
         left_out=sum(corpus.row_of(sample) is not None for sample in seen),
+        samples=tuple(seen),
+        right=right_SQ[places],
+        nearest=outcomes.nearest()[places],
     )
 
 

@@ -103,6 +103,52 @@ def plot_curve(
     figure.savefig(path, dpi=150)
 
 
+_CONSISTENCY = {
+    "equal_top1": "same nearest image",
+    "overlap_10": "common among the 10 nearest",
+    "equal_predictions": "same prediction of the classifier",
+}
+
+
+def plot_consistency(path: Path, evaluation: Evaluation, *, full_gmacs: float) -> None:
+    """Draw how much of the full encoder's answers remains, against query compute.
+
+    Args:
+        path: A .png, .pdf or .svg file.
+        evaluation: Its points are drawn.
+        full_gmacs: Cost of the full encoder.
+    """
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
+    unit, scale = _compute_unit(full_gmacs)
+    points = evaluation.points
+    compute = [scale * point.cost.gmacs for point in points]
+    for name, label, style in (("cosine", "mean", "-"), ("cosine_p5", "5th percentile", "--")):
+        values = [point.measures[name].value for point in points]
+        above.plot(compute, values, style, color=_COLOURS[0], marker=_MARKERS[0], markersize=3, label=label)
+    for x, point in zip(compute, points, strict=True):
+        if "*" not in (name := str(point.submodel)):
+            place = (x, point.measures["cosine"].value)
+            above.annotate(name, place, (0, 7), textcoords="offset points", ha="center", weight="bold")
+    drawn = zip(_CONSISTENCY.items(), _COLOURS[1:], _MARKERS[1:], strict=False)
+    for (name, label), colour, marker in drawn:
+        measures = [point.measures[name] for point in points if name in point.measures]
+        if not measures:
+            continue
+        bounds = [[100 * each.interval[end] for each in measures] for end in (0, 1)]
+        below.fill_between(compute, *bounds, color=colour, alpha=0.15, linewidth=0)
+        percents = [100 * each.value for each in measures]
+        below.plot(compute, percents, color=colour, marker=marker, markersize=3.5, label=label)
+    above.set(ylabel="cosine to XL's embedding")
+    below.set(xlabel=f"query compute ({unit} an image)", ylabel="queries answered as by XL (%)")
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+        axes.margins(y=0.15)
+        axes.legend(fontsize="small", loc="lower right")
+    _shares_of_full(above, scale * full_gmacs)
+    figure.savefig(path, dpi=150)
+
+
 def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     """Draw the time of the Mix'n'Match curve against its compute, beside time in proportion to compute.
 

@@ -1,9 +1,13 @@
-"""Shares with their uncertainty."""
+"""Shares and means with their uncertainty."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, floor, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 _Z = 1.959963984540054  # The 97.5 % quantile of the normal distribution.
+_RESAMPLES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,71 @@ class Share:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.value:.2f} ({100 * low:.2f}-{100 * high:.2f})"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number that was estimated from a sample.
+
+    Attributes:
+        value: The estimate.
+        interval: Its 95 % interval.
+    """
+
+    value: float
+    interval: tuple[float, float]
+
+
+def percentile(values_Q: NDArray[np.floating], percent: float) -> Estimate:
+    """A percentile, with the interval between the values at the ranks that it may have by chance.
+
+    Those ranks are binomial, here by the normal approximation, rounded outwards.
+    """
+    share, last = percent / 100, len(values_Q) - 1
+    half = _Z * sqrt(len(values_Q) * share * (1 - share))
+    ranks = np.clip([floor(len(values_Q) * share - half), ceil(len(values_Q) * share + half)], 0, last)
+    low, high = np.sort(values_Q)[ranks]
+    return Estimate(float(np.percentile(values_Q, percent)), (float(low), float(high)))
+
+
+def bootstrap_means(values_QM: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """95 % intervals of means over queries: the percentile bootstrap (B. Efron, 1979).
+
+    All columns see the same resamples of the queries. What two submodels differ by is therefore a column
+    like any other, one submodel's outcomes less the other's, and its interval knows that both answered the
+    same queries.
+
+    Queries that all have the same value give an interval of no width, which says that the bootstrap has
+    nothing to go on, not that the mean is certain: `retrieval.promise` bounds a difference that no query
+    has shown yet.
+
+    Args:
+        values_QM: One row a query, one column a measure, (Q, M); finite.
+        resamples: How often Q queries are drawn from the Q, with replacement.
+        seed: Of the draws.
+
+    Returns:
+        The 2.5 % and 97.5 % quantiles of each column's resampled means, (M, 2).
+
+    Raises:
+        ValueError: No values, values that are not finite, or not two dimensions.
+    """
+    values_QM = np.asarray(values_QM, dtype=np.float64)
+    if values_QM.ndim != 2 or values_QM.size == 0:
+        raise ValueError(f"values must be queries x measures, at least one of each, got {values_QM.shape}")
+    if not np.isfinite(values_QM).all():
+        raise ValueError("values must be finite")
+    queries = len(values_QM)
+    # Counted from the first query, a constant column is exactly zero, and rounding cannot give it a width.
+    first_M = values_QM[0]
+    offsets_QM = values_QM - first_M
+    draws = np.random.default_rng(seed)
+    means_RM = np.empty((resamples, len(first_M)))
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        block_RM = means_RM[start : start + _RESAMPLES_AT_ONCE]
+        times_drawn_RQ = np.empty((len(block_RM), queries))
+        for times_drawn_Q in times_drawn_RQ:
+            times_drawn_Q[:] = np.bincount(draws.integers(queries, size=queries), minlength=queries)
+        np.matmul(times_drawn_RQ, offsets_QM, out=block_RM)
+    quantiles_2M = np.percentile(means_RM / queries, (2.5, 97.5), axis=0)
+    return np.ascontiguousarray((first_M + quantiles_2M).T)

@@ -40,6 +40,8 @@ class Known:
         """Which of these files, as they are now, the index has."""
         if self._check_content:
             same = np.array([self._same_images(path) for path in paths], dtype=bool)
+        elif "state" not in self._rows.column_names:  # an index whose writer did not say
+            same = np.zeros(len(paths), dtype=bool)
         else:
             # As bytes: a name need not be UTF-8 here, though what an index holds is.
             states = [f"{path}\0{state_of(path)}".encode("utf-8", "surrogateescape") for path in paths]
@@ -72,6 +74,8 @@ class Known:
     @cached_property
     def _contents(self) -> dict[str, list[str]]:
         """File -> hashes of the images that the index has from it."""
+        if "content" not in self._rows.column_names:
+            return {}
         grouped = self._rows.group_by("path").aggregate([("content", "list")])
         return dict(zip(grouped["path"].to_pylist(), grouped["content_list"].to_pylist(), strict=True))
 

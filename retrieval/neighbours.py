@@ -1,11 +1,33 @@
 """Right and wrong neighbours: a query never counts itself among them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.metrics import NO_LABEL
 from retrieval.samples import Sample
+
+_UNKNOWN = -2  # of a query whose label no row has
+_NO_ROW = -2  # nor is it -1, which stands for a row that was not found
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The rows nearest to some queries, without the queries themselves.
+
+    Attributes:
+        scores: Cosines, Q x K, best first.
+        rows: Row numbers, Q x K.
+        labels: Labels as numbers, `NO_LABEL` where a row has none, Q x K.
+        relevant: Whether each has its query's label, Q x K.
+    """
+
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    relevant: NDArray[np.bool_]
 
 
 class LabelledRows:
@@ -21,9 +43,14 @@ class LabelledRows:
     def __init__(
         self, labels: Sequence[str | None], paths: Sequence[str], keys: Sequence[str], live: Sequence[bool]
     ) -> None:
-        self._labels = labels
         rows = enumerate(zip(paths, keys, live, strict=True))
         self._row_of = {(path, key): row for row, (path, key, found) in rows if found}
+        self._numbers = {name: i for i, name in enumerate(dict.fromkeys(n for n in labels if n is not None))}
+        self._labels_N = np.array(
+            [NO_LABEL if name is None else self._numbers[name] for name in labels], np.int64
+        )
+        labelled_N = np.array(live, dtype=bool) & (self._labels_N != NO_LABEL)
+        self._counts = np.bincount(self._labels_N[labelled_N], minlength=len(self._numbers))
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "LabelledRows":
@@ -35,9 +62,43 @@ class LabelledRows:
             [True] * len(samples),
         )
 
+    def __len__(self) -> int:
+        """Rows that can be found."""
+        return len(self._row_of)
+
     def row_of(self, query: Sample) -> int | None:
         """The row that is the query itself, if it lies in the corpus."""
         return self._row_of.get((query.path, query.key))
+
+    def numbers_of(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
+        """Labels of queries as numbers, Q; one that no row has is the number of no label."""
+        return np.array([self._numbers.get(query.label or "", _UNKNOWN) for query in queries], np.int64)
+
+    def relevant(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
+        """How many rows beside itself have the label of each query, Q."""
+        numbers_Q = self.numbers_of(queries)
+        itself_Q = self._labels(self._own(queries)) == numbers_Q
+        return np.where(numbers_Q < 0, 0, self._counts[np.maximum(numbers_Q, 0)] - itself_Q)
+
+    def neighbours(
+        self, queries: Sequence[Sample], scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64]
+    ) -> Neighbours:
+        """What a search found, without the queries themselves: one neighbour less than was asked for.
+
+        Args:
+            queries: With labels.
+            scores_QK: Of the nearest rows, best first.
+            rows_QK: Those rows: one to spare for the query itself.
+        """
+        if rows_QK.shape[1] < 2:  # a corpus of one image
+            rows_QK = np.pad(rows_QK, ((0, 0), (0, 1)), constant_values=-1)
+            scores_QK = np.pad(scores_QK, ((0, 0), (0, 1)), constant_values=-np.inf)
+        own_QK = rows_QK == self._own(queries)[:, None]
+        own_QK[~own_QK.any(axis=1), -1] = True  # where it is not among them, the last has been to spare
+        kept = (len(rows_QK), rows_QK.shape[1] - 1)
+        rows_QK, scores_QK = rows_QK[~own_QK].reshape(kept), scores_QK[~own_QK].reshape(kept)
+        labels_QK = self._labels(rows_QK)
+        return Neighbours(scores_QK, rows_QK, labels_QK, labels_QK == self.numbers_of(queries)[:, None])
 
     def correct(self, queries: Sequence[Sample], nearest: NDArray[np.int64]) -> int:
         """How many queries have the label of their nearest row that is not themselves.
@@ -46,11 +107,15 @@ class LabelledRows:
             queries: With labels.
             nearest: Rows nearest to each query, best first, (Q, 2): one to spare for the query itself.
         """
-        return sum(
-            self._labels[row] == query.label
-            for query, rows in zip(queries, nearest.tolist(), strict=True)
-            for row in [row for row in rows if row != self.row_of(query)][:1]
-        )
+        found = self.neighbours(queries, np.zeros(nearest.shape, np.float32), nearest)
+        return int(found.relevant[:, 0].sum())
+
+    def _labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.where(rows < 0, NO_LABEL, self._labels_N[np.maximum(rows, 0)])
+
+    def _own(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
+        rows = (self.row_of(query) for query in queries)
+        return np.array([_NO_ROW if row is None else row for row in rows], np.int64)
 
     def same_images(self, other: "LabelledRows") -> bool:
         """Whether the images are those of another corpus, in any order."""
@@ -58,4 +123,4 @@ class LabelledRows:
 
     def share_no_label(self, queries: Sequence[Sample]) -> bool:
         """Whether none of the queries' labels is a label here."""
-        return {query.label for query in queries}.isdisjoint(self._labels)
+        return {query.label for query in queries}.isdisjoint(self._numbers)

@@ -78,8 +78,33 @@ def test_what_is_kept(matvit: Callable, index: Path, queries: Path, tmp_path: Pa
     assert [{k: str(v) for k, v in point.items()} for point in points] == rows
     with Image.open(out / "curve.png") as image:
         assert image.getcolors(16) is None
+    for name in ("consistency.png", "curve.png"):
+        with Image.open(out / name) as image:
+            assert image.size[0] > 500
+    assert not (out / "disagreements.png").exists()  # XL was not measured
     command = (out / "command.txt").read_text()
     assert command == f"matvit evaluate {queries} -i {index} -b S -b L -o {out} --json\n"
+
+
+def test_where_the_smallest_and_the_full_encoder_disagree_is_drawn(
+    matvit: Callable, index: Path, queries: Path, tmp_path: Path
+) -> None:
+    done = matvit("evaluate", queries, "-i", index, "-b", "S", "-b", "XL", "-o", tmp_path / "out")
+    assert done.code == 0
+    assert "disagreements.png" in done.err
+    with Image.open(tmp_path / "out" / "disagreements.png") as image:
+        assert image.getcolors(16) is None
+
+
+@pytest.mark.filterwarnings("default")
+def test_milliseconds_where_asked_for(
+    matvit: Callable, index: Path, queries: Path, made_up_times: list[int]
+) -> None:
+    done = matvit("evaluate", queries, "-i", index, "-b", "S", "-b", "XL", "--measure", "--json")
+    assert [point["ms"] for point in json.loads(done.out)["points"]] == [64, 512]
+    assert len(made_up_times) == 1
+    table = matvit("evaluate", queries, "-i", index, "-b", "S", "-b", "XL", "--measure").out
+    assert " ms " in table.splitlines()[0]
 
 
 def test_unreadable_and_unlabelled_queries_are_told(

@@ -86,11 +86,11 @@ def test_csv_holds_the_table(result: Evaluation, tmp_path: Path) -> None:
     result.write_csv(tmp_path / "curve.csv")
     with (tmp_path / "curve.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    measures = [
-        f"{name}{end}" for name in ("adaptive_1nn", "same_encoder_1nn") for end in ("", "_low", "_high")
-    ]
+    measures = ["adaptive_1nn", "same_encoder_1nn", *result.points[0].measures]
     first = ["submodel", "widths", "gmacs", "gflops", "mparams", "share_of_xl"]
-    assert list(rows[0]) == [*first, *measures, "queries"]
+    with_intervals = [f"{name}{end}" for name in measures for end in ("", "_low", "_high")]
+    assert list(rows[0]) == [*first, *with_intervals, "queries"]
+    assert {"difference", "knn_20", "map_at_10", "equal_top1", "equal_predictions"} < set(measures)
     for row, point in zip(rows, result.points, strict=True):
         assert row["submodel"] == str(point.submodel)
         assert tuple(map(int, row["widths"].split())) == point.submodel.widths
@@ -100,6 +100,36 @@ def test_csv_holds_the_table(result: Evaluation, tmp_path: Path) -> None:
         assert float(row["adaptive_1nn_low"]) == pytest.approx(low, abs=1e-6)
         assert float(row["adaptive_1nn_high"]) == pytest.approx(high, abs=1e-6)
         assert row["queries"] == "20"
+
+
+def test_others_are_compared_with_the_full_encoder_though_it_is_not_asked_for(
+    searcher: Searcher, queries: Path, result: Evaluation
+) -> None:
+    small = searcher.encoder.space.smallest
+    [alone] = evaluate(searcher, open_source(queries), [small]).points
+    beside = result.points[0]
+    assert alone.measures.keys() == beside.measures.keys()
+    for name, measure in alone.measures.items():
+        assert measure.value == pytest.approx(beside.measures[name].value, abs=1e-6), name
+    drop = beside.adaptive.value - result.points[-1].adaptive.value
+    assert alone.measures["difference"].value == pytest.approx(drop)
+
+
+def test_classifiers_are_compared_as_plain_models_are(
+    result: Evaluation, checkpoint: Path, queries: Path
+) -> None:
+    files = files_of(queries)
+    model = matvit.load(checkpoint)
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    images = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+    with torch.inference_mode():
+        full = model(images).log_softmax(-1)
+        for point in result.points:
+            ours = model(images, point.submodel).log_softmax(-1)
+            same = (ours.argmax(-1) == full.argmax(-1)).float().mean()
+            assert point.measures["equal_predictions"].value == pytest.approx(float(same))
+            divergence = torch.nn.functional.kl_div(ours, full, log_target=True, reduction="batchmean")
+            assert point.measures["divergence"].value == pytest.approx(float(divergence), abs=1e-6)
 
 
 def test_without_same_encoder_it_is_not_in_the_table(searcher: Searcher, queries: Path) -> None:
