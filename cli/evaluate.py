@@ -12,6 +12,7 @@ from cli.output import command_line, percent, print_json, print_table, progress,
 from cli.times import measured, submodel_for
 
 if TYPE_CHECKING:
+    from matvit.submodel import Submodel
     from retrieval.evaluate import Evaluation, Point
     from retrieval.intervals import Share
     from retrieval.searcher import Searcher
@@ -79,11 +80,10 @@ def evaluate(
     source = open_source(queries)
     searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
     encoder = searcher.encoder
-    chosen = [
-        submodel
-        for text in budget or ["all"]
-        for submodel in (encoder.space.curve if text == "all" else [submodel_for(encoder, text)])
-    ]
+    chosen: list[Submodel] = []
+    for text in budget or ["all"]:
+        curve = encoder.space.curve
+        chosen += curve if text == "all" else [submodel_for(encoder, searcher.meaning(text))]
     if output:
         output.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
     if measure and encoder.latency is None:

@@ -1,7 +1,8 @@
 """`matvit index info` and `verify`: what is there, and whether it is whole."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +44,7 @@ def info(index: Index, json: options.Json = False) -> None:
         "recall": kind.recall,
         "query ms": kind.query_ms,
         "bytes a vector": round(kind.bytes_per_vector, 1),
+        "budget auto": _auto(manifest.calibration, len(opened)),
         "search": opened.use(str(pick_device("auto"))),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "created": manifest.created,
@@ -52,6 +54,14 @@ def info(index: Index, json: options.Json = False) -> None:
         print_json(facts)
     else:
         print_table([{"": name, " ": str(value)} for name, value in facts.items()])
+
+
+def _auto(calibration: Mapping[str, Any] | None, rows: int) -> str | None:
+    if calibration is None:
+        return None
+    promise = f"{calibration['submodel']}, to lose less than {100 * calibration['max_drop']:g} points"
+    before = calibration["rows"]
+    return promise + (f"; calibrated when there were {before} images" if before != rows else "")
 
 
 def verify(

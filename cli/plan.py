@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 def plan(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help=f"{options.MODEL_HELP} Only the last two are downloaded: the others need no weights."
+            help=f"{options.MODEL_HELP} Only the last two are downloaded: the others need no weights. "
+            "Not needed with --index.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="Show only the submodel for this budget: M, 60%, 9gmacs, 50mparams, 25ms..."),
@@ -37,6 +39,26 @@ def plan(
             "measured neighbours. A budget in ms does this too.",
         ),
     ] = False,
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", "-i", help="Plan for the model of this index.", show_default=False),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUERIES",
+            help="Labelled images, like those to be asked for: find the cheapest submodel that they promise "
+            "and keep it with the index as its budget auto.",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="What --calibrate allows, in points of 1-NN accuracy against XL.")
+    ] = 0.5,
+    held_out: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the QUERIES of --calibrate that only check the choice."),
+    ] = 0.5,
     batch_size: options.BatchSize = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -64,7 +86,26 @@ def plan(
     them FLOPs; here FLOPs are two a MAC.
 
     Example: matvit plan matvit_base_patch16_224 --budget 60%
+
+    Example: matvit plan --index photos.index --calibrate photos/test --max-drop 0.5
     """
+    if calibrate is not None:
+        from cli.calibrate import calibrate as run
+
+        if index is None:
+            raise typer.BadParameter("--calibrate needs --index")
+        run(
+            index,
+            calibrate,
+            model=model,
+            max_drop=max_drop,
+            held_out=held_out,
+            device=device,
+            dtype=dtype,
+            json=json,
+        )
+        return
+    model = model or _model_of(index)
     import torch
 
     import matvit
@@ -113,6 +154,16 @@ def plan(
         plot_latency(figure, profile, title=Path(model).name)
     if kept := [str(file) for file in (csv, figure) if file]:
         say(f"kept: {', '.join(kept)}")
+
+
+def _model_of(index: Path | None) -> str:
+    from indexes.manifest import read_manifest
+    from indexes.staging import restore
+
+    if index is None:
+        raise typer.BadParameter("say which MODEL, or --index")
+    restore(index)
+    return read_manifest(index).checkpoint
 
 
 def _check_options(timed: bool, figure: Path | None, only_timed: dict[str, bool]) -> None:

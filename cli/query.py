@@ -118,7 +118,7 @@ def query(
             raise typer.BadParameter(f"--vectors {vectors}: {error}") from error
         for number, hits in enumerate(found):
             show(f"{vectors}[{number}]", hits)
-    submodel = submodel_for(searcher.encoder, budget) if images else None
+    submodel = submodel_for(searcher.encoder, searcher.meaning(budget)) if images else None
     failed = False
     for path in _lines() if stream else _files(images):
         try:

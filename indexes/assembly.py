@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,7 @@ class Origin:
         checkpoint: Where it was loaded from.
         sources: Where the images came from.
         command: What was run.
+        calibration: See `Manifest`.
     """
 
     encoder: EncoderIdentity
@@ -44,6 +46,7 @@ class Origin:
     checkpoint: str
     sources: list[str]
     command: str
+    calibration: Mapping[str, Any] | None = None
 
 
 def assemble(
@@ -128,6 +131,7 @@ def assemble(
         checkpoint=origin.checkpoint,
         sources=origin.sources,
         command=origin.command,
+        calibration=origin.calibration,
         kind=kind,
         ntotal=len(rows),
         removed=len(removed),

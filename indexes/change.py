@@ -1,7 +1,9 @@
 """Changes of finished indexes: each makes a new index, of hard links where it can, and swaps it in whole."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +114,27 @@ def gather(
         )
 
 
+def note_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
+    """Write down what the budget `auto` means for an index: see `Manifest`.
+
+    Raises:
+        IndexBusyError: Another process is writing this index.
+        IndexDamagedError: There is no whole index.
+    """
+    with Staging(path, replaces=True) as staging:
+        index = Index.open(path)
+        origin = origin_of([index.manifest], index.manifest.command)
+        assemble(
+            staging,
+            index.vector_files,
+            failures=read_failures(path / "failures.parquet"),
+            removed=index.removed,
+            origin=replace(origin, calibration={**calibration, "rows": len(index)}),
+            options=AUTO,
+            base=index,
+        )
+
+
 def origin_of(manifests: Sequence[Manifest], command: str) -> Origin:
     """What made the vectors of indexes that are joined, as far as one can say it of all of them."""
     first = manifests[0]
@@ -122,6 +145,7 @@ def origin_of(manifests: Sequence[Manifest], command: str) -> Origin:
         checkpoint=first.checkpoint,
         sources=list(dict.fromkeys(source for manifest in manifests for source in manifest.sources)),
         command=command,
+        calibration=first.calibration if len(manifests) == 1 else None,
     )
 
 

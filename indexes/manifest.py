@@ -100,6 +100,8 @@ class Manifest:
         files: Every other file of the index, by POSIX path relative to its directory.
         created: UTC time in ISO 8601.
         command: What was run to make the index.
+        calibration: What the budget `auto` means here, and how it was found: anything that JSON can hold,
+            with the number of `rows` that could be found then. Kept when rows come and go.
         format_version: Version of the layout on disk.
     """
 
@@ -116,6 +118,7 @@ class Manifest:
     files: dict[str, FileEntry]
     created: str
     command: str
+    calibration: Mapping[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
     def require_encoder(self, identity: EncoderIdentity) -> None:

@@ -191,7 +191,7 @@ class IndexWriter:
             removed = np.union1d(self.base.removed, replaced)
             failures.insert(0, _still_failing(self.base, new, concatenate(failures)))
             sources = dict.fromkeys([*self.base.manifest.sources, *origin.sources])
-            origin = replace(origin, sources=list(sources))
+            origin = replace(origin, sources=list(sources), calibration=self.base.manifest.calibration)
         sealed = assemble(
             self._staging,
             [*parts, *map(self._vectors_file, numbers)],

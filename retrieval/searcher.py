@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,12 +12,14 @@ from PIL import Image
 
 from indexes import Index, IndexReplacedError
 from matvit.cost import Cost
+from matvit.errors import BudgetError
 from matvit.submodel import Submodel
 from retrieval.encoder import Encoder
 from retrieval.errors import MissingModelError, UnreadableImageError
 from retrieval.preprocess import ImageLike
 
 Rows = NDArray[np.bool_]
+_Budget = TypeVar("_Budget")
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,22 @@ class Searcher:
         encoder = Encoder.open(model or model_of(opened), device=device, dtype=dtype, compile=compile)
         return cls(opened, encoder)
 
+    def meaning(self, budget: _Budget) -> _Budget | str:
+        """What a budget stands for here: `auto` is what was calibrated for this index, others are themselves.
+
+        Raises:
+            BudgetError: Nothing was calibrated.
+        """
+        if budget != "auto":
+            return budget
+        calibration = self.index.manifest.calibration
+        if calibration is None:
+            raise BudgetError(
+                f"{self.index.path} has no budget auto yet: find one with "
+                f"`matvit plan --index {self.index.path} --calibrate QUERIES`"
+            )
+        return str(calibration["submodel"])
+
     def query(
         self,
         image: ImageLike,
@@ -151,7 +170,7 @@ class Searcher:
 
         Args:
             image: An image file, its bytes, or an open image.
-            budget: What encoding it may cost; None is the full encoder.
+            budget: What encoding it may cost; None is the full encoder, `auto` what was calibrated.
             k: How many to find, at most.
             where: Rows to search among: a condition as `indexes.filters` understands it, or as
                 `Index.matching` gives; None is all.
@@ -174,7 +193,7 @@ class Searcher:
         threshold: float = -1.0,
     ) -> list[Hits]:
         """As `query`, for several images in one pass; one `Hits` each, in order."""
-        submodel = self.encoder.submodel(budget)
+        submodel = self.encoder.submodel(self.meaning(budget))
         tensors = torch.stack([self._preprocess(image) for image in images])
         vectors = self.encoder.embed(tensors, submodel)
         found = self.query_vectors(vectors, k=k, where=where, threshold=threshold)

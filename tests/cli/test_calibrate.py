@@ -1,0 +1,62 @@
+"""`matvit plan --calibrate`, and what `auto` then means to the others."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from indexes import Index
+
+
+@pytest.fixture
+def own(index: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(index, tmp_path / "own.index"))
+
+
+def test_from_calibration_to_a_query(matvit: Callable, own: Path, queries: Path) -> None:
+    done = matvit("plan", "--index", own, "--calibrate", queries, "--max-drop", "90", "--json")
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert told["submodel"] == Index.open(own).manifest.calibration["submodel"]
+    assert told["queries"] + told["check_queries"] == 20
+    assert next(one["submodel"] for one in told["tested"]).endswith("XL*3")
+    image = next(queries.rglob("*.png"))
+    [line] = matvit("query", image, "-i", own, "-b", "auto", "--json").out.splitlines()
+    assert json.loads(line)["submodel"] == told["submodel"]
+    [point] = json.loads(matvit("evaluate", queries, "-i", own, "-b", "auto", "--json").out)["points"]
+    assert point["submodel"] == told["submodel"]
+    assert f"{told['submodel']}, to lose less than 90 points" in matvit("index", "info", own).out
+
+
+def test_what_is_shown(matvit: Callable, own: Path, queries: Path) -> None:
+    done = matvit("plan", "--index", own, "--calibrate", queries, "--max-drop", "80")
+    assert done.code == 0
+    for column in ("submodel", "drop", "only XL right", "only it right", "promised"):
+        assert column in done.out
+    assert "of XL's MACs: chosen by" in done.err
+    assert "other queries saw a drop of" in done.err
+
+
+def test_too_few_queries(matvit: Callable, own: Path, queries: Path) -> None:
+    done = matvit("plan", "--index", own, "--calibrate", queries)
+    assert done.code == 0
+    assert "are too few to promise a drop below 0.5 points: at least 599 are needed" in done.err
+    assert "queries can promise nothing cheaper" in done.err
+
+
+def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> None:
+    for arguments, message in [
+        (("plan", "--calibrate", queries), "--calibrate needs --index"),
+        (("plan",), "say which MODEL, or --index"),
+        (("plan", "-i", own, "--calibrate", queries, "--max-drop", "0"), "write points of accuracy"),
+        (("query", next(queries.rglob("*.png")), "-i", index, "-b", "auto"), "has no budget auto yet"),
+    ]:
+        done = matvit(*arguments)
+        assert done.code == 2
+        assert message in " ".join(done.err.split())
+
+
+def test_the_model_of_an_index_is_planned_for(matvit: Callable, index: Path, checkpoint: Path) -> None:
+    assert matvit("plan", "-i", index, "--json").out == matvit("plan", checkpoint, "--json").out
