@@ -1,0 +1,165 @@
+"""`matvit ablate`: Mix'n'Match beside other ways to spend the same compute."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.models import fetched_for
+from cli.output import command_line, percent, print_json, print_table, progress, say, si
+
+if TYPE_CHECKING:
+    from retrieval.ablation import Searched
+    from retrieval.images import ImageSource
+    from retrieval.intervals import Estimate
+    from retrieval.searcher import Searcher
+
+SEARCH_QUERIES = 4000
+
+
+def ablate(
+    queries: options.Images,
+    index: options.IndexDir,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Keep tables (CSV), figure and command here.", show_default=False
+        ),
+    ] = None,
+    search: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Also search widths within five budgets, measuring so many submodels for each "
+            '(needs pip install "matvit[search]").',
+        ),
+    ] = 0,
+    model: options.ModelOverride = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of random orders and of the search.")] = 0,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
+) -> None:
+    """Compare Mix'n'Match with other orders of the same widths, and with a search.
+
+    At every point of the curve, the same widths in another order cost the same: decreasing with depth, larger
+    or smaller in the middle, random. The index and the labelled queries measure adaptive 1-NN accuracy; the
+    search sees half of at most 4,000 queries, and what it found is checked on the other half.
+
+    Example: matvit ablate photos/test -i photos.index -o results/ --search 50
+    """
+    from retrieval.ablation import compare_orders, orders
+    from retrieval.evaluate import evaluate
+    from retrieval.images import open_source
+    from retrieval.searcher import Searcher
+
+    if search:
+        _require_optuna()
+    source = open_source(queries)
+    searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
+    space = searcher.encoder.space
+    if output:
+        output.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
+    submodels = list(dict.fromkeys(submodel for _, submodel, _ in orders(space, seed)))
+    with progress("Evaluating", source.size) as advance:
+        result = evaluate(
+            searcher,
+            source,
+            list(dict.fromkeys([*submodels, *space.uniforms()])),
+            workers=workers,
+            on_images=advance,
+        )
+    measured, means = compare_orders(space, result, seed)
+    searched = _search(searcher, source, search, seed) if search else []
+    by_order = [
+        {
+            "order": each.order,
+            "submodel": str(each.submodel),
+            "gmacs": searcher.encoder.cost(each.point).gmacs,
+        }
+        | {"adaptive_1nn": each.accuracy.value, **_plain("to_mixnmatch", each.difference)}
+        for each in measured
+    ]
+    summary = [{"order": order, **_plain("to_mixnmatch", mean)} for order, mean in means.items()]
+    by_search = [_record(searcher, each) for each in searched]
+    if json:
+        print_json({"orders": by_order, "means": summary, "search": by_search, "queries": result.queries})
+    else:
+        print_table(
+            [{"order": order, "to Mix'n'Match, points": _points(mean)} for order, mean in means.items()],
+            title=f"{result.queries} queries, mean over {len(measured) // len(means)} budgets",
+        )
+        if searched:
+            print_table([_columns(searcher, each) for each in searched])
+    if output:
+        from retrieval.evaluate import write_csv
+        from retrieval.figures import plot_orders
+
+        write_csv(output / "orders.csv", by_order)
+        write_csv(output / "means.csv", summary)
+        if by_search:
+            write_csv(output / "search.csv", by_search)
+        plot_orders(output / "orders.png", searcher.encoder, result, measured, searched)
+        (output / "command.txt").write_text(command_line() + "\n", encoding="utf-8")
+        say(f"kept in {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
+
+
+def _search(searcher: "Searcher", source: "ImageSource", evaluations: int, seed: int) -> "list[Searched]":
+    from retrieval.ablation import Queries, search
+
+    with progress("Reading", source.size) as advance:
+        seen, others = Queries.read(searcher, source, most=SEARCH_QUERIES, on_images=advance).halves()
+    curve, cost = searcher.encoder.space.curve, searcher.encoder.cost
+    # Evenly spaced on the curve, without its ends, where there is nothing to choose.
+    budgets = [cost(curve[round(len(curve) * i / 6)]).macs for i in range(1, 6)]
+    with progress("Searching", evaluations * len(budgets), unit="submodels") as advance:
+        return [
+            search(searcher, seen, others, budget, evaluations=evaluations, seed=seed, on_evaluation=advance)
+            for budget in budgets
+        ]
+
+
+def _require_optuna() -> None:
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter('--search needs optuna: run pip install "matvit[search]"') from error
+
+
+def _plain(name: str, estimate: "Estimate") -> dict[str, float]:
+    low, high = estimate.interval
+    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _record(searcher: "Searcher", each: "Searched") -> dict[str, object]:
+    return {
+        "budget_gmacs": each.budget_macs / 1e9,
+        "evaluations": each.evaluations,
+        "found": str(each.found),
+        "found_gmacs": searcher.encoder.cost(each.found).gmacs,
+        "mixnmatch": str(each.mixnmatch),
+        "found_1nn_seen": each.found_seen.value,
+        "found_1nn": each.found_others.value,
+        "mixnmatch_1nn": each.mixnmatch_others.value,
+        **_plain("gain", each.gain),
+        "queries": each.found_others.total,
+    }
+
+
+def _columns(searcher: "Searcher", each: "Searched") -> dict[str, object]:
+    full = searcher.encoder.cost(searcher.encoder.space.full).macs
+    return {
+        "budget": f"{si(each.budget_macs)} MACs, {percent(each.budget_macs / full)}",
+        "search found": str(each.found),
+        "measured": each.evaluations,
+        "its 1-NN": percent(each.found_others.value),
+        "Mix'n'Match": percent(each.mixnmatch_others.value),
+        "gain of the search, points": _points(each.gain),
+    }
+
+
+def _points(estimate: "Estimate") -> str:
+    low, high = estimate.interval
+    return f"{100 * estimate.value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"

@@ -1,0 +1,263 @@
+"""Is Mix'n'Match the right way to mix? Other orders of the same widths, and a search that is paid for.
+
+All orders of the same widths cost the same. MatFormer (arXiv 2310.07707, section 4.3) found widths that grow
+with depth the best of them, and as good as what an evolutionary search finds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matvit.submodel import Submodel, SubmodelSpace
+from retrieval.batches import batches
+from retrieval.errors import EvaluationError
+from retrieval.evaluate import Evaluation
+from retrieval.images import ImageSource
+from retrieval.intervals import Estimate, Share, bootstrap_means
+from retrieval.neighbours import LabelledRows
+from retrieval.samples import Sample
+from retrieval.searcher import Searcher
+
+Labels = tuple[str, ...]
+
+_BATCH = 256
+_PROPOSALS = 30  # of a search, for each that fits the budget, at most
+
+ORDERS = ("increasing", "decreasing", "larger in the middle", "smaller in the middle", "random")
+"""Of widths from the first layer to the last; the first is Mix'n'Match."""
+
+
+def ordered(small: str, large: str, larger: int, depth: int, order: str, seed: int = 0) -> Labels:
+    """Granularities of `depth` layers, of which `larger` are the larger one, in one of the `ORDERS`."""
+    rest = depth - larger
+    match order:
+        case "increasing":
+            return (small,) * rest + (large,) * larger
+        case "decreasing":
+            return (large,) * larger + (small,) * rest
+        case "larger in the middle":
+            return (small,) * (rest // 2) + (large,) * larger + (small,) * (rest - rest // 2)
+        case "smaller in the middle":
+            return (large,) * (larger // 2) + (small,) * rest + (large,) * (larger - larger // 2)
+        case "random":
+            labels = ordered(small, large, larger, depth, "increasing")
+            return tuple(labels[i] for i in np.random.default_rng([seed, larger]).permutation(depth))
+    raise ValueError(f"order must be one of {', '.join(ORDERS)}; got {order!r}")
+
+
+def orders(space: SubmodelSpace, seed: int = 0) -> Iterator[tuple[str, Submodel, Submodel]]:
+    """Every order of the widths of every point of the curve that has two: its name, it, and the point."""
+    for small, large in pairwise(space.granularities):
+        for larger in range(1, space.depth):
+            point = space.labelled(ordered(small, large, larger, space.depth, "increasing"))
+            for order in ORDERS:
+                labels = ordered(small, large, larger, space.depth, order, seed)
+                yield order, space.labelled(labels), point
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """One order of widths, measured.
+
+    Attributes:
+        order: Its name, one of `ORDERS`.
+        submodel: What it makes of the widths.
+        point: The submodel of the Mix'n'Match curve with the same widths, and the same cost.
+        accuracy: Adaptive 1-NN.
+        difference: Of that to the point's, on the same queries.
+    """
+
+    order: str
+    submodel: Submodel
+    point: Submodel
+    accuracy: Share
+    difference: Estimate
+
+
+def compare_orders(
+    space: SubmodelSpace, result: Evaluation, seed: int = 0
+) -> tuple[list[Ordered], dict[str, Estimate]]:
+    """What each order of widths comes to, of an evaluation of all `orders`.
+
+    Returns:
+        Every order of every point, and for each order its difference to Mix'n'Match, the mean over points.
+    """
+    place = {point.submodel: i for i, point in enumerate(result.points)}
+    right_PQ = result.right.astype(np.float64)
+    found = list(orders(space, seed))
+    differences_QM = np.stack([right_PQ[place[s]] - right_PQ[place[point]] for _, s, point in found], axis=1)
+    intervals = bootstrap_means(differences_QM)
+    names = np.array([order for order, _, _ in found])
+    means_QO = np.stack([differences_QM[:, names == order].mean(axis=1) for order in ORDERS], axis=1)
+    bounds = bootstrap_means(means_QO)
+    means = {
+        order: Estimate(float(means_QO[:, i].mean()), tuple(bounds[i].tolist()))
+        for i, order in enumerate(ORDERS)
+    }
+    measured = [
+        Ordered(
+            order,
+            submodel,
+            point,
+            result.points[place[submodel]].adaptive,
+            Estimate(float(differences_QM[:, i].mean()), tuple(intervals[i].tolist())),
+        )
+        for i, (order, submodel, point) in enumerate(found)
+    ]
+    return measured, means
+
+
+class Queries:
+    """Labelled images, preprocessed once and kept in memory, to try many submodels on.
+
+    Args:
+        searcher: The index and its encoder.
+        samples: What is known of the images.
+        images: Preprocessed, (Q, C, H, W).
+    """
+
+    def __init__(self, searcher: Searcher, samples: Sequence[Sample], images: torch.Tensor) -> None:
+        self._searcher, self._samples, self._images = searcher, samples, images
+        index = searcher.index
+        self._corpus = LabelledRows(index.labels, index.paths, index.keys, index.live.tolist())
+
+    @classmethod
+    def read(
+        cls,
+        searcher: Searcher,
+        source: ImageSource,
+        *,
+        most: int,
+        on_images: Callable[[int], None] = lambda _: None,
+    ) -> "Queries":
+        """Read labelled images, of which so many at most are kept, evenly spaced.
+
+        Raises:
+            EvaluationError: None has a label.
+        """
+        samples: list[Sample] = []
+        images: list[torch.Tensor] = []
+        for batch in batches(source.parts, searcher.encoder, batch_size=_BATCH):
+            rows = [row for row, sample in enumerate(batch.samples) if sample.label is not None]
+            samples += [batch.samples[row] for row in rows]
+            if rows:
+                images.append(batch.images[rows])
+            on_images(len(batch.samples) + len(batch.failures))
+        if not samples:
+            raise EvaluationError(f"no query in {source.text} has a label: use one subfolder a class")
+        kept = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
+        return cls(searcher, [samples[i] for i in kept], torch.cat(images)[kept])
+
+    def halves(self) -> tuple["Queries", "Queries"]:
+        """Every other query, and the rest."""
+        one, other = (
+            Queries(self._searcher, self._samples[start::2], self._images[start::2]) for start in (0, 1)
+        )
+        return one, other
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def right(self, submodel: Submodel) -> NDArray[np.bool_]:
+        """Whether the nearest row has the query's label, Q."""
+        encoder = self._searcher.encoder
+        blocks = torch.split(self._images, _BATCH)
+        vectors_QD = np.concatenate([encoder.embed(some, submodel) for some in blocks])
+        found = self._corpus.neighbours(self._samples, *self._searcher.index.exact(vectors_QD, 2))
+        return found.relevant[:, 0]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found within a budget, beside what Mix'n'Match says at once.
+
+    Attributes:
+        budget_macs: The budget.
+        found: The best submodel of the search.
+        mixnmatch: The largest of the curve within the budget.
+        evaluations: Submodels that the search measured; Mix'n'Match needs none.
+        found_seen: Accuracy of `found` on the queries that the search saw.
+        found_others: The same on other queries.
+        mixnmatch_others: Accuracy of `mixnmatch` on those.
+        gain: Of the search on those, with its 95 % interval.
+    """
+
+    budget_macs: int
+    found: Submodel
+    mixnmatch: Submodel
+    evaluations: int
+    found_seen: Share
+    found_others: Share
+    mixnmatch_others: Share
+    gain: Estimate
+
+
+def search(
+    searcher: Searcher,
+    seen: Queries,
+    others: Queries,
+    budget_macs: int,
+    *,
+    evaluations: int,
+    seed: int = 0,
+    on_evaluation: Callable[[int], None] = lambda _: None,
+) -> Searched:
+    """Search a granularity for every layer within a budget, by tree-structured Parzen estimators.
+
+    Args:
+        searcher: The index and its encoder.
+        seen: Queries that the search maximises accuracy on.
+        others: Queries that check what it found.
+        budget_macs: Multiply-accumulates allowed.
+        evaluations: Submodels to measure.
+        seed: Of the search.
+        on_evaluation: Called with 1 after every measurement.
+
+    Raises:
+        BudgetError: Even the smallest submodel costs more.
+        ModuleNotFoundError: optuna is not installed.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, cost = searcher.encoder.space, searcher.encoder.cost
+    mixnmatch = searcher.encoder.submodel(f"{budget_macs}macs")
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tried: dict[Submodel, Share] = {}
+    for _ in range(_PROPOSALS * evaluations):
+        trial = study.ask()
+        layers = [trial.suggest_categorical(f"{i}", list(space.granularities)) for i in range(space.depth)]
+        submodel = space.labelled(tuple(layers))
+        over = cost(submodel).macs / budget_macs - 1
+        if over > 0:  # Most cost too much: they are worse than any that does not, and not measured.
+            study.tell(trial, -over)
+            continue
+        if submodel not in tried:
+            tried[submodel] = _share(seen.right(submodel))
+            on_evaluation(1)
+        study.tell(trial, tried[submodel].value)
+        if len(tried) == evaluations:
+            break
+    found = max(tried, key=lambda s: tried[s].value, default=mixnmatch)
+    ours_Q, theirs_Q = others.right(found), others.right(mixnmatch)
+    gains_Q = ours_Q.astype(np.float64) - theirs_Q
+    [[low, high]] = bootstrap_means(gains_Q[:, None])
+    return Searched(
+        budget_macs,
+        found,
+        mixnmatch,
+        len(tried),
+        tried.get(found) or _share(seen.right(found)),
+        _share(ours_Q),
+        _share(theirs_Q),
+        Estimate(float(gains_Q.mean()), (float(low), float(high))),
+    )
+
+
+def _share(right_Q: NDArray[np.bool_]) -> Share:
+    return Share(int(right_Q.sum()), len(right_Q))
