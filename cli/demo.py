@@ -56,10 +56,10 @@ def _show(
     checkpoint: Path, corpus: Path, queries: Path, place: Path, device: str, dtype: str, json: bool
 ) -> None:
     from indexes import Index
+    from retrieval.contact_sheet import contact_sheet
     from retrieval.embed import build_index
     from retrieval.encoder import Encoder
     from retrieval.evaluate import evaluate
-    from retrieval.figures import contact_sheet
     from retrieval.images import open_source
     from retrieval.pixels import raw_pixel_1nn
     from retrieval.searcher import Searcher

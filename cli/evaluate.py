@@ -138,11 +138,11 @@ def as_json(result: "Evaluation", floors: "Mapping[str, Share]") -> dict[str, ob
 
 def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, searcher: "Searcher") -> None:
     """Write the curve as a table, pictures and the command that measured it."""
+    from retrieval.contact_sheet import contact_sheet
     from retrieval.disagreements import disagreements
     from retrieval.evaluate import write_csv
     from retrieval.figures import (
         adaptive_series,
-        contact_sheet,
         plot_consistency,
         plot_curve,
         same_encoder_series,

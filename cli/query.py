@@ -133,7 +133,7 @@ def query(
         if sheet and len(drawn) < SHEET_ROWS:
             drawn.append((Path(path).name, path, hits))
     if sheet and drawn:
-        from retrieval.figures import contact_sheet
+        from retrieval.contact_sheet import contact_sheet
 
         contact_sheet(sheet, drawn)
         say(f"contact sheet of the first {len(drawn)} queries: {sheet}")

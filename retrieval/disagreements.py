@@ -23,7 +23,7 @@ def disagreements(
         k: Neighbours of each.
 
     Returns:
-        Caption, query and neighbours, as `retrieval.figures.contact_sheet` takes them.
+        Caption, query and neighbours, as `retrieval.contact_sheet.contact_sheet` takes them.
     """
     points = evaluation.points
     if points[-1].submodel != searcher.encoder.space.full:

@@ -1,4 +1,4 @@
-"""Pictures of results: accuracy and time against compute, and contact sheets of neighbours."""
+"""Curves: accuracy, consistency and time against compute."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from matvit.latency import Profile
 from retrieval.ablation import ORDERS, Ordered, Searched
-from retrieval.contact_page import contact_page
 from retrieval.encoder import Encoder
 from retrieval.evaluate import Evaluation
-from retrieval.originals import thumbnail
-from retrieval.searcher import Hit, Hits
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -257,31 +253,6 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     figure.savefig(path, dpi=150)
 
 
-def contact_sheet(
-    path: Path, rows: Sequence[tuple[str, str | Path | Hit, Hits]], *, columns: int = 8
-) -> None:
-    """Draw queries and their neighbours, one row a query: the query first, then its hits, best first.
-
-    Args:
-        path: A .png, .pdf, .svg or .html file.
-        rows: Caption, query (an image file, or an image of the corpus) and results of each row.
-        columns: Neighbours to show.
-    """
-    if path.suffix.lower() == ".html":
-        contact_page(path, rows)
-        return
-    columns = min(columns, max(len(hits) for _, _, hits in rows))
-    figure = Figure(figsize=(1.25 * (columns + 1) + 0.3, 1.55 * len(rows) + 0.2), layout="constrained")
-    grid = figure.subplots(len(rows), columns + 1, squeeze=False)
-    for cells, (caption, query, hits) in zip(grid, rows, strict=True):
-        _tile(cells[0], thumbnail(query), caption, "black")
-        for cell, hit in zip(cells[1:], hits, strict=False):
-            _tile(cell, thumbnail(hit), f"{hit.score:.3f}\n{hit.label or Path(hit.key).name}", "0.25")
-        for cell in cells:
-            cell.set_axis_off()
-    figure.savefig(path, dpi=110)
-
-
 def _compute_unit(full_gmacs: float) -> tuple[str, int]:
     return ("GMACs", 1) if full_gmacs >= 0.1 else ("MMACs", 1000)
 
@@ -293,9 +264,3 @@ def _shares_of_full(axes: Axes, full: float) -> None:
 
 def _scaled(factor: float) -> Callable[[Any], Any]:
     return lambda values: values * factor
-
-
-def _tile(axes: Axes, image: Image.Image | None, caption: str, colour: str) -> None:
-    if image is not None:
-        axes.imshow(image)
-    axes.set_title(caption, fontsize=7, color=colour, parse_math=False)  # a label may hold dollar signs

@@ -13,13 +13,24 @@ from PIL import Image
 from small_world import files_of, picture, shard_of
 
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.contact_page import contact_page
-from retrieval.figures import contact_sheet
+from retrieval.contact_sheet import contact_sheet
 from retrieval.searcher import Hit, Hits
 
 GONE = "(no longer there)"
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [SCRIPT, '"><img src=x onerror=alert(1)>', "' onmouseover='x", "&lt;b&gt;", "</figcaption>", "]]>"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).reshape(-1, 3)
+
+
+def share_of_colour(path: Path) -> float:
+    """The share of pixels that are no grey."""
+    spread = np.ptp(pixels(path).astype(int), axis=1)
+    return float((spread > 20).mean())
 
 
 class Page(HTMLParser):
@@ -78,7 +89,7 @@ def test_queries_and_hits_are_shown_in_order(searcher: Searcher, queries: Path, 
 def test_it_is_one_file_that_refers_to_nothing(searcher: Searcher, queries: Path, tmp_path: Path) -> None:
     file = files_of(queries)[0]
     (tmp_path / "out").mkdir()
-    contact_page(tmp_path / "out" / "sheet.html", [(file.name, file, searcher.query(file))])
+    contact_sheet(tmp_path / "out" / "sheet.html", [(file.name, file, searcher.query(file))])
     assert files_of(tmp_path) == [tmp_path / "out" / "sheet.html"]
     page = Page(tmp_path / "out" / "sheet.html")
     assert {tag for tag, _ in page.tags} <= {
@@ -94,7 +105,7 @@ def test_it_is_one_file_that_refers_to_nothing(searcher: Searcher, queries: Path
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_and_labels_are_text(text: str, tmp_path: Path) -> None:
     gone = Hit(text, 0.5, text, f"/nowhere/{text}")
-    contact_page(tmp_path / "sheet.html", [(text, "/nowhere", hits_of(gone))])
+    contact_sheet(tmp_path / "sheet.html", [(text, "/nowhere", hits_of(gone))])
     page = Page(tmp_path / "sheet.html")
     assert [tag for tag, _ in page.tags[3:]] == ["section", *["figure", "figcaption"] * 2]
     assert page.figures == [GONE + text, f"{GONE}0.500 {text}\n"]
@@ -104,7 +115,7 @@ def test_names_and_labels_are_text(text: str, tmp_path: Path) -> None:
 @given(st.text(st.characters(exclude_categories=())))  # surrogates too, as names that are not UTF-8 have
 def test_no_text_becomes_a_tag(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     sheet = tmp_path_factory.mktemp("page") / "sheet.html"
-    contact_page(sheet, [(text, "/nowhere", hits_of(Hit(text, 0.5, text, "/nowhere")))])
+    contact_sheet(sheet, [(text, "/nowhere", hits_of(Hit(text, 0.5, text, "/nowhere")))])
     page = Page(sheet)
     assert [tag for tag, _ in page.tags[3:]] == ["section", *["figure", "figcaption"] * 2]
     assert [set(attributes) for tag, attributes in page.tags if tag == "figure"] == [{"title"}] * 2
@@ -117,7 +128,7 @@ def test_a_file_s_own_name_is_text(encoder: Encoder, tmp_path: Path) -> None:
     build_index(open_source(tmp_path / "photos"), encoder, tmp_path / "i")
     query = folder / "<img src=x>.png"
     hits = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32").query(query)
-    contact_page(tmp_path / "sheet.html", [(query.name, query, hits)])
+    contact_sheet(tmp_path / "sheet.html", [(query.name, query, hits)])
     page = Page(tmp_path / "sheet.html")
     assert len(page.images()) == 2
     assert page.tags[-3] == ("figure", {"title": "<b>\"'/<img src=x>.png"})
@@ -137,7 +148,7 @@ def test_images_that_have_vanished_are_said_to(encoder: Encoder, tmp_path: Path,
         victim.mkdir()
     elif fate != "gone":
         victim.write_bytes(b"broken" * (fate == "broken"))
-    contact_page(tmp_path / "sheet.html", [("query", query, hits)])
+    contact_sheet(tmp_path / "sheet.html", [("query", query, hits)])
     page = Page(tmp_path / "sheet.html")
     shown = [GONE in figure for figure in page.figures]
     assert shown == [False, *(hit.key == "2.png" for hit in hits)]
@@ -151,7 +162,7 @@ def test_hits_in_shards_are_shown_and_may_be_queries(encoder: Encoder, corpus: P
     searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
     query = searcher.hit(2, 1.0)
     hits = searcher.query_key(query.key, k=3)
-    contact_page(tmp_path / "sheet.html", [(query.key, query, hits)])
+    contact_sheet(tmp_path / "sheet.html", [(query.key, query, hits)])
     by_key = dict(zip(searcher.index.keys, files, strict=True))
     keys = [query.key, *(hit.key for hit in hits)]
     for shown, key in zip(Page(tmp_path / "sheet.html").images(), keys, strict=True):
@@ -159,5 +170,59 @@ def test_hits_in_shards_are_shown_and_may_be_queries(encoder: Encoder, corpus: P
 
 
 def test_nothing_found_is_a_query_alone(queries: Path, tmp_path: Path) -> None:
-    contact_page(tmp_path / "sheet.html", [("query", files_of(queries)[0], hits_of())])
+    contact_sheet(tmp_path / "sheet.html", [("query", files_of(queries)[0], hits_of())])
     assert Page(tmp_path / "sheet.html").rows == [1]
+
+
+def test_contact_sheet_shows_queries_and_hits(searcher: Searcher, queries: Path, tmp_path: Path) -> None:
+    asked = files_of(queries)[:2]
+    rows = [(file.name, file, searcher.query(file, k=4)) for file in asked]
+    contact_sheet(tmp_path / "sheet.png", rows)
+    assert share_of_colour(tmp_path / "sheet.png") > 0.1
+    contact_sheet(tmp_path / "row.png", rows[:1], columns=2)
+    with Image.open(tmp_path / "sheet.png") as large, Image.open(tmp_path / "row.png") as small:
+        assert large.width > small.width
+        assert large.height > small.height
+
+
+@pytest.mark.parametrize("name", ["x.tar", "X.TAR"])
+def test_hits_in_shards_are_drawn(
+    encoder: Encoder, corpus: Path, queries: Path, tmp_path: Path, name: str
+) -> None:
+    shard_of(tmp_path / name, files_of(corpus))
+    build_index(open_source(tmp_path / name), encoder, tmp_path / "i")
+    query = tmp_path / "black.png"
+    Image.new("RGB", (16, 16)).save(query)
+    hits = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32").query(query, k=8)
+    contact_sheet(tmp_path / "sheet.png", [("", query, hits)])
+    assert share_of_colour(tmp_path / "sheet.png") > 0.1
+
+
+@pytest.mark.parametrize("fate", ["gone", "replaced", "empty"])
+def test_hits_that_have_vanished_leave_an_empty_tile(encoder: Encoder, tmp_path: Path, fate: str) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        picture("red", number).save(tmp_path / "photos" / f"{number}.png")
+    build_index(open_source(tmp_path / "photos"), encoder, tmp_path / "i")
+    searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
+    query = tmp_path / "black.png"
+    Image.new("RGB", (16, 16)).save(query)
+    hits = searcher.query(query)
+    contact_sheet(tmp_path / "before.png", [("query", query, hits)])
+    for file in files_of(tmp_path / "photos"):
+        if fate == "gone":
+            file.unlink()
+        else:
+            file.write_text("no image" if fate == "replaced" else "")
+    contact_sheet(tmp_path / "after.png", [("query", query, hits)])
+    assert share_of_colour(tmp_path / "after.png") == 0 < share_of_colour(tmp_path / "before.png")
+
+
+def test_file_names_and_labels_are_text_not_formulas(encoder: Encoder, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / r"$\nonsense{$"
+    folder.mkdir(parents=True)
+    picture("red", 0).save(folder / "1.png")
+    build_index(open_source(tmp_path / "photos"), encoder, tmp_path / "i")
+    hits = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32").query(folder / "1.png")
+    contact_sheet(tmp_path / "sheet.png", [(r"$\frac$ 100 $", folder / "1.png", hits)])
+    assert share_of_colour(tmp_path / "sheet.png") > 0.1
