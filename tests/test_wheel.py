@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("matvit", "retrieval", "indexes", "cli")
+NOTEBOOKS = "notebooks"
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for package in PACKAGES:
+    for package in (*PACKAGES, NOTEBOOKS):
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -27,24 +28,32 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "site"
 
 
-def test_holds_code_recipes_weights_and_no_tests(unpacked: Path) -> None:
+def test_holds_code_recipes_weights_notebooks_and_no_tests(unpacked: Path) -> None:
     top = {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == set(PACKAGES)
+    assert top == {*PACKAGES, NOTEBOOKS}
     wanted = ["matvit/recipes/digits.toml", "matvit/checkpoints/digits/model.safetensors"]
     wanted += [f"{package}/py.typed" for package in PACKAGES]
+    wanted += [f"{NOTEBOOKS}/{path.name}" for path in (ROOT / NOTEBOOKS).glob("[0-9]*")]
     assert [name for name in wanted if not (unpacked / name).is_file()] == []
 
 
-def test_runs_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command, answer",
+    [
+        ("plan {digits} --budget S --json", '"submodel": "S"'),
+        ("notebook", "04_your_own_images"),
+    ],
+)
+def test_runs_outside_the_checkout(unpacked: Path, tmp_path: Path, command: str, answer: str) -> None:
+    words = command.format(digits=unpacked / "matvit" / "checkpoints" / "digits").split()
     code = (
-        "import sys; sys.argv[0] = 'matvit'; from cli.main import main; import cli, matvit.checkpoint as c\n"
-        "assert cli.__file__.startswith(sys.argv[1]), cli.__file__\n"
-        "sys.argv[1:] = ['plan', str(c.SHIPPED / 'digits'), '--budget', 'S', '--json']\n"
+        "import sys; sys.argv[0] = 'matvit'; from cli.main import main; import cli\n"
+        "assert cli.__file__.startswith(sys.argv.pop(1)), cli.__file__\n"
         "main()"
     )
     # An editable install of the checkout sits behind PYTHONPATH on sys.path.
     result = subprocess.run(
-        [sys.executable, "-c", code, str(unpacked)],
+        [sys.executable, "-c", code, str(unpacked), *words],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(unpacked)},
         capture_output=True,
@@ -52,4 +61,4 @@ def test_runs_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert '"submodel": "S"' in result.stdout
+    assert answer in result.stdout

@@ -22,6 +22,8 @@ COMMANDS = [
     ("plan",),
     ("query",),
     ("evaluate",),
+    ("ablate",),
+    ("notebook",),
     ("index", "build"),
     ("index", "info"),
     ("index", "verify"),
