@@ -16,36 +16,39 @@ DEPTH = max(*KNN, *RANKS)
 """Neighbours a query that all of these need."""
 
 NO_LABEL = -1
+_MOST_VOTES = 2**23  # held at a time, in a table of queries x labels
 
 
 def knn_labels(
-    scores_QK: NDArray[np.float32], labels_QK: NDArray[np.int64], *, temperature: float = TEMPERATURE
+    scores_QK: NDArray[np.float32],
+    labels_QK: NDArray[np.int64],
+    *,
+    classes: int,
+    temperature: float = TEMPERATURE,
 ) -> NDArray[np.int64]:
     """What the k nearest vote for: each for its label, with the weight exp(score / temperature).
 
     Args:
         scores_QK: Cosines, best first.
-        labels_QK: Labels as numbers; those without one, `NO_LABEL`, do not vote.
+        labels_QK: Labels as numbers below `classes`; those without one, `NO_LABEL`, do not vote.
+        classes: How many labels there are.
         temperature: The lower it is, the more the nearest count.
 
     Returns:
         Labels, Q; the lower where votes tie, `NO_LABEL` where nobody votes.
     """
-    weights_QK = np.exp((scores_QK - scores_QK.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-    weights_QK[labels_QK == NO_LABEL] = 0
-    # Votes are summed over runs of equal labels: a table of them all would be queries x classes.
-    order_QK = np.argsort(labels_QK, axis=1, kind="stable")
-    sorted_QK = np.take_along_axis(labels_QK, order_QK, 1)
-    sums_QK = np.cumsum(np.take_along_axis(weights_QK, order_QK, 1), axis=1)
-    last_QK = np.ones(labels_QK.shape, dtype=bool)
-    last_QK[:, :-1] = sorted_QK[:, :-1] != sorted_QK[:, 1:]
-    # What a run adds up to is the running sum at its end less that at the end of the run before.
-    ends_QK = np.where(last_QK, sums_QK, 0)
-    before_QK = np.zeros_like(ends_QK)
-    before_QK[:, 1:] = np.maximum.accumulate(ends_QK, axis=1)[:, :-1]
-    votes_QK = np.where(last_QK, sums_QK - before_QK, -1)
-    winner_Q = sorted_QK[np.arange(len(labels_QK)), votes_QK.argmax(axis=1)]
-    return np.where((labels_QK == NO_LABEL).all(axis=1), NO_LABEL, winner_Q)
+    weights_QK = np.exp((scores_QK - scores_QK[:, :1]).astype(np.float64) / temperature)
+    winners = []
+    rows = max(1, _MOST_VOTES // (classes + 1))
+    for start in range(0, len(labels_QK), rows):
+        # The first column is of those without a label, whose votes are not read.
+        places = labels_QK[start : start + rows] + 1
+        places = places + (classes + 1) * np.arange(len(places))[:, None]
+        size = len(places) * (classes + 1)
+        votes = np.bincount(places.ravel(), weights_QK[start : start + rows].ravel(), size)
+        votes_QC = votes.reshape(len(places), -1)[:, 1:]
+        winners.append(np.where(votes_QC.any(axis=1), votes_QC.argmax(axis=1), NO_LABEL))
+    return np.concatenate(winners)
 
 
 def recall(relevant_QK: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -46,11 +46,10 @@ class LabelledRows:
         rows = enumerate(zip(paths, keys, live, strict=True))
         self._row_of = {(path, key): row for row, (path, key, found) in rows if found}
         self._numbers = {name: i for i, name in enumerate(dict.fromkeys(n for n in labels if n is not None))}
-        self._labels_N = np.array(
-            [NO_LABEL if name is None else self._numbers[name] for name in labels], np.int64
-        )
-        labelled_N = np.array(live, dtype=bool) & (self._labels_N != NO_LABEL)
-        self._counts = np.bincount(self._labels_N[labelled_N], minlength=len(self._numbers))
+        numbers = [NO_LABEL if name is None else self._numbers[name] for name in labels]
+        self._labels_N = np.array([*numbers, NO_LABEL], np.int64)  # the last is that of row -1
+        counted_N = np.array([*live, False]) & (self._labels_N != NO_LABEL)
+        self._counts = np.bincount(self._labels_N[counted_N], minlength=self.classes)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "LabelledRows":
@@ -62,9 +61,10 @@ class LabelledRows:
             [True] * len(samples),
         )
 
-    def __len__(self) -> int:
-        """Rows that can be found."""
-        return len(self._row_of)
+    @property
+    def classes(self) -> int:
+        """How many labels there are."""
+        return len(self._numbers)
 
     def row_of(self, query: Sample) -> int | None:
         """The row that is the query itself, if it lies in the corpus."""
@@ -111,7 +111,7 @@ class LabelledRows:
         return int(found.relevant[:, 0].sum())
 
     def _labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.where(rows < 0, NO_LABEL, self._labels_N[np.maximum(rows, 0)])
+        return self._labels_N[np.maximum(rows, -1)]
 
     def _own(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
         rows = (self.row_of(query) for query in queries)

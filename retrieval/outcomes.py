@@ -88,7 +88,9 @@ class Outcomes:
         numbers_Q = np.tile(self._corpus.numbers_of(samples), self._submodels)
         for k in metrics.KNN:
             if k <= depth:
-                voted_Q = metrics.knn_labels(found.scores[:, :k], found.labels[:, :k])
+                voted_Q = metrics.knn_labels(
+                    found.scores[:, :k], found.labels[:, :k], classes=self._corpus.classes
+                )
                 self._keep(f"knn_{k}", self._by_submodel(voted_Q == numbers_Q))
         there_Q = np.tile(self._corpus.relevant(samples), self._submodels)
         for k in metrics.RANKS:

@@ -26,7 +26,7 @@ NOT_RUN = {
     "FILE_OR_URL": "needs a checkpoint of Scenic",
     "--compile": "compiles for a minute",
     "matvit bench": "measures for minutes",
-    "matvit elasticize": "takes minutes",
+    "matvit notebook": "opens Jupyter, or takes minutes: see tests/notebooks",
 }
 
 
