@@ -180,6 +180,9 @@ def _tell(result: "Evaluation") -> None:
         "in the corpus too, searched without themselves": result.left_out,
     }
     say("; ".join([f"{result.queries} queries", *(f"{n} {what}" for what, n in notes.items() if n)]))
+    lines = {str(p.submodel): p.measures["to_line"] for p in result.points if "to_line" in p.measures}
+    if below := [name for name, measure in lines.items() if measure.interval[1] < 0]:
+        say(f"below the line between the granularities beside them, by more than chance: {', '.join(below)}")
 
 
 def _columns(point: "Point") -> dict[str, object]:

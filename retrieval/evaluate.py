@@ -22,6 +22,7 @@ from retrieval.encoder import Encoder
 from retrieval.errors import EvaluationError
 from retrieval.images import ImageSource, open_sources
 from retrieval.intervals import Estimate, Share
+from retrieval.line import to_line
 from retrieval.neighbours import LabelledRows
 from retrieval.outcomes import Outcomes
 from retrieval.samples import Failure, Sample
@@ -40,7 +41,8 @@ class Point:
         cost: Of one query.
         share_of_full: Its multiply-accumulates as a share of the full encoder's, 0 to 1.
         adaptive: 1-NN accuracy against the corpus that the full encoder embedded, by exact search.
-        measures: Everything else that was measured, by name: see `retrieval.outcomes`.
+        measures: Everything else that was measured, by name: see `retrieval.outcomes`. Where all
+            granularities were, also `to_line`: how far the point is above the line between those beside it.
         same_encoder: 1-NN accuracy against the corpus embedded by the submodel itself, where asked for.
         ms: Milliseconds of embedding one image, where they were measured.
     """
@@ -198,6 +200,11 @@ def evaluate(
     order = sorted(range(len(submodels)), key=lambda i: macs[submodels[i]])
     places = [embedded.index(submodels[i]) for i in order]
     right_SQ, measured = outcomes.right(), outcomes.measures()
+    if set(encoder.space.uniforms()) <= set(submodels):
+        ends = [submodels[i] in encoder.space.uniforms() for i in order]
+        above = to_line([macs[submodels[i]] for i in order], ends, right_SQ[places])
+        for place, estimate in zip(places, above, strict=True):
+            measured[place]["to_line"] = estimate
     points = [
         Point(
             submodel := submodels[i],
