@@ -239,7 +239,8 @@ class Index:
             scores_QK, rows_QK = search.best(scores_QK, rows_QK, wanted)
         if kind.rerank:
             scores_QK, rows_QK = search.rank_again(queries_QD, rows_QK, self.vectors, k)
-        if len(lacking_J := np.flatnonzero((rows_QK < 0).any(axis=1))):
+        if (rows_QK < 0).any():
+            lacking_J = np.flatnonzero((rows_QK < 0).any(axis=1))
             scores_QK[lacking_J], rows_QK[lacking_J] = search.exact(
                 queries_QD[lacking_J], self.vectors, k, among
             )

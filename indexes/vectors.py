@@ -17,6 +17,7 @@ from indexes.files import written_whole
 _NORM_TOLERANCE = 1e-2  # float16 rounding of a unit vector stays below 1e-3
 _BLOCK_ROWS = 16384
 _OPEN_PARTS = 256
+_FEW_ROWS = 500
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(
@@ -78,7 +79,8 @@ def mapped(path: Path) -> NDArray[Any]:
             shape = tuple(int(size) for size in header.groups()[2:] if size is not None)
             if start + dtype.itemsize * prod(shape) != end:
                 raise ValueError("cut short, or too long")
-            return np.memmap(file, dtype, "r", start, shape, "F" if header[2] == b"True" else "C")
+            numbers = np.memmap(file, dtype, "r", start, shape, "F" if header[2] == b"True" else "C")
+            return numbers.view(np.ndarray)  # whose rows are read in half the time
     except (OSError, ValueError, TypeError, OverflowError) as error:
         raise IndexDamagedError(
             f"{path} is missing or damaged: restore it, or remove it and build again"
@@ -126,6 +128,11 @@ class Vectors:
         """The vectors of the given rows, N x D, in the order given."""
         taken_ND = np.empty((len(rows_N), self.dim), np.float32)
         parts_N = np.searchsorted(self._starts, rows_N, side="right") - 1
+        if len(rows_N) <= _FEW_ROWS:  # nearly each of a part of its own
+            places_N = (rows_N - self._starts[parts_N]).tolist()
+            for i, (part, place) in enumerate(zip(parts_N.tolist(), places_N, strict=True)):
+                taken_ND[i] = self._part(part)[place]
+            return taken_ND
         for part in np.unique(parts_N):
             here_N = np.flatnonzero(parts_N == part)
             taken_ND[here_N] = self._part(int(part))[rows_N[here_N] - self._starts[part]]
