@@ -15,11 +15,16 @@ def fetched(model: str) -> str:
     return model
 
 
-def fetched_for(index: Path, model: str | None) -> str | None:
-    """What `-m` says, once it is here, as the model that the index remembers is, too."""
+def remembered(index: Path) -> str:
+    """The model that an index was made with."""
     from indexes.manifest import read_manifest
     from indexes.staging import restore
 
     restore(index)
-    fetched(model or read_manifest(index).checkpoint)
+    return read_manifest(index).checkpoint
+
+
+def fetched_for(index: Path, model: str | None) -> str | None:
+    """What `-m` says, once it is here, as the model that the index remembers is, too."""
+    fetched(model or remembered(index))
     return model

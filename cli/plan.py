@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
-from cli.models import fetched
+from cli.models import fetched, remembered
 from cli.output import percent, print_json, print_table, say, si
 from cli.times import measured
 
@@ -105,7 +105,10 @@ def plan(
             json=json,
         )
         return
-    model = model or _model_of(index)
+    if model is None:
+        if index is None:
+            raise typer.BadParameter("say which MODEL, or --index")
+        model = remembered(index)
     import torch
 
     import matvit
@@ -154,16 +157,6 @@ def plan(
         plot_latency(figure, profile, title=Path(model).name)
     if kept := [str(file) for file in (csv, figure) if file]:
         say(f"kept: {', '.join(kept)}")
-
-
-def _model_of(index: Path | None) -> str:
-    from indexes.manifest import read_manifest
-    from indexes.staging import restore
-
-    if index is None:
-        raise typer.BadParameter("say which MODEL, or --index")
-    restore(index)
-    return read_manifest(index).checkpoint
 
 
 def _check_options(timed: bool, figure: Path | None, only_timed: dict[str, bool]) -> None:
