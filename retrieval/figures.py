@@ -196,7 +196,8 @@ def plot_orders(
             s=90,
             color="black",
             zorder=3,
-            label=f"found by a search of {max(each.evaluations for each in searched)} submodels each",
+            label=f"found by a search of {max(each.evaluations for each in searched)} submodels each, "
+            f"on {searched[0].found_others.total} other queries",
         )
     axes.set(xlabel=f"query compute ({unit} an image)", ylabel="adaptive 1-NN accuracy (%)")
     axes.grid(alpha=0.25)
