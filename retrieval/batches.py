@@ -76,7 +76,7 @@ def _loader(parts: Sequence[Part], encoder: Encoder, batch_size: int, workers: i
         _Decode(encoder.preprocess, encoder.dtype),
         batch_sampler=_Tasks(parts, batch_size),  # type: ignore[arg-type]  # Tasks for what are indices elsewhere.
         num_workers=workers,
-        worker_init_fn=partial(_begin, gives_way=encoder.device.type == "cpu"),
+        worker_init_fn=partial(_begin, parent=os.getpid(), gives_way=encoder.device.type == "cpu"),
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what `__getitems__` gave
         pin_memory=encoder.device.type == "cuda",
     )
@@ -130,7 +130,10 @@ class _Decode(Dataset[Batch]):
         return batch
 
 
-def _begin(_: int, *, gives_way: bool) -> None:
+def _begin(_: int, *, parent: int, gives_way: bool) -> None:
+    # torch ends a worker whose parent dies, but not if that was before the worker knew who its parent is.
+    if os.getppid() != parent:
+        os._exit(1)
     # What was inherited is shared until it is written to, as Python's collector would, in every object.
     gc.freeze()
     if gives_way:  # On a processor, the encoder goes first: each of its threads waits for the others.

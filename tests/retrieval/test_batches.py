@@ -1,6 +1,8 @@
 """Batches keep order and lose nothing, whatever the mixture of images and failures."""
 
+import gc
 import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from small_world import picture
 
 from retrieval import Encoder
-from retrieval.batches import batches
+from retrieval.batches import _begin, batches
 from retrieval.samples import Failure, Part, Sample, content_of
 
 
@@ -107,3 +109,14 @@ def test_an_error_of_the_source_is_not_swallowed(encoder: Encoder, workers: int)
 
     with pytest.raises(OSError, match="the disk is gone"):
         list(batches([Part("", "", None, breaks)], encoder, batch_size=4, workers=workers))
+
+
+def test_a_worker_whose_parent_died_before_it_began_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own watchdog would take whoever adopted it for its parent, and wait for ever."""
+    ends: list[int] = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    _begin(0, parent=os.getppid(), gives_way=False)
+    assert ends == []
+    _begin(0, parent=os.getppid() + 1, gives_way=False)
+    assert ends == [1]
