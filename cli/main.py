@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, bench, demo, evaluate, index, notebook, plan, query, scenic, train
+from cli import ablate, bench, demo, elasticize, evaluate, index, notebook, plan, query, scenic, train
 from cli.output import say
 
 # Typer carries a click of its own and exports just this much of it.
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, plan, query, evaluate, ablate, bench, notebook):
+for command in (demo, train, elasticize, plan, query, evaluate, ablate, bench, notebook):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 app.add_typer(index.app, name="index")
 app.add_typer(scenic.app, name="import")

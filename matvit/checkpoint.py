@@ -1,7 +1,8 @@
 """Checkpoints: a directory in timm's hub layout that plain timm loads as the full encoder.
 
 `config.json` names timm's own architecture, with the arguments to build it; what is ours sits under
-its top-level key ``matvit``, which timm ignores. Weights are safetensors; pickles are never read.
+its top-level key ``matvit``, which timm ignores. Weights are safetensors; pickles are never read. What
+only the submodels of a refitted encoder use is in a file of its own, ``elastic.safetensors``.
 """
 
 import hashlib
@@ -15,19 +16,22 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
 from matvit.atomic import replaced_directory
-from matvit.elastic import Elastic, elastic, plain_architecture
+from matvit.elastic import Elastic, elastic, plain_architecture, refitted
 from matvit.errors import NONSENSE, CheckpointError, SubmodelError, UnknownModelError
 from matvit.nested import hidden_units
 from matvit.submodel import GRANULARITIES
 from matvit.vit import check_arguments
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, REFITS = "model.safetensors", "config.json", "elastic.safetensors"
+_OWN_NOTES = {"architecture", "granularities", "refitted", "widths"}
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
+REPORT = "report"
+"""Folder in a checkpoint for what was measured of it; a new checkpoint in its place takes it away."""
 SHIPPED = Path(__file__).with_name("checkpoints")
 """Checkpoints that come with the package, one directory each."""
 
@@ -43,22 +47,18 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
     Raises:
         CheckpointError: `directory` holds something else, or cannot be written.
     """
-    directory = Path(directory).resolve()
-    if not _is_utf8(directory):
-        raise CheckpointError(
-            f"{str(directory)!r} is not UTF-8, which safetensors needs: choose another name"
-        )
-    if directory == Path.cwd():
-        raise CheckpointError(f"{directory} is where you are: a checkpoint needs a directory of its own")
-    if directory.exists() and {file.name for file in directory.iterdir()} - {WEIGHTS, CONFIG}:
-        raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
+    directory = check_place(directory)
     if not hasattr(model, "pretrained_cfg"):
         raise CheckpointError("only a model made by timm.create_model knows the arguments to save")
+    refits = None
     if isinstance(model, Elastic):
+        refits = model.refits
         notes |= {
             "architecture": model.pretrained_cfg["architecture"],
             "granularities": dict(model.granularities),
         }
+        if refits is not None:
+            notes["refitted"] = True
         plain, model_args = model.extract(model.space.full, copy=False), {}
     else:
         notes |= {"widths": [hidden_units(block) for block in model.blocks]}
@@ -67,8 +67,38 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
     try:
         with replaced_directory(directory) as staging:
             save_for_hf(plain, str(staging), model_config=config, safe_serialization=True)
+            if refits is not None:
+                save_file(refits.tensors, staging / REFITS)
     except SafetensorError as error:  # Its words for a full disk, for example.
         raise CheckpointError(f"cannot write {directory}: {error}") from error
+
+
+def check_place(directory: str | Path) -> Path:
+    """The directory as an absolute path, if a checkpoint may be written there.
+
+    Raises:
+        CheckpointError: It holds something else.
+    """
+    directory = Path(directory).resolve()
+    if not _is_utf8(directory):
+        raise CheckpointError(
+            f"{str(directory)!r} is not UTF-8, which safetensors needs: choose another name"
+        )
+    if directory == Path.cwd():
+        raise CheckpointError(f"{directory} is where you are: a checkpoint needs a directory of its own")
+    if directory.exists() and {file.name for file in directory.iterdir()} - {WEIGHTS, CONFIG, REFITS, REPORT}:
+        raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
+    return directory
+
+
+def notes_of(directory: str | Path) -> dict[str, Any]:
+    """What was noted when a checkpoint was saved, such as the classes; nothing where there is none."""
+    try:
+        config = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    ours = config.get("matvit", {})
+    return {name: value for name, value in ours.items() if name not in _OWN_NOTES}
 
 
 def load(directory: Path, *, weights: bool = True) -> Elastic:
@@ -130,9 +160,25 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         reason = lines[min(1, len(lines) - 1)].strip()
         raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {reason}") from error
     try:
-        return elastic(net, granularities=granularities).eval()
+        model = elastic(net, granularities=granularities).eval()
+        return _with_refits(model, directory) if ours.get("refitted") else model
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error
+
+
+def _with_refits(model: Elastic, directory: Path) -> Elastic:
+    """The model with the tensors that only its submodels use, or with their shapes on the meta device."""
+    file, like = directory / REFITS, next(model.parameters())
+    try:
+        return refitted(model, {name: tensor.to(like) for name, tensor in load_file(file).items()})
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} has no {REFITS}, which its submodels need") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error
+    except SubmodelError as error:
+        raise CheckpointError(f"{file} does not fit {WEIGHTS}: {error}") from error
 
 
 def _is_utf8(path: Path) -> bool:

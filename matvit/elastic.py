@@ -4,7 +4,7 @@ Source: MatFormer (arXiv 2310.07707). Weights, state-dict keys and the full enco
 what is added is one argument, the submodel to run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import Any, ClassVar
@@ -20,7 +20,8 @@ from matvit.budget import resolve
 from matvit.cost import CostModel, cost_model
 from matvit.errors import BudgetError, UnknownModelError
 from matvit.latency import Profile, profile
-from matvit.nested import cut, hidden_units, own_tensors
+from matvit.nested import cut, cut_ffn, hidden_units, own_tensors
+from matvit.refits import Refits
 from matvit.submodel import GRANULARITIES, Submodel, SubmodelSpace
 
 # Always one of timm's classes, which are untyped.
@@ -32,6 +33,7 @@ class Elastic(_Encoder):
 
     Attributes:
         granularities: Name -> share of each layer's hidden units that it keeps, smallest first.
+        refits: What the submodels of a refitted encoder use in place of its first hidden units, or None.
 
     Args:
         granularities: Any increasing shares up to 1.
@@ -48,6 +50,7 @@ class Elastic(_Encoder):
 
     timm_class: ClassVar[type]
     granularities: Mapping[str, float]
+    refits: Refits | None
 
     def __init__(self, *, granularities: Mapping[str, float] = GRANULARITIES, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -55,13 +58,16 @@ class Elastic(_Encoder):
 
     def _nest(self, granularities: Mapping[str, float]) -> None:
         # Made here once, so that what does not nest and wrong granularities show where they are given.
-        self.granularities = granularities
+        self.granularities, self.refits = granularities, getattr(self, "refits", None)
         self.granularities = dict(self.space.granularities)
+        if self.refits is not None:
+            self.refits.check(self)
 
     @property
     def space(self) -> SubmodelSpace:
         """Every submodel of this encoder."""
-        return SubmodelSpace(tuple(map(hidden_units, self.blocks)), self.granularities)
+        hidden = tuple(map(hidden_units, self.blocks))
+        return SubmodelSpace(hidden, self.granularities, named_only=self.refits is not None)
 
     @property
     def cost(self) -> CostModel:
@@ -141,14 +147,19 @@ class Elastic(_Encoder):
             SubmodelError: It does not fit this encoder.
         """
         submodel = self.space.check(submodel)
-        plain = cut(self, self.timm_class, submodel.widths)
-        del plain.granularities
+        plain = self._cut_to(submodel.widths)
+        del plain.granularities, plain.refits
         for attribute in ("pretrained_cfg", "default_cfg"):
             if "architecture" in (config := getattr(plain, attribute, {})):
                 setattr(plain, attribute, {**config, "architecture": plain_architecture(self)})
         if arguments := getattr(plain, "_model_args", {}):
             plain._model_args = {key: value for key, value in arguments.items() if key != "granularities"}
-        return deepcopy(plain, own_tensors(plain)) if copy else plain
+        if copy:
+            plain = deepcopy(plain, own_tensors(plain))
+            # Refits are nobody's parameters, and those they become are trained or frozen as the full ones.
+            for name, parameter in self.named_parameters():
+                plain.get_parameter(name).requires_grad_(parameter.requires_grad)
+        return plain
 
     def _cut(self, submodel: Submodel | None) -> Any:
         """The submodel as an encoder, or None for the full one, which is timm's own code bit for bit."""
@@ -160,9 +171,13 @@ class Elastic(_Encoder):
         hidden, widths = tuple(map(hidden_units, self.blocks)), submodel.widths
         if widths == hidden:
             return None
-        if len(widths) != len(hidden) or any(w > h for w, h in zip(widths, hidden, strict=True)):
+        wrong = len(widths) != len(hidden) or any(w > h for w, h in zip(widths, hidden, strict=True))
+        if wrong or self.refits is not None:
             self.space.check(submodel)
-        return cut(self, self.timm_class, widths)
+        return self._cut_to(widths)
+
+    def _cut_to(self, widths: Sequence[int]) -> Any:
+        return cut(self, self.timm_class, widths, self.refits.cut_ffn if self.refits else cut_ffn)
 
 
 class MatViT(Elastic, VisionTransformer):
@@ -231,6 +246,22 @@ def elastic(
     new: Elastic = deepcopy(plain, shared)
     new.__class__ = kind
     new._nest(granularities)
+    return new
+
+
+def refitted(model: Elastic, tensors: Mapping[str, Tensor]) -> Elastic:
+    """An elastic encoder whose submodels use refitted FFNs; it shares all else with the one given.
+
+    Args:
+        model: It is left alone.
+        tensors: See `matvit.refits`.
+
+    Raises:
+        SubmodelError: The tensors are not those that the model's submodels need.
+    """
+    new = elastic(model)
+    new.refits = Refits(tensors)
+    new.refits.check(new)
     return new
 
 

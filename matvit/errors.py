@@ -13,6 +13,10 @@ class RecipeError(ValueError):
     """A training recipe with an unknown key, a wrong type or a value out of range."""
 
 
+class RefitError(ValueError):
+    """A model and images whose submodels cannot be refitted."""
+
+
 class UnknownModelError(ValueError):
     """A model name or directory that leads to no MatViT."""
 

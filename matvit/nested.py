@@ -6,7 +6,7 @@ is done anew for every call: there is no state that threads, compiled graphs or 
 find changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,24 +49,24 @@ _LAYOUTS: Mapping[type, _Layout] = {
 _BLOCKS_WITH_AN_FFN = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
 
 
-def ffns(block: Any) -> list[Any]:
-    """The FFNs of a block; one that fuses its FFN with its attention is its own.
+def ffns(block: Any) -> dict[str, Any]:
+    """The FFNs of a block by their names in it; one that fuses its FFN with its attention is its own: "".
 
     Raises:
         UnknownModelError: The block, or an FFN in it, is of a kind that does not nest.
     """
     if type(block) in _BLOCKS_WITH_AN_FFN:
-        found = [block.mlp]
+        found = {"mlp": block.mlp}
     elif type(block) is ParallelThingsBlock:
-        found = [branch.mlp for branch in block.ffns]
+        found = {f"ffns.{name}.mlp": branch.mlp for name, branch in block.ffns.named_children()}
     elif type(block) in _LAYOUTS:
-        found = [block]
+        found = {"": block}
     else:
         raise UnknownModelError(f"blocks of the kind {type(block).__name__} do not nest")
-    for ffn in found:
+    for ffn in found.values():
         if type(ffn) not in _LAYOUTS:
             raise UnknownModelError(f"FFNs of the kind {type(ffn).__name__} do not nest")
-        for layer in (*_inputs(ffn), _output(ffn)[1]):
+        for layer in (*_inputs(ffn), output_of(ffn)[1]):
             if type(layer) is not nn.Linear:
                 raise UnknownModelError(f"an FFN made of {type(layer).__name__} layers does not nest")
         norm = getattr(ffn, "norm", None)
@@ -77,35 +77,64 @@ def ffns(block: Any) -> list[Any]:
 
 def hidden_units(block: Any) -> int:
     """Hidden units of each FFN of a block."""
-    return _hidden(ffns(block)[0])
+    return hidden_of(next(iter(ffns(block).values())))
 
 
 def unit_size(block: Any) -> tuple[int, int]:
     """What one hidden unit in every FFN of a block holds: weights in matrix products, and all parameters."""
     weights = params = 0
-    for ffn in ffns(block):
-        matrices = vectors = 0
-        for layer, rows in zip(_inputs(ffn), _LAYOUTS[type(ffn)].inputs.values(), strict=True):
-            matrices += rows * layer.in_features
-            vectors += rows * (layer.bias is not None)
-        matrices += _output(ffn)[1].out_features
-        vectors += sum(tensor is not None for tensor in _unit_vectors(ffn))
-        weights, params = weights + matrices, params + matrices + vectors
+    for ffn in ffns(block).values():
+        tensors = [(tensor, rows) for _, tensor, rows in _unit_tensors(ffn)]
+        matrices = sum(rows * tensor.shape[1] for tensor, rows in tensors if tensor.dim() == 2)
+        matrices += output_of(ffn)[1].out_features
+        weights += matrices
+        params += matrices + sum(rows for tensor, rows in tensors if tensor.dim() == 1)
     return weights, params
 
 
-def cut(encoder: Any, kind: type, widths: Sequence[int]) -> Any:
-    """An encoder that keeps the first hidden units of its FFNs and shares all tensors with the one given.
+def cut_ffn(name: str, ffn: Any, width: int) -> Any:
+    """An FFN that keeps the first hidden units and shares all tensors with the one given.
+
+    Args:
+        name: Of the FFN in its encoder; of no importance here.
+        ffn: One that nests; it is left as it is.
+        width: Hidden units kept.
+    """
+    hidden = hidden_of(ffn)
+    attributes: dict[str, Any] = {}
+    for layer_name, rows in _LAYOUTS[type(ffn)].inputs.items():
+        layer = getattr(ffn, layer_name)
+        runs = [slice(i * hidden, i * hidden + width) for i in range(rows)]
+        if layer.out_features > rows * hidden:
+            runs.append(slice(rows * hidden, layer.out_features))
+        attributes[layer_name] = _keep_rows(layer, runs)
+    layer_name, layer = output_of(ffn)
+    columns = layer.in_features - hidden + width
+    attributes[layer_name] = replaced(layer, weight=layer.weight[:, :columns], in_features=columns)
+    # A norm over the hidden units normalises those that are kept.
+    if (norm := norm_of(ffn)) is not None:
+        vectors = {name: tensor[:width] for name, tensor in norm.named_parameters()}
+        attributes["norm"] = replaced(norm, normalized_shape=(width,), **vectors)
+    if getattr(ffn, "mlp_bias", None) is not None:
+        attributes["mlp_bias"] = ffn.mlp_bias[:width]
+    return _resized(ffn, width, attributes)
+
+
+def cut(
+    encoder: Any, kind: type, widths: Sequence[int], cut_ffn: Callable[[str, Any, int], Any] = cut_ffn
+) -> Any:
+    """An encoder with fewer hidden units in its FFNs, which shares all tensors with the one given.
 
     Args:
         encoder: A timm Vision Transformer that nests; it is left as it is.
         kind: Class of the result: timm's own.
         widths: Hidden units kept, one number a layer, none larger than the layer's own.
+        cut_ffn: What makes an FFN of so many units, of its name, the full one and the number.
     """
     blocks = {}
     for (name, block), width in zip(encoder.blocks.named_children(), widths, strict=True):
         if width < hidden_units(block):
-            blocks[name] = _cut_block(block, width)
+            blocks[name] = _cut_block(f"blocks.{name}", block, width, cut_ffn)
     return replaced(encoder, kind, blocks=replaced(encoder.blocks, **blocks))
 
 
@@ -138,43 +167,65 @@ def replaced(module: Any, kind: type | None = None, /, **attributes: Any) -> Any
     return new
 
 
-def _cut_block(block: Any, width: int) -> Any:
+def take_units(ffn: Any, units: Tensor) -> dict[str, Tensor]:
+    """Copies of some hidden units in the order given: an FFN's tensors but its output layer's, by name.
+
+    What shares a tensor with hidden units without being one, as in fused layers, follows them.
+    """
+    hidden, taken = hidden_of(ffn), {}
+    for name, tensor, rows in _unit_tensors(ffn):
+        others = torch.arange(rows * hidden, len(tensor), device=units.device)
+        taken[name] = tensor.detach()[torch.cat([*(units + i * hidden for i in range(rows)), others])]
+    return taken
+
+
+def unit_shapes(ffn: Any, count: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of what `take_units` gives for so many units."""
+    dropped = hidden_of(ffn) - count
+    return {name: (len(t) - rows * dropped, *t.shape[1:]) for name, t, rows in _unit_tensors(ffn)}
+
+
+def with_tensors(ffn: Any, width: int, tensors: Mapping[str, Tensor]) -> Any:
+    """An FFN of so many hidden units with the tensors of these names in it in place of its own."""
+    attributes: dict[str, Any] = {}
+    for name in {name.partition(".")[0] for name in tensors}:
+        if name in tensors:
+            attributes[name] = tensors[name]
+            continue
+        own = {key.partition(".")[2]: tensors[key] for key in tensors if key.startswith(f"{name}.")}
+        layer = getattr(ffn, name)
+        if isinstance(layer, nn.Linear):
+            size: dict[str, Any] = dict(
+                zip(("out_features", "in_features"), own["weight"].shape, strict=True)
+            )
+        else:
+            size = {"normalized_shape": (width,)}
+        attributes[name] = replaced(layer, **own, **size)
+    return _resized(ffn, width, attributes)
+
+
+def _resized(ffn: Any, width: int, attributes: dict[str, Any]) -> Any:
+    if hasattr(ffn, "in_split"):
+        attributes = {**attributes, "in_split": [width, *ffn.in_split[1:]]}
+    return replaced(ffn, **attributes)
+
+
+def _cut_block(name: str, block: Any, width: int, cut_ffn: Callable[[str, Any, int], Any]) -> Any:
     if type(block) in _BLOCKS_WITH_AN_FFN:
-        return replaced(block, mlp=_cut_ffn(block.mlp, width))
+        return replaced(block, mlp=cut_ffn(f"{name}.mlp", block.mlp, width))
     if type(block) is ParallelThingsBlock:
         branches = {
-            name: replaced(branch, mlp=_cut_ffn(branch.mlp, width))
-            for name, branch in block.ffns.named_children()
+            number: replaced(branch, mlp=cut_ffn(f"{name}.ffns.{number}.mlp", branch.mlp, width))
+            for number, branch in block.ffns.named_children()
         }
         return replaced(block, ffns=replaced(block.ffns, **branches))
-    return _cut_ffn(block, width)
-
-
-def _cut_ffn(ffn: Any, width: int) -> Any:
-    hidden = _hidden(ffn)
-    attributes: dict[str, Any] = {}
-    for name, rows in _LAYOUTS[type(ffn)].inputs.items():
-        layer = getattr(ffn, name)
-        runs = [slice(i * hidden, i * hidden + width) for i in range(rows)]
-        if layer.out_features > rows * hidden:
-            runs.append(slice(rows * hidden, layer.out_features))
-        attributes[name] = _keep_rows(layer, runs)
-    name, layer = _output(ffn)
-    columns = layer.in_features - hidden + width
-    attributes[name] = replaced(layer, weight=layer.weight[:, :columns], in_features=columns)
-    # A norm over the hidden units normalises those that are kept.
-    if (norm := getattr(ffn, "norm", None)) is not None and hasattr(norm, "normalized_shape"):
-        vectors = {name: tensor[:width] for name, tensor in norm.named_parameters()}
-        attributes["norm"] = replaced(norm, normalized_shape=(width,), **vectors)
-    if getattr(ffn, "mlp_bias", None) is not None:
-        attributes["mlp_bias"] = ffn.mlp_bias[:width]
-    if hasattr(ffn, "in_split"):
-        attributes["in_split"] = [width, *ffn.in_split[1:]]
-    return replaced(ffn, **attributes)
+    return cut_ffn(name, block, width)
 
 
 def _keep_rows(layer: Any, runs: Sequence[slice]) -> Any:
     count = sum(run.stop - run.start for run in runs)
+    if count == layer.out_features:
+        return layer
     if len(runs) > 1:
         return replaced(layer, _Runs, runs=tuple(runs), out_features=count)
     bias = None if layer.bias is None else layer.bias[runs[0]]
@@ -202,8 +253,9 @@ class _Runs(nn.Linear):
         return plain
 
 
-def _hidden(ffn: Any) -> int:
-    units: int = ffn.in_split[0] if hasattr(ffn, "in_split") else _output(ffn)[1].in_features
+def hidden_of(ffn: Any) -> int:
+    """Hidden units of an FFN."""
+    units: int = ffn.in_split[0] if hasattr(ffn, "in_split") else output_of(ffn)[1].in_features
     return units
 
 
@@ -211,13 +263,26 @@ def _inputs(ffn: Any) -> list[Any]:
     return [getattr(ffn, name) for name in _LAYOUTS[type(ffn)].inputs]
 
 
-def _output(ffn: Any) -> tuple[str, Any]:
+def output_of(ffn: Any) -> tuple[str, Any]:
+    """The linear layer whose last columns read the hidden units, and its name in the FFN."""
     return next(
         (name, layer) for name in _LAYOUTS[type(ffn)].outputs if (layer := getattr(ffn, name)) is not None
     )
 
 
-def _unit_vectors(ffn: Any) -> list[Tensor | None]:
-    """Vectors with an entry for each hidden unit, but for the biases of the linear layers."""
+def norm_of(ffn: Any) -> Any:
+    """The norm over the hidden units of an FFN, or None."""
     norm = getattr(ffn, "norm", None)
-    return [*(() if norm is None else norm.parameters()), getattr(ffn, "mlp_bias", None)]
+    return norm if hasattr(norm, "normalized_shape") else None
+
+
+def _unit_tensors(ffn: Any) -> Iterator[tuple[str, Tensor, int]]:
+    """Tensors with entries for each hidden unit but the output's: name, tensor, and how many runs of all."""
+    for name, rows in _LAYOUTS[type(ffn)].inputs.items():
+        for key, tensor in getattr(ffn, name).named_parameters():
+            yield f"{name}.{key}", tensor, rows
+    if (norm := norm_of(ffn)) is not None:
+        for key, tensor in norm.named_parameters():
+            yield f"norm.{key}", tensor, 1
+    if getattr(ffn, "mlp_bias", None) is not None:
+        yield "mlp_bias", ffn.mlp_bias, 1

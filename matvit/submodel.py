@@ -51,6 +51,7 @@ class SubmodelSpace:
     Args:
         hidden: FFN hidden units of the full encoder, one number a layer.
         granularities: Name -> share of the hidden units kept, smallest first, the last one 1.
+        named_only: Layers may have the widths of granularities alone, as those of a refitted encoder.
 
     Raises:
         SubmodelError: The granularities do not increase up to 1, or a name would not read back.
@@ -58,6 +59,7 @@ class SubmodelSpace:
 
     hidden: tuple[int, ...]
     granularities: Mapping[str, float] = field(default_factory=lambda: GRANULARITIES)
+    named_only: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.granularities, Mapping):
@@ -150,7 +152,7 @@ class SubmodelSpace:
         """Return the submodel, labelled where every layer's width has a name, if it fits this encoder.
 
         Raises:
-            SubmodelError: The depth differs, or a layer would keep more units than it has.
+            SubmodelError: The depth differs, or a layer cannot keep so many units.
         """
         if len(submodel.widths) != self.depth:
             raise SubmodelError(
@@ -161,6 +163,13 @@ class SubmodelSpace:
                 raise SubmodelError(f"{submodel} keeps {width} units in layer {layer}, which has {hidden}")
         labels = [self._label(w, h) for w, h in zip(submodel.widths, self.hidden, strict=True)]
         named = tuple(label for label in labels if label is not None)
+        if self.named_only and None in labels:
+            layer = labels.index(None)
+            widths = [f"{name} ({self._width(name, self.hidden[layer])})" for name in self.granularities]
+            raise SubmodelError(
+                f"{submodel} keeps {submodel.widths[layer]} units in layer {layer}; this encoder was "
+                f"refitted for {', '.join(widths)} alone"
+            )
         return Submodel(submodel.widths, named if len(named) == self.depth else None)
 
     def _width(self, granularity: str, hidden: int) -> int:

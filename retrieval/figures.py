@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from matvit.latency import Profile
 from retrieval.ablation import ORDERS, Ordered, Searched
+from retrieval.elasticize import Checked, Report
 from retrieval.encoder import Encoder
-from retrieval.evaluate import Evaluation
+from retrieval.evaluate import Evaluation, Point
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -108,7 +109,7 @@ _CONSISTENCY = {
 }
 
 
-def plot_consistency(path: Path, evaluation: Evaluation, *, full_gmacs: float) -> None:
+def plot_consistency(path: Path, evaluation: Evaluation | Report, *, full_gmacs: float) -> None:
     """Draw how much of the full encoder's answers remains, against query compute.
 
     Args:
@@ -119,7 +120,7 @@ def plot_consistency(path: Path, evaluation: Evaluation, *, full_gmacs: float) -
     figure = Figure(figsize=(7.2, 5.6), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
     unit, scale = _compute_unit(full_gmacs)
-    points = evaluation.points
+    points: Sequence[Point | Checked] = evaluation.points
     compute = [scale * point.cost.gmacs for point in points]
     for name, label, style in (("cosine", "mean", "-"), ("cosine_p5", "5th percentile", "--")):
         values = [point.measures[name].value for point in points]

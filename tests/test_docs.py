@@ -26,6 +26,8 @@ NOT_RUN = {
     "FILE_OR_URL": "needs a checkpoint of Scenic",
     "--compile": "compiles for a minute",
     "matvit bench": "measures for minutes",
+    "matvit elasticize": "downloads a model",
+    "dinov2-elastic": "needs that model",
     "matvit notebook": "opens Jupyter, or takes minutes: see tests/notebooks",
 }
 

@@ -23,6 +23,7 @@ COMMANDS = [
     ("query",),
     ("evaluate",),
     ("ablate",),
+    ("elasticize",),
     ("notebook",),
     ("index", "build"),
     ("index", "info"),

@@ -1,0 +1,133 @@
+"""`matvit elasticize`: what is told and kept, and mistakes in a line."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_world import random_matvit
+
+import matvit as library
+from matvit.checkpoint import weights_sha256
+
+
+@pytest.fixture(scope="module")
+def elastic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elastic") / "model"
+
+
+@pytest.fixture
+def run(matvit: Callable, checkpoint: Path, corpus: Path) -> Callable:
+    def elasticize(out: Path, *arguments: object, model: object = checkpoint, images: object = corpus):
+        return matvit("elasticize", model, "--images", images, "-o", out, "--device", "cpu", *arguments)
+
+    return elasticize
+
+
+def test_what_is_told_and_kept(run: Callable, checkpoint: Path, corpus: Path, elastic: Path) -> None:
+    done = run(elastic, "--limit", "30", "--check", "10", "--json")
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert (told["images"], told["checked"], told["tokens"]) == (30, 10, 30 * 17)
+    assert [point["submodel"] for point in told["points"]][::2] == ["S", "M", "L", "XL"]
+    model, original = library.load(elastic), library.load(checkpoint)
+    assert weights_sha256(model) == weights_sha256(original)
+    assert told["extra_bytes"] == model.refits.memory_bytes > 0
+    assert torch.equal(model.head.weight, original.head.weight)
+    with (elastic / "report" / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{key: str(value) for key, value in row.items()} for row in told["points"]] == rows
+    with Image.open(elastic / "report" / "report.png") as image:
+        assert image.getcolors(16) is None
+    command = (elastic / "report" / "command.txt").read_text()
+    assert command.startswith(f"matvit elasticize {checkpoint} --images {corpus} -o {elastic} --device cpu")
+
+
+def test_the_table_and_the_warnings(run: Callable, tmp_path: Path) -> None:
+    done = run(tmp_path / "out", "--limit", "2", "--check", "8", "--curve")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert "cosine to XL" in lines[0]
+    assert [line.split()[0] for line in lines[1:4]] == ["S", "S*3+M*1", "S*2+M*2"]
+    assert "fitted to 2 images (34 tokens), checked on 8 others" in " ".join(done.err.split())
+    assert "34 tokens are fewer than the 64 hidden units to refit" in " ".join(done.err.split())
+
+
+def test_it_may_be_made_again_in_its_place(run: Callable, tmp_path: Path) -> None:
+    assert run(tmp_path / "out", "--limit", "4", "--check", "4").code == 0
+    assert run(tmp_path / "out", "--limit", "4", "--check", "4").code == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "elastic.safetensors",
+        "report",
+    }
+
+
+def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    done = run(tmp_path / "out", "--limit", "10", "--check", "8", "--epochs", "2", "--teach", "20")
+    assert done.code == 0
+    said = " ".join(done.err.split())
+    assert "epoch 2: mean cosine to XL on images held out: S 0." in said
+    assert "fitted to 10 images" in said
+    assert weights_sha256(library.load(tmp_path / "out")) == weights_sha256(library.load(checkpoint))
+
+
+def test_the_originals_notes_are_kept(run: Callable, tmp_path: Path) -> None:
+    library.save(random_matvit(0), tmp_path / "original", classes=["a", "b"])
+    assert run(tmp_path / "out", "--limit", "4", "--check", "4", model=tmp_path / "original").code == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["matvit"]["classes"] == ["a", "b"]
+    assert config["matvit"]["refitted"] is True
+
+
+def test_an_index_of_the_original_takes_its_queries(
+    run: Callable, matvit: Callable, index: Path, queries: Path, tmp_path: Path
+) -> None:
+    assert run(tmp_path / "out", "--limit", "8", "--check", "4").code == 0
+    done = matvit(
+        "query", queries / "red" / "50.png", "-i", index, "-m", tmp_path / "out", "-b", "M", "--json"
+    )
+    assert done.code == 0
+    answer = json.loads(done.out)
+    assert answer["submodel"] == "M"
+    assert len(answer["hits"]) == 10
+
+
+def one_line(done, code: int, message: str) -> None:
+    assert done.code == code
+    assert message in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+
+
+def test_mistakes_are_one_line(
+    run: Callable, checkpoint: Path, elastic: Path, corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    one_line(run(out, model="resnet18"), 2, "a ResNet does not nest")
+    one_line(run(out, images=tmp_path / "nowhere"), 2, "no such file or folder")
+    one_line(run(out, images=corpus / "red" / "00.jpg"), 2, "1 images that can be read are too few")
+    if not elastic.exists():
+        run(elastic, "--limit", "4", "--check", "4")
+    one_line(run(out, model=elastic), 2, "this model is refitted already: give the one that it came from")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("years of work")
+    one_line(run(full), 1, "holds something else than a checkpoint")
+    assert not out.exists()
+
+
+def test_images_all_alike_and_activations_that_are_not_finite(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "grey").mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), "grey").save(tmp_path / "grey" / f"{number}.png")
+    one_line(run(tmp_path / "out", images=tmp_path / "grey"), 2, "images are all alike")
+    broken = random_matvit(0)
+    with torch.no_grad():
+        broken.blocks[2].mlp.fc1.weight[0, 0] = torch.nan
+    library.save(broken, tmp_path / "broken")
+    one_line(run(tmp_path / "out", model=tmp_path / "broken"), 2, "blocks.2.mlp: activations are not finite")
+    assert not (tmp_path / "out").exists()
