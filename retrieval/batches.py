@@ -1,7 +1,10 @@
 """Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
 
+import ctypes
 import gc
 import os
+import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +24,7 @@ _FEW_IMAGES = 256
 """So many are decoded before other processes would have started."""
 _MAX_WORKERS = 16
 _NICEST = 19
+_PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent dies
 
 
 @dataclass
@@ -131,7 +135,9 @@ class _Decode(Dataset[Batch]):
 
 
 def _begin(_: int, *, parent: int, gives_way: bool) -> None:
-    # torch ends a worker whose parent dies, but not if that was before the worker knew who its parent is.
+    # torch's own watch over the parent begins later: were it dead by then, a worker would wait for ever.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
     # What was inherited is shared until it is written to, as Python's collector would, in every object.

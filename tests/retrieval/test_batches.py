@@ -116,6 +116,7 @@ def test_a_worker_whose_parent_died_before_it_began_ends(monkeypatch: pytest.Mon
     ends: list[int] = []
     monkeypatch.setattr(os, "_exit", ends.append)
     monkeypatch.setattr(gc, "freeze", lambda: None)
+    monkeypatch.setattr("retrieval.batches.sys.platform", "other")
     _begin(0, parent=os.getppid(), gives_way=False)
     assert ends == []
     _begin(0, parent=os.getppid() + 1, gives_way=False)
