@@ -94,8 +94,8 @@ def ablate(
         if searched:
             print_table([_columns(searcher, each) for each in searched])
     if output:
-        from retrieval.evaluate import write_csv
         from retrieval.figures import plot_orders
+        from retrieval.tables import write_csv
 
         write_csv(output / "orders.csv", by_order)
         write_csv(output / "means.csv", summary)

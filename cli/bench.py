@@ -102,7 +102,7 @@ def bench(
             of_size = [result for result in results if result.batch_size == size]
             print_table(_table(of_size, submodels), title=f"batch of {size}")
     if csv:
-        from retrieval.evaluate import write_csv
+        from retrieval.tables import write_csv
 
         write_csv(csv, records)
         say(f"kept: {csv}")

@@ -174,8 +174,8 @@ def _columns(point: "Checked") -> dict[str, object]:
 
 def _keep(report: "Report", encoder: "Encoder", output: Path) -> None:
     from matvit.checkpoint import REPORT
-    from retrieval.evaluate import write_csv
     from retrieval.figures import plot_consistency
+    from retrieval.tables import write_csv
 
     folder = output / REPORT
     folder.mkdir(exist_ok=True)

@@ -140,16 +140,16 @@ def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, sear
     """Write the curve as a table, pictures and the command that measured it."""
     from retrieval.contact_sheet import contact_sheet
     from retrieval.disagreements import disagreements
-    from retrieval.evaluate import write_csv
     from retrieval.figures import (
         adaptive_series,
         plot_consistency,
         plot_curve,
         same_encoder_series,
     )
+    from retrieval.tables import write_csv
 
     output.mkdir(parents=True, exist_ok=True)
-    result.write_csv(output / "curve.csv")
+    write_csv(output / "curve.csv", result.table())
     full_gmacs = searcher.encoder.cost(searcher.encoder.space.full).gmacs
     if floors:
         write_csv(output / "raw_pixels.csv", [{"distance": name, **_json(s)} for name, s in floors.items()])

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from matvit.latency import Profile
     from matvit.submodel import Submodel
 
+_CALIBRATING = ("max_drop", "held_out")
+_PLANNING = ("budget", "measure", "batch_size", "threads", "every_point", "refresh", "csv", "figure")
+
 
 def plan(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -89,6 +93,7 @@ def plan(
 
     Example: matvit plan --index photos.index --calibrate photos/test --max-drop 0.5
     """
+    _refuse(context, _CALIBRATING if calibrate is None else _PLANNING, calibrate)
     if calibrate is not None:
         from cli.calibrate import calibrate as run
 
@@ -145,7 +150,7 @@ def plan(
     else:
         print_table([_columns(record, profile) for record in records])
     if csv:
-        from retrieval.evaluate import write_csv
+        from retrieval.tables import write_csv
 
         spelled = (str(matvit.Submodel(submodel.widths)) for submodel in chosen)
         write_csv(
@@ -157,6 +162,15 @@ def plan(
         plot_latency(figure, profile, title=Path(model).name)
     if kept := [str(file) for file in (csv, figure) if file]:
         say(f"kept: {', '.join(kept)}")
+
+
+def _refuse(context: typer.Context, parameters: tuple[str, ...], calibrate: str | None) -> None:
+    """What would be ignored is a mistake."""
+    for name in parameters:
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            why = "needs --calibrate" if calibrate is None else "and --calibrate do not go together"
+            raise typer.BadParameter(f"--{name.replace('_', '-')} {why}")
 
 
 def _check_options(timed: bool, figure: Path | None, only_timed: dict[str, bool]) -> None:

@@ -213,9 +213,7 @@ class Index:
             ValueError: Queries of the wrong shape or not finite, or k below 1.
             IndexReplacedError: The index was replaced since it was opened, and what is on disk is needed.
         """
-        queries_QD = self._checked(queries_QD)
-        if k < 1:
-            raise ValueError(f"k is {k}, not at least 1")
+        queries_QD = self._checked(queries_QD, k)
         kind = self.manifest.kind
         among = self._live if where_N is None else Selection(where_N & self.live)
         count = self.manifest.ntotal if among is None else among.count
@@ -254,10 +252,14 @@ class Index:
 
         Returns:
             Scores and row numbers, Q x k, best first.
+
+        Raises:
+            ValueError: As `search`.
+            IndexReplacedError: As `search`.
         """
         if self._is_exact:
             return self.search(queries_QD, k)[:2]
-        queries_QD, k = self._checked(queries_QD), min(k, len(self))
+        queries_QD, k = self._checked(queries_QD, k), min(k, len(self))
         if self._on_device is not None:
             return self._on_device.search(queries_QD, k, self._live)
         return search.exact(queries_QD, self.vectors, k, self._live)
@@ -294,7 +296,9 @@ class Index:
         """
         _check_generation(self.path, self._generation)
 
-    def _checked(self, queries_QD: NDArray[np.floating]) -> NDArray[np.float32]:
+    def _checked(self, queries_QD: NDArray[np.floating], k: int) -> NDArray[np.float32]:
+        if k < 1:
+            raise ValueError(f"k is {k}, not at least 1")
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         dim = self.manifest.encoder.embed_dim
         if queries_QD.ndim != 2 or queries_QD.shape[1] != dim:

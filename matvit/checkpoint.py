@@ -10,6 +10,7 @@ import json
 import math
 import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,15 @@ def weights_sha256(model: nn.Module) -> str:
 
     Classifiers are left out: they take no part in an embedding.
     """
+    classifiers = ("head.", "head_dist.")
+    state = model.state_dict().items()
+    return tensors_sha256({name: tensor for name, tensor in state if not name.startswith(classifiers)})
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the sorted (name, dtype, shape, bytes) of tensors, in hexadecimal."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(("head.", "head_dist.")):
-            continue
+    for name, tensor in sorted(tensors.items()):
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         header = f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
         digest.update(struct.pack("<QQ", len(header), len(raw)) + header + raw)

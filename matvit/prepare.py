@@ -1,14 +1,21 @@
-"""What a recipe makes before any training: the model, the weights it starts from, the objective."""
+"""What a recipe makes before any training: model, weights, augmentation, objective, optimizer, schedule."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
 import torch
+from timm.data import resolve_model_data_config
 from timm.layers import to_2tuple
 from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch.optim import Optimizer
 
 from matvit import choice, hub
-from matvit.augment import seed_everything
+from matvit.augment import Transform, seed_everything, training_transform
 from matvit.elastic import MatViT
 from matvit.errors import NONSENSE, SubmodelError, TrainingError
 from matvit.objectives import Distillation, NestedTask, criterion_for
@@ -85,6 +92,66 @@ def objective(settings: Recipe, model: MatViT, *, device: torch.device, mixes: b
     except (SubmodelError, ValueError) as error:
         raise TrainingError(str(error)) from error
     return NestedTask(model, criterion, choose, distill=distill, reduction=goal.reduction, device=device)
+
+
+def transform(settings: Recipe, model: MatViT) -> Transform:
+    """What an image goes through before the model trains on it.
+
+    Raises:
+        TrainingError: timm does not take the recipe's arguments.
+    """
+    with _asked_of_timm():
+        return training_transform(settings.augment, resolve_model_data_config(model))
+
+
+def optimizer(settings: Recipe, model: MatViT) -> Optimizer:
+    """The optimizer of a recipe, from timm.
+
+    Raises:
+        TrainingError: timm does not take the recipe's arguments.
+    """
+    optim = settings.optim
+    with _asked_of_timm():
+        return create_optimizer_v2(
+            model,
+            opt=optim.optimizer,
+            lr=optim.lr,
+            weight_decay=optim.weight_decay,
+            layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
+            **({"betas": optim.betas} if optim.betas else {}),
+        )
+
+
+def scheduler(settings: Recipe, optimizer: Optimizer, *, steps_per_epoch: int) -> Scheduler:
+    """The learning rate of every step of a recipe, from timm.
+
+    Raises:
+        TrainingError: timm does not take the recipe's arguments.
+    """
+    optim = settings.optim
+    with _asked_of_timm():
+        found, _ = create_scheduler_v2(
+            optimizer,
+            sched=optim.schedule,
+            num_epochs=settings.epochs,
+            warmup_epochs=optim.warmup_steps / steps_per_epoch if optim.warmup_steps else optim.warmup_epochs,
+            warmup_lr=optim.lr / 100,
+            min_lr=optim.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+        )
+        if found is None:
+            raise ValueError(f"optim.schedule {optim.schedule!r} is none")
+        return found
+
+
+@contextmanager
+def _asked_of_timm() -> Iterator[None]:
+    try:
+        yield
+    except NONSENSE as error:
+        reason = str(error) or repr(error)
+        raise TrainingError(f"timm cannot do what the recipe asks for: {reason}") from error
 
 
 def _choice(settings: Recipe, space: SubmodelSpace) -> choice.Choose:

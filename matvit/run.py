@@ -4,7 +4,7 @@
     metrics.jsonl    a line every few steps and one an epoch
     checkpoint/      the model after the last epoch that was finished
     best/            the model of the best evaluation
-    last/            state.safetensors and state.json: all that training needs to go on, and no one else
+    last/            all that training needs to go on, and no one else: see `matvit.state`
 
 Each directory is replaced as a whole. ``last/`` says how long ``metrics.jsonl`` was when it was written, so
 what a killed process logged after that is dropped and comes again.
@@ -13,21 +13,19 @@ what a killed process logged after that is dropped and comes again.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from matvit.atomic import replaced_directory, tidy
+from matvit import state
+from matvit.atomic import tidy
 from matvit.errors import TrainingError
 
 CONFIG, METRICS, CHECKPOINT, BEST, LAST = "config.toml", "metrics.jsonl", "checkpoint", "best", "last"
-_STATE, _GROUP = "optimizer", "group"
 
 
 @dataclass
@@ -61,6 +59,13 @@ class Progress:
         means = {name: total / count for name, (total, count) in sorted(self.sums.items())}
         self.sums, self.seconds = {}, 0.0
         return means
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Progress":
+        """From the values of all fields, as JSON keeps them."""
+        progress = cls(**fields)
+        progress.sums = {name: (total, count) for name, (total, count) in progress.sums.items()}
+        return progress
 
 
 class RunDirectory:
@@ -110,26 +115,7 @@ class RunDirectory:
         Raises:
             TrainingError: The optimizer's state cannot be kept, or it does not fit on the disk.
         """
-        tensors = {
-            f"{name}/{key}": tensor.contiguous()
-            for name, module in modules.items()
-            for key, tensor in module.state_dict().items()
-        }
-        numbers: dict[str, float | int | bool | None] = {}
-        for name, value in _entries(optimizer):
-            if isinstance(value, Tensor):
-                tensors[name] = value.contiguous()
-            elif value is None or isinstance(value, float | int | bool):
-                numbers[name] = value
-            else:
-                raise TrainingError(f"an optimizer that keeps a {type(value).__name__} cannot be resumed")
-        state = json.dumps({"progress": asdict(progress), "numbers": numbers})
-        try:
-            with replaced_directory(self.path / LAST) as staging:
-                save_file(tensors, staging / "state.safetensors")
-                (staging / "state.json").write_text(state, encoding="utf-8")
-        except SafetensorError as error:  # Its words for a full disk, for example.
-            raise TrainingError(f"cannot write {self.path / LAST}: {error}") from error
+        state.write(self.path / LAST, asdict(progress), modules, optimizer)
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
         """Put modules and optimizer back to where ``last/`` was written, or leave them if it never was.
@@ -139,50 +125,9 @@ class RunDirectory:
         """
         if not (self.path / LAST).is_dir():
             return Progress()
-        try:
-            state = json.loads((self.path / LAST / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(self.path / LAST / "state.safetensors")
-            for name, module in modules.items():
-                prefix = f"{name}/"
-                module.load_state_dict(
-                    {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-                )
-            # Rates and decays are the recipe's, and the schedule's for each step.
-            groups = optimizer.state_dict()["param_groups"]
-            kept: dict[int, dict[str, Any]] = {}
-            for where, value in (*tensors.items(), *state["numbers"].items()):
-                if where.startswith((f"{_STATE}/", f"{_GROUP}/")):
-                    kind, number, key = where.split("/", 2)
-                    learnt = kept.setdefault(int(number), {}) if kind == _STATE else groups[int(number)]
-                    learnt[key] = value
-            optimizer.load_state_dict({"state": kept, "param_groups": groups})
-            progress = Progress(**state["progress"])
-            progress.sums = {name: (total, count) for name, (total, count) in progress.sums.items()}
-        except (
-            AttributeError,
-            KeyError,
-            OSError,
-            RuntimeError,
-            SafetensorError,
-            TypeError,
-            ValueError,
-        ) as error:
-            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise TrainingError(f"cannot resume from {self.path / LAST}: {reason}") from error
-        return progress
+        return state.read(self.path / LAST, Progress.of, modules, optimizer)
 
     def cut_metrics(self, progress: Progress) -> None:
         """Drop the lines that were logged after ``last/`` was written."""
         if (self.path / METRICS).exists():
             os.truncate(self.path / METRICS, progress.metrics_bytes)
-
-
-def _entries(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:
-    """What an optimizer learnt of each parameter, and the steps that some count for a whole group."""
-    state = optimizer.state_dict()
-    for parameter, learnt in state["state"].items():
-        for key, value in learnt.items():
-            yield f"{_STATE}/{parameter}/{key}", value
-    for number, group in enumerate(state["param_groups"]):
-        if "step" in group:
-            yield f"{_GROUP}/{number}/step", group["step"]

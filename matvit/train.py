@@ -15,27 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from matvit import checkpoint, recipe
-from matvit.augment import (
-    Augmented,
-    LabelledImages,
-    mixing,
-    seed_everything,
-    told_plainly,
-    training_transform,
-)
+from matvit.augment import Augmented, LabelledImages, mixing, seed_everything, told_plainly
 from matvit.device import autocast
 from matvit.distributed import ALONE, Processes
 from matvit.elastic import MatViT
-from matvit.errors import NONSENSE, TrainingError
+from matvit.errors import TrainingError
 from matvit.order import MicroBatches, Order
-from matvit.prepare import build, initialise, objective
+from matvit.prepare import build, initialise, objective, optimizer, scheduler, transform
 from matvit.recipe import Recipe
 from matvit.run import BEST, CHECKPOINT, Progress, RunDirectory
 
@@ -160,44 +150,19 @@ class _Trainer:
         self.settings, self.images, self.order = settings, images, order
         self.run, self.how, self.hooks = run, how, hooks
         self.steps = settings.epochs * order.steps_per_epoch
-        optim, goal, augment = settings.optim, settings.objective, settings.augment
+        augment, label_smoothing = settings.augment, settings.objective.label_smoothing
         self.model = build(settings, num_classes=len(images.class_to_idx)).to(how.device)
         if how.grad_checkpointing:
             self.model.set_grad_checkpointing()
-        self.mixing = mixing(
-            augment, num_classes=len(images.class_to_idx), label_smoothing=goal.label_smoothing
-        )
+        self.mixing = mixing(augment, num_classes=len(images.class_to_idx), label_smoothing=label_smoothing)
         if self.mixing and settings.batch_size // (how.processes.world_size * how.accumulate) % 2:
             raise TrainingError("mixup and cutmix need an even number of images in every part of a batch")
-        try:
-            self.transform = training_transform(augment, resolve_model_data_config(self.model))
-            self.optimizer = create_optimizer_v2(
-                self.model,
-                opt=optim.optimizer,
-                lr=optim.lr,
-                weight_decay=optim.weight_decay,
-                layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
-                **({"betas": optim.betas} if optim.betas else {}),
-            )
-            warmup = optim.warmup_steps / order.steps_per_epoch if optim.warmup_steps else optim.warmup_epochs
-            self.scheduler, _ = create_scheduler_v2(
-                self.optimizer,
-                sched=optim.schedule,
-                num_epochs=settings.epochs,
-                warmup_epochs=warmup,
-                warmup_lr=optim.lr / 100,
-                min_lr=optim.min_lr,
-                step_on_epochs=False,
-                updates_per_epoch=order.steps_per_epoch,
-            )
-            if self.scheduler is None:
-                raise ValueError(f"optim.schedule {optim.schedule!r} is none")
-        except NONSENSE as error:
-            reason = str(error) or repr(error)
-            raise TrainingError(f"timm cannot do what the recipe asks for: {reason}") from error
+        self.transform = transform(settings, self.model)
+        self.optimizer = optimizer(settings, self.model)
+        self.scheduler = scheduler(settings, self.optimizer, steps_per_epoch=order.steps_per_epoch)
         self.task = objective(settings, self.model, device=how.device, mixes=self.mixing is not None)
-        if optim.ema_decay:
-            self.task.setup_ema(decay=optim.ema_decay, use_warmup=True)
+        if settings.optim.ema_decay:
+            self.task.setup_ema(decay=settings.optim.ema_decay, use_warmup=True)
         self.kept: MatViT = (
             self.task.get_trainable_module(ema=True).module if self.task.has_ema() else self.model
         )

@@ -27,6 +27,7 @@ class Calibration:
     """A promise, and what is known of it.
 
     Attributes:
+        refits: Of the encoder whose submodels were tested: see `retrieval.encoder.Encoder`.
         submodel: The cheapest whose 1-NN accuracy is promised to be less than `max_drop` below XL's.
         share_of_full: Its multiply-accumulates as a share of the full encoder's, 0 to 1.
         max_drop: The allowed drop, 0 to 1.
@@ -40,6 +41,7 @@ class Calibration:
         failures: Queries that could not be read.
     """
 
+    refits: str | None
     submodel: Submodel
     share_of_full: float
     max_drop: float
@@ -56,6 +58,7 @@ class Calibration:
         chosen = next((c for s, c in self.comparisons if s == self.submodel), None)
         low, high = self.checked.interval if self.checked else (None, None)
         return {
+            "refits": self.refits,
             "submodel": str(self.submodel),
             "share_of_xl": self.share_of_full,
             "max_drop": self.max_drop,
@@ -121,6 +124,7 @@ def calibrate(
         rates = {"loss_rate": last.losses / last.queries, "gain_rate": last.gains / last.queries}
         needed = queries_needed(max_drop, alpha=alpha, **rates)
     return Calibration(
+        refits=searcher.encoder.refits,
         submodel=submodels[column],
         share_of_full=result.points[-1 - column].share_of_full,
         max_drop=max_drop,

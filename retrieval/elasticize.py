@@ -24,6 +24,7 @@ from retrieval.errors import ImageSourceError
 from retrieval.images import open_source
 from retrieval.intervals import Estimate, Share, bootstrap_means, percentile
 from retrieval.samples import Failure, Part, Sample
+from retrieval.tables import Row, submodel_row
 
 BATCH = 32
 POOR_COSINE = 0.9
@@ -141,26 +142,9 @@ class Checked:
             return f"{self.submodel} is not worth using: it loses {-100 * difference:.1f} points of 1-NN"
         return None
 
-    def row(self) -> dict[str, str | int | float]:
+    def row(self) -> Row:
         """In plain values; accuracies and shares are 0 to 1."""
-        row: dict[str, str | int | float] = {
-            "submodel": str(self.submodel),
-            "widths": " ".join(map(str, self.submodel.widths)),
-            "gmacs": self.cost.gmacs,
-            "gflops": self.cost.gflops,
-            "mparams": self.cost.mparams,
-            "share_of_xl": round(self.share_of_full, 6),
-        }
-        if self.ms is not None:
-            row["ms"] = self.ms
-        for name, measure in self.measures.items():
-            low, high = measure.interval
-            row |= {
-                name: round(measure.value, 6),
-                f"{name}_low": round(low, 6),
-                f"{name}_high": round(high, 6),
-            }
-        return row
+        return submodel_row(self.submodel, self.cost, self.share_of_full, self.ms, self.measures)
 
 
 @dataclass(frozen=True)
@@ -175,7 +159,7 @@ class Report:
         """Which granularities are not worth using, and why."""
         return [w for point in self.points if (w := point.warning) and "*" not in str(point.submodel)]
 
-    def table(self) -> list[dict[str, str | int | float]]:
+    def table(self) -> list[Row]:
         """One row a point, all with the same keys."""
         rows = [point.row() for point in self.points]
         keys = dict.fromkeys(key for row in rows for key in row)

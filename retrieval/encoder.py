@@ -14,7 +14,7 @@ import matvit
 from indexes import EncoderIdentity
 from matvit import latency
 from matvit.budget import resolve
-from matvit.checkpoint import weights_sha256
+from matvit.checkpoint import tensors_sha256, weights_sha256
 from matvit.device import pick_device, pick_dtype
 from matvit.latency import Profile
 from matvit.submodel import Submodel
@@ -45,6 +45,8 @@ class Encoder:
     Attributes:
         preprocess: An image, or where one is, to the model's input (C, H, W).
         identity: What an index must have been made by for this encoder to query it.
+        refits: What identifies the refitted tensors that its submodels use in place of slices; None where
+            there are none. They are not part of the identity: the full encoder does without them.
         space: Every submodel that may embed an image.
         cost: Submodel -> cost of embedding one image.
         latency: Times of its submodels, once they are known: see `submodel`.
@@ -80,6 +82,7 @@ class Encoder:
             embed_dim=model.num_features,
             preprocess=self.preprocess.data,
         )
+        self.refits = tensors_sha256(model.refits.tensors) if model.refits else None
         head = model.get_classifier() if model.num_classes else None
         # Of two classifiers, one a token, neither takes the embedding.
         self._classifier = head.to(device, dtype) if isinstance(head, torch.nn.Linear) else None

@@ -4,11 +4,9 @@ Adaptive 1-NN embeds the corpus once with the full encoder and every query with 
 same-encoder 1-NN embeds both with the submodel, which an index cannot do without being built again.
 """
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +25,7 @@ from retrieval.neighbours import LabelledRows
 from retrieval.outcomes import Outcomes
 from retrieval.samples import Failure, Sample
 from retrieval.searcher import Searcher
+from retrieval.tables import Row, submodel_row
 
 _SEARCHED_TOGETHER = 16_384
 """Vectors, of several batches and all submodels: the corpus is read once for so many."""
@@ -55,27 +54,13 @@ class Point:
     same_encoder: Share | None = None
     ms: float | None = None
 
-    def row(self) -> dict[str, str | int | float]:
+    def row(self) -> Row:
         """The point in plain values; accuracies and shares are 0 to 1."""
-        row: dict[str, str | int | float] = {
-            "submodel": str(self.submodel),
-            "widths": " ".join(map(str, self.submodel.widths)),
-            "gmacs": self.cost.gmacs,
-            "gflops": self.cost.gflops,
-            "mparams": self.cost.mparams,
-            "share_of_xl": round(self.share_of_full, 6),
-        }
-        if self.ms is not None:
-            row["ms"] = self.ms
-        named = {"adaptive_1nn": self.adaptive, "same_encoder_1nn": self.same_encoder, **self.measures}
-        for name, measure in named.items():
-            if measure is not None:
-                low, high = measure.interval
-                row |= {
-                    name: round(measure.value, 6),
-                    f"{name}_low": round(low, 6),
-                    f"{name}_high": round(high, 6),
-                }
+        measures: dict[str, Share | Estimate] = {"adaptive_1nn": self.adaptive}
+        if self.same_encoder:
+            measures["same_encoder_1nn"] = self.same_encoder
+        measures |= self.measures
+        row = submodel_row(self.submodel, self.cost, self.share_of_full, self.ms, measures)
         return row | {"queries": self.adaptive.total}
 
 
@@ -103,21 +88,9 @@ class Evaluation:
     right: NDArray[np.bool_] = field(repr=False)
     nearest: NDArray[np.int64] = field(repr=False)
 
-    def table(self) -> list[dict[str, str | int | float]]:
+    def table(self) -> list[Row]:
         """One row a point, in plain values; accuracies are shares, 0 to 1."""
         return [point.row() for point in self.points]
-
-    def write_csv(self, path: Path) -> None:
-        """Write `table` as a CSV file."""
-        write_csv(path, self.table())
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows of the same keys as a CSV file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def evaluate(

@@ -145,15 +145,18 @@ class Searcher:
         """What a budget stands for here: `auto` is what was calibrated for this index, others are themselves.
 
         Raises:
-            BudgetError: Nothing was calibrated.
+            BudgetError: Nothing was calibrated, or the submodels of another elastic encoder were.
         """
         if budget != "auto":
             return budget
         calibration = self.index.manifest.calibration
+        find = f"find one with `matvit plan --index {self.index.path} --calibrate QUERIES`"
         if calibration is None:
+            raise BudgetError(f"{self.index.path} has no budget auto yet: {find}")
+        if calibration.get("refits") != self.encoder.refits:
             raise BudgetError(
-                f"{self.index.path} has no budget auto yet: find one with "
-                f"`matvit plan --index {self.index.path} --calibrate QUERIES`"
+                f"the budget auto of {self.index.path} was found for other submodels of the same full "
+                f"encoder, before or after they were elasticised: {find} and this model"
             )
         return str(calibration["submodel"])
 

@@ -49,6 +49,12 @@ def test_too_few_queries(matvit: Callable, own: Path, queries: Path) -> None:
 def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> None:
     for arguments, message in [
         (("plan", "--calibrate", queries), "--calibrate needs --index"),
+        (
+            ("plan", "-i", own, "--calibrate", queries, "--budget", "M"),
+            "--budget and --calibrate do not go together",
+        ),
+        (("plan", "-i", own, "--calibrate", queries, "--measure"), "--measure and --calibrate do not go"),
+        (("plan", "-i", own, "--held-out", "0.4"), "--held-out needs --calibrate"),
         (("plan",), "say which MODEL, or --index"),
         (("plan", "-i", own, "--calibrate", queries, "--max-drop", "0"), "write points of accuracy"),
         (("query", next(queries.rglob("*.png")), "-i", index, "-b", "auto"), "has no budget auto yet"),

@@ -89,8 +89,9 @@ def test_search_equals_brute_force(
     ],
 )
 def test_bad_queries_are_refused(small: Path, queries: np.ndarray, k: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Index.open(small).search(queries, k)
+    for search in (Index.open(small).search, Index.open(small).exact):
+        with pytest.raises(ValueError, match=message):
+            search(queries, k)
 
 
 def test_other_encoder_is_told_which_model_is_needed(small: Path) -> None:

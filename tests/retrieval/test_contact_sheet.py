@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawings import share_of_colour
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,18 +20,6 @@ from retrieval.searcher import Hit, Hits
 GONE = "(no longer there)"
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [SCRIPT, '"><img src=x onerror=alert(1)>', "' onmouseover='x", "&lt;b&gt;", "</figcaption>", "]]>"]
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")).reshape(-1, 3)
-
-
-def share_of_colour(path: Path) -> float:
-    """The share of pixels that are no grey."""
-    spread = np.ptp(pixels(path).astype(int), axis=1)
-    return float((spread > 20).mean())
 
 
 class Page(HTMLParser):

@@ -13,7 +13,9 @@ from indexes.manifest import read_manifest
 from matvit import Submodel
 from matvit.cost import Cost
 from matvit.elasticize import elasticize
+from matvit.errors import BudgetError
 from retrieval import Encoder, Searcher, build_index, open_source
+from retrieval.calibrate import calibrate, keep
 from retrieval.elasticize import Checked, Images, Report, check
 from retrieval.errors import ImageSourceError
 from retrieval.intervals import Estimate
@@ -193,6 +195,24 @@ def test_the_originals_index_takes_queries_of_submodels(original, refitted, many
     assert [hit.score for hit in full] == [hit.score for hit in sliced.query(query, budget="XL", k=3)]
     assert [hit.score for hit in refit] != [hit.score for hit in plain_slice]
     assert read_manifest(tmp_path / "index") == manifest
+
+
+def test_what_was_calibrated_for_slices_is_not_auto_for_refits(original, refitted, many, tmp_path: Path):
+    for name, model in (("original", original), ("elastic", refitted)):
+        matvit.save(model, tmp_path / name)
+    own = tmp_path / "index"
+    build_index(open_source(many), Encoder.open(tmp_path / "original", device="cpu", dtype="fp32"), own)
+    query = Image.new("RGB", (SIDE, SIDE), "red")
+
+    def searcher(model: str) -> Searcher:
+        return Searcher.open(own, model=tmp_path / model, device="cpu", dtype="fp32")
+
+    for one, other in (("original", "elastic"), ("elastic", "original")):
+        found = calibrate(searcher(one), open_source(many), max_drop=0.9)
+        keep(found, own)
+        assert searcher(one).query(query, budget="auto").submodel == found.submodel
+        with pytest.raises(BudgetError, match="was found for other submodels of the same full encoder"):
+            searcher(other).query(query, budget="auto")
 
 
 def test_the_index_of_another_model_is_refused(refitted, index, tmp_path: Path):

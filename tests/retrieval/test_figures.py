@@ -3,25 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+from drawings import share_of_colour
 from matplotlib import rc_context
-from PIL import Image
 
 from retrieval import Searcher, open_source
 from retrieval.evaluate import evaluate
 from retrieval.figures import adaptive_series, plot_curve, same_encoder_series
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")).reshape(-1, 3)
-
-
-def share_of_colour(path: Path) -> float:
-    """The share of pixels that are no grey."""
-    spread = np.ptp(pixels(path).astype(int), axis=1)
-    return float((spread > 20).mean())
 
 
 def test_curve_is_drawn(searcher: Searcher, queries: Path, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_index import DIM, ENCODER, origin
 from small_world import files_of, picture, write_shard
 
-from indexes import Index, verify
+from indexes import Index, IndexWriter, verify
 from indexes.change import remove
 from retrieval import Encoder, build_index, open_source
 from retrieval.images import ImageSource
@@ -204,6 +205,17 @@ def test_removed_rows_are_new_again(indexed: Callable, tmp_path: Path) -> None:
     remove(index, lambda opened: opened.with_keys(["a/1.png"]), command="")
     for check_content in (False, True):
         assert new(index, images, check_content=check_content) == ["a/1.png"]
+
+
+@BY_BOTH
+def test_of_an_index_whose_writer_did_not_say_everything_is_new(tmp_path: Path, check_content: bool) -> None:
+    images = folder_of(tmp_path / "images")
+    rows = [{"key": f.name, "path": str(f), "label": None} for f in files_of(images)[:1]]
+    with IndexWriter(tmp_path / "i", ENCODER) as writer:
+        writer.plan([("all", "")])
+        writer.write_part(0, np.eye(1, DIM, dtype=np.float16), rows, [])
+        writer.commit(origin())
+    assert len(new(tmp_path / "i", images, check_content=check_content)) == 6
 
 
 @BY_BOTH
