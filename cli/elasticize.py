@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,14 +31,19 @@ def elasticize(
     limit: Annotated[int, typer.Option(min=2, help="Images to fit to, at most.")] = 300,
     check: Annotated[int, typer.Option(min=2, help="Other images to check on, at most.")] = 200,
     epochs: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0,
+            min=1,
             help="Then let the submodels learn the full encoder's embeddings, seeing each image so often.",
+            show_default=False,
         ),
-    ] = 0,
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="The same, for so long.", show_default=False),
+    ] = None,
     teach: Annotated[
-        int, typer.Option(min=2, help="Images to learn from with --epochs, at most; all stay in memory.")
+        int, typer.Option(min=2, help="Images to learn from, at most; all stay in memory.")
     ] = 5000,
     curve: Annotated[
         bool, typer.Option("--curve", help="Check the whole Mix'n'Match curve, not only some of it.")
@@ -54,14 +60,19 @@ def elasticize(
 
     The full encoder stays the original bit for bit, so an index that the original made takes queries of every
     submodel: matvit query IMAGE -i INDEX -m DIR --budget M. The directory also holds a report on images that
-    were not fitted to: table, figure and command.
+    were not fitted to: table, figure and command. What was stopped while submodels learnt goes on when the
+    same command is given again.
 
     Example: matvit elasticize vit_base_patch14_dinov2.lvd142m --images photos/ -o dinov2-elastic/
+
+    Example: matvit elasticize my-vit/ --images photos/ -o my-vit-elastic/ --minutes 30
     """
+    if epochs and minutes:
+        raise typer.BadParameter("give --epochs or --minutes, not both")
     import matvit
     from matvit.checkpoint import check_place, notes_of
     from matvit.device import pick_device
-    from matvit.distil import distil
+    from matvit.distil import Lessons, distil
     from matvit.elasticize import elasticize as run
     from matvit.elasticize import ready
     from retrieval.elasticize import Images
@@ -71,24 +82,29 @@ def elasticize(
     place = pick_device(device)
     original = ready(matvit.load(fetched(model))).to(place)
     sliced = _encoder(original, model)
-    wanted = max(limit, teach) if epochs else limit
+    lessons = Lessons(epochs=epochs, minutes=minutes, seed=seed) if epochs or minutes else None
+    wanted = max(limit, teach) if lessons else limit
     with progress("Reading", wanted + check) as advance:
         chosen = Images.read(
             images, sliced, fit=wanted, check=check, seed=seed, workers=workers, on_images=advance
         )
     done = run(original, chosen.first(limit), on_step=steps())
-    if epochs:
+    kept = output.with_name(f"{output.name}.partial")
+    if lessons:
         taught = distil(
             done.model,
             chosen.fit,
-            epochs=epochs,
+            lessons,
             held_out=chosen.check,
-            seed=seed,
+            kept=kept,
+            on_resume=lambda step: say(f"{kept}: going on after {step} steps"),
             on_step=steps(),
             on_epoch=_say_cosines,
         )
         done = replace(done, model=taught)
     matvit.save(done.model, output, **notes_of(model))
+    if lessons:
+        rmtree(kept)
     encoder = _encoder(done.model, str(output))
     space = encoder.space
     some = space.curve if curve else space.curve[:: max(1, space.depth // 2)]

@@ -9,34 +9,69 @@ by gradients, as in knowledge distillation (Hinton, Vinyals and Dean, arXiv 1503
 embeddings in place of class probabilities. Each step takes every granularity below the full one and one
 random submodel of the Mix'n'Match curve, so that the submodels between stay as good as their neighbours. Only
 what was refitted learns; the encoder's own tensors, and with them the full encoder, stay as they are.
+
+Every draw depends on the seed and the step alone, so that what was stopped goes on as if it had not been.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from math import cos, pi
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from matvit import choice, state
+from matvit.checkpoint import tensors_sha256, weights_sha256
 from matvit.elastic import Elastic, refitted
 from matvit.errors import RefitError
+from matvit.order import Order
 from matvit.submodel import Submodel
 
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
+SAVE_SECONDS = 120.0
 _WARM_UP = 20  # Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """How long submodels learn, and how.
+
+    Args:
+        epochs: How often each image is seen.
+        minutes: In place of epochs: how long it may take here.
+        learning_rate: The highest, of AdamW; it follows a cosine to zero.
+        batch_size: Images a step.
+        seed: Of the images' order and the random submodels.
+
+    Raises:
+        ValueError: Not one of epochs and minutes is given.
+    """
+
+    epochs: int | None = None
+    minutes: float | None = None
+    learning_rate: float = LEARNING_RATE
+    batch_size: int = BATCH_SIZE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.minutes is None):
+            raise ValueError("say how many epochs, or how many minutes")
 
 
 def distil(
     model: Elastic,
     batches: Sequence[Tensor],
+    lessons: Lessons,
     *,
-    epochs: int,
     held_out: Sequence[Tensor] = (),
-    learning_rate: float = LEARNING_RATE,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
+    kept: Path | None = None,
+    on_resume: Callable[[int], None] = lambda step: None,
     on_step: Callable[[str, int, int], None] = lambda what, done, total: None,
     on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, cosines: None,
 ) -> Elastic:
@@ -45,64 +80,135 @@ def distil(
     Args:
         model: A refitted encoder; it is left alone.
         batches: Preprocessed images (B, C, H, W), thousands of them: on a few hundred, submodels learn those.
-        epochs: How often each image is seen.
+        lessons: How long, and how.
         held_out: Other images, to measure on; nothing is chosen by them.
-        learning_rate: The highest, of AdamW; it follows a cosine to zero.
-        batch_size: Images a step.
-        seed: Of the images' order and the random submodels.
+        kept: A directory to keep the state in, every few minutes and at the end. If these very lessons were
+            stopped there, they go on. It is the caller's to remove once the result is safe.
+        on_resume: Called with the number of steps taken before, if there were any.
         on_step: Called with what is done, how far it is and how far it goes.
         on_epoch: Called after each epoch with its number and, by granularity, the mean cosine to the full
             encoder on images held out.
 
     Raises:
         RefitError: The model is not refitted, or the loss is no longer finite.
+        TrainingError: What was kept is damaged, or cannot be written.
     """
     if model.refits is None:
         raise RefitError("only a refitted encoder has something to teach without changing its full encoder")
-    tensors = {name: tensor.detach().clone() for name, tensor in model.refits.tensors.items()}
-    student: Any = refitted(model, tensors)
-    student.reset_classifier(0)
-    student.eval()
-    like = next(student.parameters())
-    images = [image for batch in batches for image in batch]
-    wanted = _embeddings(student, None, batches)
-    shown = _embeddings(student, None, held_out)
-    granularities = student.space.uniforms()[:-1]
+    student = _Student(model, batches, lessons)
+    if kept and student.resume(kept):
+        on_resume(student.progress.step)
+    shown = student.embed(None, held_out)
+    saved = time.monotonic()
+    for epoch in student.learn(on_step):
+        if kept and time.monotonic() - saved >= SAVE_SECONDS:
+            student.save(kept)
+            saved = time.monotonic()
+        if epoch:
+            embedded = {str(s): student.embed(s, held_out) for s in student.granularities}
+            on_epoch(epoch, {name: _cosine(found, shown) for name, found in embedded.items()})
+    if kept:
+        student.save(kept)
+    return refitted(model, {name: tensor.detach() for name, tensor in student.tensors.items()})
 
-    learning = [tensor.requires_grad_() for tensor in tensors.values()]
-    optimizer = torch.optim.AdamW(learning, lr=learning_rate, weight_decay=0)
-    draws = torch.Generator().manual_seed(seed)
-    per_epoch, done = -(-len(images) // batch_size), 0
-    for epoch in range(1, epochs + 1):
-        for rows in torch.randperm(len(images), generator=draws).tensor_split(per_epoch):
-            share = done / (epochs * per_epoch)
-            optimizer.param_groups[0]["lr"] = (
-                learning_rate * min(1, (done + 1) / _WARM_UP) * (1 + cos(pi * share)) / 2
+
+@dataclass
+class _Progress:
+    """Where lessons are, and whose: `of` identifies encoder, images and lessons."""
+
+    of: str
+    step: int = 0
+    seconds: float = 0.0
+
+
+class _Student:
+    """A refitted encoder whose submodels learn."""
+
+    def __init__(self, model: Elastic, batches: Sequence[Tensor], lessons: Lessons) -> None:
+        assert model.refits
+        self.tensors = {n: nn.Parameter(t.detach().clone()) for n, t in model.refits.tensors.items()}
+        self._encoder: Any = refitted(model, self.tensors)
+        self._encoder.reset_classifier(0)
+        self._encoder.eval()
+        self._images = [image for batch in batches for image in batch]
+        self._wanted = self.embed(None, batches)
+        self._lessons = lessons
+        space = self._encoder.space
+        self._order = Order((len(self._images),), min(lessons.batch_size, len(self._images)), lessons.seed)
+        self.granularities = space.uniforms()[:-1]
+        self._between = choice.mixnmatch(space, seed=lessons.seed)
+        self._learning = nn.ParameterDict({n.replace(".", "/"): t for n, t in self.tensors.items()})
+        rate = lessons.learning_rate
+        self._optimizer = torch.optim.AdamW(self._learning.parameters(), lr=rate, weight_decay=0)
+        digest = sha256(f"{weights_sha256(model)} {tensors_sha256(self.tensors)} {lessons}".encode())
+        for image in self._images:
+            digest.update(image.contiguous().cpu().numpy())
+        self.progress = _Progress(digest.hexdigest())
+
+    @torch.no_grad()
+    def embed(self, submodel: Submodel | None, batches: Sequence[Tensor]) -> Tensor:
+        """Embeddings of preprocessed images, by a submodel or the full encoder."""
+        like = next(self._encoder.parameters())
+        found = [self._encoder(batch.to(like), submodel) for batch in batches]
+        return torch.cat(found) if found else like.new_empty(0, self._encoder.num_features)
+
+    def learn(self, on_step: Callable[[str, int, int], None]) -> Iterator[int]:
+        """Take all steps that are left; yields after each the epoch that ends with it, or 0."""
+        progress = self.progress
+        started = time.monotonic() - progress.seconds
+        while (share := self._share()) < 1:
+            self._step(share)
+            progress.step += 1
+            progress.seconds = time.monotonic() - started
+            if self._lessons.minutes is None:
+                on_step("steps of distillation", progress.step, self._steps)
+            else:
+                total = int(60 * self._lessons.minutes)
+                on_step("seconds of distillation", min(int(progress.seconds), total), total)
+            epoch, within = divmod(progress.step, self._order.steps_per_epoch)
+            yield 0 if within else epoch
+
+    @property
+    def _steps(self) -> int:
+        return (self._lessons.epochs or 0) * self._order.steps_per_epoch
+
+    def _share(self) -> float:
+        """How much of the lessons is over, 0 to 1."""
+        if self._lessons.minutes is None:
+            return self.progress.step / self._steps if self._steps else 1
+        return self.progress.seconds / (60 * self._lessons.minutes)
+
+    def _step(self, share: float) -> None:
+        step, learning = self.progress.step, list(self.tensors.values())
+        for group in self._optimizer.param_groups:
+            group["lr"] = (
+                self._lessons.learning_rate * min(1, (step + 1) / _WARM_UP) * (1 + cos(pi * share)) / 2
             )
-            x = torch.stack([images[row] for row in rows]).to(like)
-            y_BD = wanted[rows.to(wanted.device)]
-            between = student.space.curve[
-                int(torch.randint(len(student.space.curve) - 1, (), generator=draws))
-            ]
-            optimizer.zero_grad()
-            for submodel in (*granularities, between):
-                loss: Any = 1 - F.cosine_similarity(student(x, submodel), y_BD).mean()
-                if not loss.isfinite():
-                    raise RefitError(f"the loss of {submodel} is not finite: try a lower learning rate")
-                # The encoder's own parameters may want gradients for somebody else.
-                loss.backward(inputs=learning)
-            optimizer.step()
-            done += 1
-            on_step("steps of distillation", done, epochs * per_epoch)
-        on_epoch(epoch, {str(s): _cosine(_embeddings(student, s, held_out), shown) for s in granularities})
-    return refitted(model, {name: tensor.detach() for name, tensor in tensors.items()})
+        _, rows = self._order.step(step)
+        x = torch.stack([self._images[row] for row in rows]).to(next(self._encoder.parameters()))
+        y_BD = self._wanted[torch.from_numpy(rows).to(self._wanted.device)]
+        self._optimizer.zero_grad()
+        for submodel in (*self.granularities, *self._between(step)):
+            if submodel == self._encoder.space.full:
+                continue
+            loss: Any = 1 - F.cosine_similarity(self._encoder(x, submodel), y_BD).mean()
+            if not loss.isfinite():
+                raise RefitError(f"the loss of {submodel} is not finite: try a lower learning rate")
+            # The encoder's own parameters may want gradients for somebody else.
+            loss.backward(inputs=learning)
+        self._optimizer.step()
 
+    def save(self, directory: Path) -> None:
+        """Keep all that is needed to go on."""
+        state.write(directory, asdict(self.progress), {"refits": self._learning}, self._optimizer)
 
-@torch.no_grad()
-def _embeddings(encoder: Any, submodel: Submodel | None, batches: Sequence[Tensor]) -> Tensor:
-    like = next(encoder.parameters())
-    found = [encoder(batch.to(like), submodel) for batch in batches]
-    return torch.cat(found) if found else like.new_empty(0, encoder.num_features)
+    def resume(self, directory: Path) -> bool:
+        """Go on from what a directory keeps, if it is of these lessons."""
+        if state.progress_in(directory).get("of") != self.progress.of:
+            return False
+        modules = {"refits": self._learning}
+        self.progress = state.read(directory, lambda kept: _Progress(**kept), modules, self._optimizer)
+        return True
 
 
 def _cosine(one_BD: Tensor, other_BD: Tensor) -> float:

@@ -76,6 +76,33 @@ def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path
     assert weights_sha256(library.load(tmp_path / "out")) == weights_sha256(library.load(checkpoint))
 
 
+def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("--limit", "10", "--check", "8", "--epochs", "3", "--teach", "20")
+    assert run(tmp_path / "whole", *command).code == 0
+    monkeypatch.setattr("matvit.distil.SAVE_SECONDS", 0)
+    with monkeypatch.context() as stopping:
+
+        def stop(epoch: int, _: object) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+        stopping.setattr("cli.elasticize._say_cosines", stop)
+        assert run(tmp_path / "out", *command).code != 0
+    assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == ["out.partial"]
+    done = run(tmp_path / "out", *command)
+    assert done.code == 0
+    assert "out.partial: going on after 2 steps" in " ".join(done.err.split())
+    assert not (tmp_path / "out.partial").exists()
+    refits = [(tmp_path / name / "elastic.safetensors").read_bytes() for name in ("whole", "out")]
+    assert refits[0] == refits[1]
+
+
+def test_so_many_minutes(run: Callable, tmp_path: Path) -> None:
+    done = run(tmp_path / "out", "--limit", "10", "--check", "8", "--minutes", "0.02", "--teach", "20")
+    assert done.code == 0
+    assert "epoch 1: mean cosine to XL on images held out: S 0." in " ".join(done.err.split())
+
+
 def test_the_originals_notes_are_kept(run: Callable, tmp_path: Path) -> None:
     library.save(random_matvit(0), tmp_path / "original", classes=["a", "b"])
     assert run(tmp_path / "out", "--limit", "4", "--check", "4", model=tmp_path / "original").code == 0
@@ -109,6 +136,7 @@ def test_mistakes_are_one_line(
     out = tmp_path / "out"
     one_line(run(out, model="resnet18"), 2, "a ResNet does not nest")
     one_line(run(out, images=tmp_path / "nowhere"), 2, "no such file or folder")
+    one_line(run(out, "--epochs", "1", "--minutes", "1"), 2, "give --epochs or --minutes, not both")
     one_line(run(out, images=corpus / "red" / "00.jpg"), 2, "1 images that can be read are too few")
     if not elastic.exists():
         run(elastic, "--limit", "4", "--check", "4")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import matvit
-from matvit.distil import distil
+from matvit.distil import Lessons, distil
 from matvit.elasticize import elasticize
-from matvit.errors import RefitError
+from matvit.errors import RefitError, TrainingError
 
 
 def pictures(count, seed):
@@ -38,8 +38,7 @@ def test_submodels_come_closer_and_the_full_encoder_stays(refitted):
     taught = distil(
         model,
         [*pictures(96, 2).split(32)],
-        epochs=4,
-        batch_size=16,
+        Lessons(epochs=4, batch_size=16),
         held_out=[images],
         on_step=lambda *step: steps.append(step),
         on_epoch=lambda epoch, cosines: epochs.append((epoch, cosines)),
@@ -62,7 +61,7 @@ def test_submodels_come_closer_and_the_full_encoder_stays(refitted):
 def test_the_same_seed_teaches_the_same(refitted):
     _, model = refitted
     one, same, other = (
-        distil(model, [pictures(20, 2)], epochs=1, batch_size=8, seed=seed).refits.tensors
+        distil(model, [pictures(20, 2)], Lessons(epochs=1, batch_size=8, seed=seed)).refits.tensors
         for seed in (0, 0, 1)
     )
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
@@ -72,6 +71,92 @@ def test_the_same_seed_teaches_the_same(refitted):
 def test_what_cannot_be_taught(refitted):
     plain, model = refitted
     with pytest.raises(RefitError, match="only a refitted encoder"):
-        distil(matvit.elastic(plain), [pictures(4, 0)], epochs=1)
+        distil(matvit.elastic(plain), [pictures(4, 0)], Lessons(epochs=1))
     with pytest.raises(RefitError, match="not finite: try a lower learning rate"):
-        distil(model, [pictures(4, 0)], epochs=9, learning_rate=1e38)
+        distil(model, [pictures(4, 0)], Lessons(epochs=9, learning_rate=1e38))
+    for wrong in ({}, {"epochs": 1, "minutes": 1}):
+        with pytest.raises(ValueError, match="say how many epochs, or how many minutes"):
+            Lessons(**wrong)
+
+
+class StoppedError(Exception):
+    """As a kill at a step."""
+
+
+def stop_at(wanted):
+    def on_step(what, done, total):
+        if done == wanted:
+            raise StoppedError
+
+    return on_step
+
+
+@pytest.mark.parametrize("stop", [3, 7])
+def test_what_was_stopped_goes_on_to_the_same_end(refitted, tmp_path, monkeypatch, stop):
+    _, model = refitted
+    monkeypatch.setattr("matvit.distil.SAVE_SECONDS", 0)
+    lessons = Lessons(epochs=4, batch_size=8)
+    whole = distil(model, [pictures(20, 2)], lessons).refits.tensors
+    steps, resumed = [], []
+    with pytest.raises(StoppedError):
+        distil(model, [pictures(20, 2)], lessons, kept=tmp_path / "kept", on_step=stop_at(stop))
+    again = distil(
+        model,
+        [pictures(20, 2)],
+        lessons,
+        kept=tmp_path / "kept",
+        on_resume=resumed.append,
+        on_step=lambda _, done, total: steps.append((done, total)),
+    )
+    assert resumed == [stop - 1]
+    assert steps == [(step, 8) for step in range(stop, 9)]
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in again.refits.tensors.items())
+
+
+@pytest.mark.parametrize("other", ["images", "lessons", "model"])
+def test_other_lessons_begin_anew(refitted, tmp_path, other):
+    plain, model = refitted
+    kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
+    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    resumed = []
+    one_other = {
+        "images": lambda: (model, [pictures(20, 3)], lessons),
+        "lessons": lambda: (model, [pictures(20, 2)], Lessons(epochs=1, batch_size=8, seed=1)),
+        "model": lambda: (elasticize(plain, [pictures(24, 1)]).model, [pictures(20, 2)], lessons),
+    }[other]()
+    found = distil(*one_other, kept=kept, on_resume=resumed.append).refits.tensors
+    assert resumed == []
+    alone = distil(*one_other).refits.tensors
+    assert all(torch.equal(tensor, alone[name]) for name, tensor in found.items())
+
+
+def test_damaged_state_is_refused(refitted, tmp_path):
+    _, model = refitted
+    kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
+    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    (kept / "state.safetensors").write_bytes(b"")
+    with pytest.raises(TrainingError, match="cannot resume from"):
+        distil(model, [pictures(20, 2)], lessons, kept=kept)
+    (kept / "state.json").write_text("{")
+    with pytest.raises(TrainingError, match="cannot resume from"):
+        distil(model, [pictures(20, 2)], lessons, kept=kept)
+
+
+def test_minutes_in_place_of_epochs(refitted, monkeypatch):
+    _, model = refitted
+    clock = iter(range(1000))
+    monkeypatch.setattr("matvit.distil.time.monotonic", lambda: 6 * next(clock))
+    steps = []
+    taught = distil(
+        model,
+        [pictures(20, 2)],
+        Lessons(minutes=1, batch_size=8),
+        on_step=lambda what, done, total: steps.append((what, done, total)),
+    )
+    assert [what for what, _, _ in steps] == ["seconds of distillation"] * len(steps)
+    assert [done for _, done, _ in steps][-1] == 60 == steps[-1][2]
+    assert 1 < len(steps) < 11
+    images = pictures(16, 1)
+    assert cosine(taught, taught.space.uniforms()[0], images) > cosine(
+        model, model.space.uniforms()[0], images
+    )
