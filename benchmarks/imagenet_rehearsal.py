@@ -1,7 +1,7 @@
 """The first steps of an ImageNet recipe on a synthetic set of 1,000 classes: killed once, resumed, measured.
 
     python benchmarks/imagenet_rehearsal.py b16_in1k
-    python benchmarks/imagenet_rehearsal.py l16_in1k_finetune --init
+    python benchmarks/imagenet_rehearsal.py l16_in1k_finetune --init --batch-size 2 --save-minutes 3
 
 The recipe is unchanged but for its batch, which is also accumulated in two parts. Images are noise of
 ImageNet's usual size, read once from an ImageFolder and once from shards; `--init` starts from a plain
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--save-minutes", type=float, default=0.5, help="less than half of the steps take")
     parser.add_argument("--init", action="store_true")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -104,7 +105,7 @@ def main() -> None:
             run = root / f"run-{form}"
             command = [sys.executable, "-m", "cli.main", "train", str(file), "--data", str(root / form)]
             command += ["-o", str(run), "--resume", "--workers", "2", "--accumulate", "2", "--log-every", "1"]
-            command += ["--save-minutes", "0.5", "--device", options.device, *init]
+            command += ["--save-minutes", str(options.save_minutes), "--device", options.device, *init]
             train_until(options.steps // 2, command, run)
             state = run / "last" / "state.json"
             saved = json.loads(state.read_text())["progress"]["step"] if state.exists() else 0
