@@ -38,7 +38,7 @@ def main() -> None:
         matvit.save(timm.create_model(options.model), model)
         command = [sys.executable, "-m", "cli.main", "elasticize", str(model), "--images", str(images)]
         command += ["-o", str(Path(folder) / "elastic"), "--device", "cpu"]
-        command += ["--limit", str(options.images), "--check", str(options.check)]
+        command += ["--workers", "0", "--limit", str(options.images), "--check", str(options.check)]
         start = time.perf_counter()
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from matvit.elasticize import Elasticized
     from retrieval.elasticize import Checked, Report
     from retrieval.encoder import Encoder
+
+TAUGHT = 5000
+"""Images to learn from, unless one says how many."""
 
 
 def elasticize(
@@ -43,8 +47,13 @@ def elasticize(
         typer.Option(min=0.01, help="The same, for so long.", show_default=False),
     ] = None,
     teach: Annotated[
-        int, typer.Option(min=2, help="Images to learn from, at most; all stay in memory.")
-    ] = 5000,
+        int | None,
+        typer.Option(
+            min=2,
+            help="Images to learn from with them, at most; all stay in memory. Default: 5000.",
+            show_default=False,
+        ),
+    ] = None,
     curve: Annotated[
         bool, typer.Option("--curve", help="Check the whole Mix'n'Match curve, not only some of it.")
     ] = False,
@@ -60,8 +69,8 @@ def elasticize(
 
     The full encoder stays the original bit for bit, so an index that the original made takes queries of every
     submodel: matvit query IMAGE -i INDEX -m DIR --budget M. The directory also holds a report on images that
-    were not fitted to: table, figure and command. What was stopped while submodels learnt goes on when the
-    same command is given again.
+    were not fitted to: table, figure and command. What was stopped while submodels learnt goes on, from at
+    most two minutes before, when the same command is given again.
 
     Example: matvit elasticize vit_base_patch14_dinov2.lvd142m --images photos/ -o dinov2-elastic/
 
@@ -69,6 +78,10 @@ def elasticize(
     """
     if epochs and minutes:
         raise typer.BadParameter("give --epochs or --minutes, not both")
+    if minutes and not isfinite(minutes):
+        raise typer.BadParameter(f"--minutes {minutes} have no end")
+    if teach and not (epochs or minutes):
+        raise typer.BadParameter("--teach needs --epochs or --minutes")
     import matvit
     from matvit.checkpoint import check_place, notes_of
     from matvit.device import pick_device
@@ -83,7 +96,8 @@ def elasticize(
     original = ready(matvit.load(fetched(model))).to(place)
     sliced = _encoder(original, model)
     lessons = Lessons(epochs=epochs, minutes=minutes, seed=seed) if epochs or minutes else None
-    wanted = max(limit, teach) if lessons else limit
+    taught = (teach or TAUGHT) if lessons else 0
+    wanted = max(limit, taught)
     with progress("Reading", wanted + check) as advance:
         chosen = Images.read(
             images, sliced, fit=wanted, check=check, seed=seed, workers=workers, on_images=advance
@@ -91,9 +105,9 @@ def elasticize(
     done = run(original, chosen.first(limit), on_step=steps())
     kept = output.with_name(f"{output.name}.partial")
     if lessons:
-        taught = distil(
+        model_taught = distil(
             done.model,
-            chosen.fit,
+            chosen.first(taught),
             lessons,
             held_out=chosen.check,
             kept=kept,
@@ -101,7 +115,7 @@ def elasticize(
             on_step=steps(),
             on_epoch=_say_cosines,
         )
-        done = replace(done, model=taught)
+        done = replace(done, model=model_taught)
     matvit.save(done.model, output, **notes_of(model))
     if lessons:
         rmtree(kept)

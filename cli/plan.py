@@ -110,10 +110,10 @@ def plan(
             json=json,
         )
         return
-    if model is None:
-        if index is None:
-            raise typer.BadParameter("say which MODEL, or --index")
+    if model is None and index is not None:
         model = remembered(index)
+    elif model is None or index is not None:
+        raise typer.BadParameter("say which MODEL, or --index")
     import torch
 
     import matvit
@@ -121,7 +121,13 @@ def plan(
     from matvit.device import pick_device, pick_dtype
 
     timed = measure or (budget is not None and is_time(budget))
-    _check_options(timed, figure, only_timed={"--every-point": every_point, "--refresh": refresh})
+    only_timed = {
+        "--every-point": every_point,
+        "--refresh": refresh,
+        "--batch-size": batch_size != 1,
+        "--threads": threads is not None,
+    }
+    _check_options(timed, figure, only_timed)
     for file in filter(None, (csv, figure)):
         file.parent.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
     encoder = matvit.load(fetched(model), weights=False)

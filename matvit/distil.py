@@ -7,8 +7,9 @@ layer, the next ones never learn of. Here whole submodels learn the full encoder
 
 by gradients, as in knowledge distillation (Hinton, Vinyals and Dean, arXiv 1503.02531), with the cosine of
 embeddings in place of class probabilities. Each step takes every granularity below the full one and one
-random submodel of the Mix'n'Match curve, so that the submodels between stay as good as their neighbours. Only
-what was refitted learns; the encoder's own tensors, and with them the full encoder, stay as they are.
+random submodel of the Mix'n'Match curve (none where the full encoder is drawn), so that the submodels between
+stay as good as their neighbours. Only what was refitted learns; the encoder's own tensors, and with them the
+full encoder, stay as they are.
 
 Every draw depends on the seed and the step alone, so that what was stopped goes on as if it had not been.
 """
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from math import cos, pi
+from math import ceil, cos, inf, pi
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matvit import choice, state
-from matvit.checkpoint import tensors_sha256, weights_sha256
+from matvit.atomic import tidy
+from matvit.checkpoint import weights_sha256
 from matvit.elastic import Elastic, refitted
-from matvit.errors import RefitError
+from matvit.errors import RefitError, TrainingError
 from matvit.order import Order
 from matvit.submodel import Submodel
 
@@ -43,14 +45,14 @@ class Lessons:
     """How long submodels learn, and how.
 
     Args:
-        epochs: How often each image is seen.
+        epochs: Passes over the images; each leaves out the few that fill no last step, others each time.
         minutes: In place of epochs: how long it may take here.
         learning_rate: The highest, of AdamW; it follows a cosine to zero.
-        batch_size: Images a step.
+        batch_size: Images a step, at most.
         seed: Of the images' order and the random submodels.
 
     Raises:
-        ValueError: Not one of epochs and minutes is given.
+        ValueError: Not one of epochs and minutes is given, or a number is out of range.
     """
 
     epochs: int | None = None
@@ -62,6 +64,8 @@ class Lessons:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.minutes is None):
             raise ValueError("say how many epochs, or how many minutes")
+        if (self.epochs or 1) < 1 or not 0 < (self.minutes or 1) < inf or self.batch_size < 1:
+            raise ValueError(f"{self}: epochs and batch_size must be at least 1, minutes above 0 and finite")
 
 
 def distil(
@@ -82,31 +86,39 @@ def distil(
         batches: Preprocessed images (B, C, H, W), thousands of them: on a few hundred, submodels learn those.
         lessons: How long, and how.
         held_out: Other images, to measure on; nothing is chosen by them.
-        kept: A directory to keep the state in, every few minutes and at the end. If these very lessons were
+        kept: A directory to keep the state in, every two minutes and at the end. If these very lessons were
             stopped there, they go on. It is the caller's to remove once the result is safe.
         on_resume: Called with the number of steps taken before, if there were any.
         on_step: Called with what is done, how far it is and how far it goes.
-        on_epoch: Called after each epoch with its number and, by granularity, the mean cosine to the full
-            encoder on images held out.
+        on_epoch: Called after each epoch, and at the end, with its number and, by granularity, the mean
+            cosine to the full encoder on images held out.
 
     Raises:
-        RefitError: The model is not refitted, or the loss is no longer finite.
-        TrainingError: What was kept is damaged, or cannot be written.
+        RefitError: The model is not refitted, there are no images, or the loss is no longer finite.
+        TrainingError: What was kept is damaged or of other lessons, or cannot be written.
     """
     if model.refits is None:
         raise RefitError("only a refitted encoder has something to teach without changing its full encoder")
+    if not sum(map(len, batches)):
+        raise RefitError("there are no images to learn from")
     student = _Student(model, batches, lessons)
     if kept and student.resume(kept):
         on_resume(student.progress.step)
     shown = student.embed(None, held_out)
+
+    def tell(epoch: int) -> None:
+        embedded = {str(s): student.embed(s, held_out) for s in student.granularities}
+        on_epoch(epoch, {name: _cosine(found, shown) for name, found in embedded.items()})
+
     saved = time.monotonic()
-    for epoch in student.learn(on_step):
+    for _ in student.learn(on_step):
+        if not student.within_epoch:
+            tell(student.epochs)
         if kept and time.monotonic() - saved >= SAVE_SECONDS:
             student.save(kept)
             saved = time.monotonic()
-        if epoch:
-            embedded = {str(s): student.embed(s, held_out) for s in student.granularities}
-            on_epoch(epoch, {name: _cosine(found, shown) for name, found in embedded.items()})
+    if student.within_epoch:
+        tell(student.epochs + 1)
     if kept:
         student.save(kept)
     return refitted(model, {name: tensor.detach() for name, tensor in student.tensors.items()})
@@ -130,20 +142,19 @@ class _Student:
         self._encoder: Any = refitted(model, self.tensors)
         self._encoder.reset_classifier(0)
         self._encoder.eval()
+        self._weights = weights_sha256(model)
         self._images = [image for batch in batches for image in batch]
         self._wanted = self.embed(None, batches)
         self._lessons = lessons
         space = self._encoder.space
-        self._order = Order((len(self._images),), min(lessons.batch_size, len(self._images)), lessons.seed)
+        count = len(self._images)
+        self._order = Order((count,), min(count, lessons.batch_size), lessons.seed)
         self.granularities = space.uniforms()[:-1]
         self._between = choice.mixnmatch(space, seed=lessons.seed)
         self._learning = nn.ParameterDict({n.replace(".", "/"): t for n, t in self.tensors.items()})
         rate = lessons.learning_rate
         self._optimizer = torch.optim.AdamW(self._learning.parameters(), lr=rate, weight_decay=0)
-        digest = sha256(f"{weights_sha256(model)} {tensors_sha256(self.tensors)} {lessons}".encode())
-        for image in self._images:
-            digest.update(image.contiguous().cpu().numpy())
-        self.progress = _Progress(digest.hexdigest())
+        self.progress = _Progress("")
 
     @torch.no_grad()
     def embed(self, submodel: Submodel | None, batches: Sequence[Tensor]) -> Tensor:
@@ -152,8 +163,18 @@ class _Student:
         found = [self._encoder(batch.to(like), submodel) for batch in batches]
         return torch.cat(found) if found else like.new_empty(0, self._encoder.num_features)
 
-    def learn(self, on_step: Callable[[str, int, int], None]) -> Iterator[int]:
-        """Take all steps that are left; yields after each the epoch that ends with it, or 0."""
+    @property
+    def epochs(self) -> int:
+        """Those that are over."""
+        return self.progress.step // self._order.steps_per_epoch
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether another one has begun."""
+        return self.progress.step % self._order.steps_per_epoch > 0
+
+    def learn(self, on_step: Callable[[str, int, int], None]) -> Iterator[None]:
+        """Take all steps that are left, yielding after each."""
         progress = self.progress
         started = time.monotonic() - progress.seconds
         while (share := self._share()) < 1:
@@ -163,10 +184,9 @@ class _Student:
             if self._lessons.minutes is None:
                 on_step("steps of distillation", progress.step, self._steps)
             else:
-                total = int(60 * self._lessons.minutes)
+                total = ceil(60 * self._lessons.minutes)
                 on_step("seconds of distillation", min(int(progress.seconds), total), total)
-            epoch, within = divmod(progress.step, self._order.steps_per_epoch)
-            yield 0 if within else epoch
+            yield
 
     @property
     def _steps(self) -> int:
@@ -203,12 +223,32 @@ class _Student:
         state.write(directory, asdict(self.progress), {"refits": self._learning}, self._optimizer)
 
     def resume(self, directory: Path) -> bool:
-        """Go on from what a directory keeps, if it is of these lessons."""
-        if state.progress_in(directory).get("of") != self.progress.of:
+        """Go on from what a directory keeps, if it keeps anything; only then it is one to save to.
+
+        Raises:
+            TrainingError: It is of other lessons, or damaged.
+        """
+        tidy(directory)
+        self.progress.of = self._identity()
+        if not directory.exists():
             return False
+        if state.progress_in(directory).get("of") != self.progress.of:
+            raise TrainingError(
+                f"{directory} keeps lessons of another encoder, of other images or options: give the command "
+                "that began them to go on, or remove it to begin anew"
+            )
         modules = {"refits": self._learning}
         self.progress = state.read(directory, lambda kept: _Progress(**kept), modules, self._optimizer)
         return True
+
+    def _identity(self) -> str:
+        """Of encoder, images and lessons; not of the refit, whose last bits depend on the machine."""
+        first = self._images[0]
+        told = f"{self._weights} {len(self._images)} {tuple(first.shape)} {first.dtype} {self._lessons}"
+        digest = sha256(told.encode())
+        for image in self._images:
+            digest.update(image.cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def _cosine(one_BD: Tensor, other_BD: Tensor) -> float:

@@ -10,7 +10,7 @@ from retrieval.metrics import NO_LABEL
 from retrieval.samples import Sample
 
 _UNKNOWN = -2  # of a query whose label no row has
-_NO_ROW = -2  # nor is it -1, which stands for a row that was not found
+_NO_ROW = -2  # for -1 stands for a row that was not found
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class LabelledRows:
         self._row_of = {(path, key): row for row, (path, key, found) in rows if found}
         self._numbers = {name: i for i, name in enumerate(dict.fromkeys(n for n in labels if n is not None))}
         numbers = [NO_LABEL if name is None else self._numbers[name] for name in labels]
-        self._labels_N = np.array([*numbers, NO_LABEL], np.int64)  # the last is that of row -1
-        counted_N = np.array([*live, False]) & (self._labels_N != NO_LABEL)
+        self._labels_N = np.array([*numbers, NO_LABEL, NO_LABEL], np.int64)  # the last two of no row
+        counted_N = np.array([*live, False, False]) & (self._labels_N != NO_LABEL)
         self._counts = np.bincount(self._labels_N[counted_N], minlength=self.classes)
 
     @classmethod
@@ -77,7 +77,7 @@ class LabelledRows:
     def relevant(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
         """How many rows beside itself have the label of each query, Q."""
         numbers_Q = self.numbers_of(queries)
-        itself_Q = self._labels(self._own(queries)) == numbers_Q
+        itself_Q = self._labels_N[self._own(queries)] == numbers_Q
         return np.where(numbers_Q < 0, 0, self._counts[np.maximum(numbers_Q, 0)] - itself_Q)
 
     def neighbours(
@@ -94,10 +94,13 @@ class LabelledRows:
             rows_QK = np.pad(rows_QK, ((0, 0), (0, 1)), constant_values=-1)
             scores_QK = np.pad(scores_QK, ((0, 0), (0, 1)), constant_values=-np.inf)
         own_QK = rows_QK == self._own(queries)[:, None]
-        own_QK[~own_QK.any(axis=1), -1] = True  # where it is not among them, the last has been to spare
-        kept = (len(rows_QK), rows_QK.shape[1] - 1)
-        rows_QK, scores_QK = rows_QK[~own_QK].reshape(kept), scores_QK[~own_QK].reshape(kept)
-        labels_QK = self._labels(rows_QK)
+        if own_QK.any():
+            own_QK[~own_QK.any(axis=1), -1] = True
+            kept = (len(rows_QK), rows_QK.shape[1] - 1)
+            rows_QK, scores_QK = rows_QK[~own_QK].reshape(kept), scores_QK[~own_QK].reshape(kept)
+        else:  # the last has been to spare
+            rows_QK, scores_QK = rows_QK[:, :-1], scores_QK[:, :-1]
+        labels_QK = self._labels_N[rows_QK]
         return Neighbours(scores_QK, rows_QK, labels_QK, labels_QK == self.numbers_of(queries)[:, None])
 
     def correct(self, queries: Sequence[Sample], nearest: NDArray[np.int64]) -> int:
@@ -109,9 +112,6 @@ class LabelledRows:
         """
         found = self.neighbours(queries, np.zeros(nearest.shape, np.float32), nearest)
         return int(found.relevant[:, 0].sum())
-
-    def _labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self._labels_N[np.maximum(rows, -1)]
 
     def _own(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
         rows = (self.row_of(query) for query in queries)

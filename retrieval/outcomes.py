@@ -86,12 +86,10 @@ class Outcomes:
         self._keep("right", self._by_submodel(relevant_QK[:, 0]))
         self._nearest.append(self._by_submodel(found.rows[:, 0]))
         numbers_Q = np.tile(self._corpus.numbers_of(samples), self._submodels)
-        for k in metrics.KNN:
-            if k <= depth:
-                voted_Q = metrics.knn_labels(
-                    found.scores[:, :k], found.labels[:, :k], classes=self._corpus.classes
-                )
-                self._keep(f"knn_{k}", self._by_submodel(voted_Q == numbers_Q))
+        ks = [k for k in metrics.KNN if k <= depth]
+        voted = metrics.knn_labels(found.scores, found.labels, ks, classes=self._corpus.classes)
+        for k, voted_Q in voted.items():
+            self._keep(f"knn_{k}", self._by_submodel(voted_Q == numbers_Q))
         there_Q = np.tile(self._corpus.relevant(samples), self._submodels)
         for k in metrics.RANKS:
             if k <= depth:

@@ -150,13 +150,15 @@ class Searcher:
         if budget != "auto":
             return budget
         calibration = self.index.manifest.calibration
-        find = f"find one with `matvit plan --index {self.index.path} --calibrate QUERIES`"
+        options = f"--index {self.index.path} --calibrate QUERIES"
         if calibration is None:
-            raise BudgetError(f"{self.index.path} has no budget auto yet: {find}")
+            raise BudgetError(
+                f"{self.index.path} has no budget auto yet: find one with `matvit plan {options}`"
+            )
         if calibration.get("refits") != self.encoder.refits:
             raise BudgetError(
                 f"the budget auto of {self.index.path} was found for other submodels of the same full "
-                f"encoder, before or after they were elasticised: {find} and this model"
+                f"encoder: find theirs with `matvit plan {self.encoder.location} {options}`"
             )
         return str(calibration["submodel"])
 

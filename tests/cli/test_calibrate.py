@@ -56,6 +56,7 @@ def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> No
         (("plan", "-i", own, "--calibrate", queries, "--measure"), "--measure and --calibrate do not go"),
         (("plan", "-i", own, "--held-out", "0.4"), "--held-out needs --calibrate"),
         (("plan",), "say which MODEL, or --index"),
+        (("plan", "digits", "-i", own), "say which MODEL, or --index"),
         (("plan", "-i", own, "--calibrate", queries, "--max-drop", "0"), "write points of accuracy"),
         (("query", next(queries.rglob("*.png")), "-i", index, "-b", "auto"), "has no budget auto yet"),
     ]:

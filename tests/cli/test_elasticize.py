@@ -91,7 +91,9 @@ def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: py
     assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == ["out.partial"]
     done = run(tmp_path / "out", *command)
     assert done.code == 0
-    assert "out.partial: going on after 2 steps" in " ".join(done.err.split())
+    said = " ".join(done.err.split())
+    assert "out.partial: going on after 1 steps" in said
+    assert all(f"epoch {epoch}: mean cosine to XL" in said for epoch in (2, 3))
     assert not (tmp_path / "out.partial").exists()
     refits = [(tmp_path / name / "elastic.safetensors").read_bytes() for name in ("whole", "out")]
     assert refits[0] == refits[1]
@@ -137,6 +139,9 @@ def test_mistakes_are_one_line(
     one_line(run(out, model="resnet18"), 2, "a ResNet does not nest")
     one_line(run(out, images=tmp_path / "nowhere"), 2, "no such file or folder")
     one_line(run(out, "--epochs", "1", "--minutes", "1"), 2, "give --epochs or --minutes, not both")
+    for minutes in ("nan", "inf"):
+        one_line(run(out, "--minutes", minutes), 2, "--minutes")
+    one_line(run(out, "--teach", "100"), 2, "--teach needs --epochs or --minutes")
     one_line(run(out, images=corpus / "red" / "00.jpg"), 2, "1 images that can be read are too few")
     if not elastic.exists():
         run(elastic, "--limit", "4", "--check", "4")

@@ -1,5 +1,8 @@
 """Submodels taught by the full encoder, which stays itself."""
 
+from copy import deepcopy
+from math import inf, nan
+
 import pytest
 import torch
 
@@ -74,9 +77,16 @@ def test_what_cannot_be_taught(refitted):
         distil(matvit.elastic(plain), [pictures(4, 0)], Lessons(epochs=1))
     with pytest.raises(RefitError, match="not finite: try a lower learning rate"):
         distil(model, [pictures(4, 0)], Lessons(epochs=9, learning_rate=1e38))
+    with pytest.raises(RefitError, match="no images"):
+        distil(model, [], Lessons(epochs=1))
     for wrong in ({}, {"epochs": 1, "minutes": 1}):
         with pytest.raises(ValueError, match="say how many epochs, or how many minutes"):
             Lessons(**wrong)
+    for wrong in ({"epochs": -1}, {"minutes": -1}, {"minutes": inf}, {"minutes": nan}):
+        with pytest.raises(ValueError, match="must be at least 1, minutes above 0 and finite"):
+            Lessons(**wrong)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Lessons(epochs=1, batch_size=0)
 
 
 class StoppedError(Exception):
@@ -114,20 +124,34 @@ def test_what_was_stopped_goes_on_to_the_same_end(refitted, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("other", ["images", "lessons", "model"])
-def test_other_lessons_begin_anew(refitted, tmp_path, other):
+def test_what_is_kept_of_other_lessons_is_not_lost(refitted, tmp_path, other):
     plain, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
     distil(model, [pictures(20, 2)], lessons, kept=kept)
-    resumed = []
+    before = {file.name: file.read_bytes() for file in kept.iterdir()}
+    changed = deepcopy(plain)
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.01)
     one_other = {
         "images": lambda: (model, [pictures(20, 3)], lessons),
         "lessons": lambda: (model, [pictures(20, 2)], Lessons(epochs=1, batch_size=8, seed=1)),
-        "model": lambda: (elasticize(plain, [pictures(24, 1)]).model, [pictures(20, 2)], lessons),
+        "model": lambda: (elasticize(changed, [pictures(24, 0)]).model, [pictures(20, 2)], lessons),
     }[other]()
-    found = distil(*one_other, kept=kept, on_resume=resumed.append).refits.tensors
-    assert resumed == []
-    alone = distil(*one_other).refits.tensors
-    assert all(torch.equal(tensor, alone[name]) for name, tensor in found.items())
+    with pytest.raises(TrainingError, match="keeps lessons of another encoder, of other images or options"):
+        distil(*one_other, kept=kept)
+    assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
+
+
+def test_a_kill_while_saving_loses_nothing_and_leaves_nothing(refitted, tmp_path):
+    _, model = refitted
+    kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
+    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    kept.rename(tmp_path / ".kept-replaced")
+    (tmp_path / ".kept-unfinished").mkdir()
+    resumed = []
+    distil(model, [pictures(20, 2)], lessons, kept=kept, on_resume=resumed.append)
+    assert resumed == [2]
+    assert [file.name for file in tmp_path.iterdir()] == ["kept"]
 
 
 def test_damaged_state_is_refused(refitted, tmp_path):
@@ -137,7 +161,11 @@ def test_damaged_state_is_refused(refitted, tmp_path):
     (kept / "state.safetensors").write_bytes(b"")
     with pytest.raises(TrainingError, match="cannot resume from"):
         distil(model, [pictures(20, 2)], lessons, kept=kept)
-    (kept / "state.json").write_text("{")
+    for text in ("{", "{}", "[]"):
+        (kept / "state.json").write_text(text)
+        with pytest.raises(TrainingError, match="cannot resume from"):
+            distil(model, [pictures(20, 2)], lessons, kept=kept)
+    (kept / "state.json").unlink()
     with pytest.raises(TrainingError, match="cannot resume from"):
         distil(model, [pictures(20, 2)], lessons, kept=kept)
 
@@ -146,16 +174,18 @@ def test_minutes_in_place_of_epochs(refitted, monkeypatch):
     _, model = refitted
     clock = iter(range(1000))
     monkeypatch.setattr("matvit.distil.time.monotonic", lambda: 6 * next(clock))
-    steps = []
+    steps, epochs = [], []
     taught = distil(
         model,
         [pictures(20, 2)],
-        Lessons(minutes=1, batch_size=8),
+        Lessons(minutes=1, batch_size=1),
+        on_epoch=lambda epoch, cosines: epochs.append(epoch),
         on_step=lambda what, done, total: steps.append((what, done, total)),
     )
     assert [what for what, _, _ in steps] == ["seconds of distillation"] * len(steps)
     assert [done for _, done, _ in steps][-1] == 60 == steps[-1][2]
     assert 1 < len(steps) < 11
+    assert epochs == [1]  # though it is not over
     images = pictures(16, 1)
     assert cosine(taught, taught.space.uniforms()[0], images) > cosine(
         model, model.space.uniforms()[0], images

@@ -42,7 +42,7 @@ def test_weighted_votes_are_those_of_scikit_learn(
         weights=lambda distances: np.exp((1 - distances) / metrics.TEMPERATURE),
     ).fit(corpus, labels)
     scores, order = ranked(asked, corpus)
-    found = metrics.knn_labels(scores[:, :k], labels[order[:, :k]], classes=classes)
+    found = metrics.knn_labels(scores, labels[order], sorted({1, k}), classes=classes)[k]
     sure = np.sort(np.pad(oracle.predict_proba(asked), ((0, 0), (1, 0))), axis=1)
     clear = sure[:, -1] - sure[:, -2] > 1e-4  # near ties fall either way
     np.testing.assert_array_equal(found[clear], oracle.predict(asked)[clear])
@@ -51,22 +51,30 @@ def test_weighted_votes_are_those_of_scikit_learn(
 def test_votes_are_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     scores, labels = -np.sort(-rng.random((50, 9)).astype(np.float32)), rng.integers(-1, 5, (50, 9))
-    whole = metrics.knn_labels(scores, labels, classes=5)
+    whole = metrics.knn_labels(scores, labels, (2, 9), classes=5)
     monkeypatch.setattr(metrics, "_MOST_VOTES", 40)
-    np.testing.assert_array_equal(metrics.knn_labels(scores, labels, classes=5), whole)
+    pieces = metrics.knn_labels(scores, labels, (2, 9), classes=5)
+    for k in (2, 9):
+        np.testing.assert_array_equal(pieces[k], whole[k])
+
+
+@pytest.mark.parametrize("ks", [(2, 1), (1, 1), (1, 4)])
+def test_ks_ascend_up_to_the_neighbours_there_are(ks: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="do not ascend up to the 3 neighbours"):
+        metrics.knn_labels(np.ones((1, 3), np.float32), np.zeros((1, 3), np.int64), ks, classes=1)
 
 
 def test_rows_without_a_label_do_not_vote() -> None:
     scores = np.array([[0.9, 0.5, 0.4], [0.9, 0.8, 0.7]], np.float32)
     labels = np.array([[NO_LABEL, 3, NO_LABEL], [NO_LABEL] * 3])
-    assert metrics.knn_labels(scores, labels, classes=4).tolist() == [3, NO_LABEL]
+    assert metrics.knn_labels(scores, labels, [3], classes=4)[3].tolist() == [3, NO_LABEL]
 
 
 def test_many_far_votes_do_not_outweigh_one_near_unless_they_are_hot() -> None:
     scores = np.array([[1.0] + [0.5] * 9], np.float32)
     labels = np.array([[7] + [2] * 9])
-    assert metrics.knn_labels(scores, labels, classes=8).tolist() == [7]
-    assert metrics.knn_labels(scores, labels, classes=8, temperature=10).tolist() == [2]
+    assert metrics.knn_labels(scores, labels, [10], classes=8)[10].tolist() == [7]
+    assert metrics.knn_labels(scores, labels, [10], classes=8, temperature=10)[10].tolist() == [2]
 
 
 @cases
