@@ -67,6 +67,15 @@ def test_it_may_be_made_again_in_its_place(run: Callable, tmp_path: Path) -> Non
     }
 
 
+def test_granularities_may_be_refitted_once_more(run: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    options = ("--limit", "30", "--check", "10", "--json")
+    alone = run(tmp_path / "alone", *options)
+    done = run(tmp_path / "out", *options, "--sequential")
+    assert done.code == alone.code == 0
+    assert json.loads(done.out)["points"][0]["cosine"] != json.loads(alone.out)["points"][0]["cosine"]
+    assert weights_sha256(library.load(tmp_path / "out")) == weights_sha256(library.load(checkpoint))
+
+
 def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path) -> None:
     done = run(tmp_path / "out", "--limit", "10", "--check", "8", "--epochs", "2", "--teach", "20")
     assert done.code == 0
