@@ -12,6 +12,7 @@ is there in place of the slice. Blocks that do more to an FFN's output than scal
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,17 +91,14 @@ def refit_along_paths(
 def _begin(model: Any, batch: Tensor, held_out: Tensor) -> _Batch:
     """The stream before the first block, and what else blocks are called with."""
     seen: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
-    hooks = [
-        block.register_forward_pre_hook(
-            lambda _, given, named: seen.append((given[0], given[1:], named)), with_kwargs=True
-        )
-        for block in model.blocks
-    ]
-    try:
+
+    def see(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append((given[0], given[1:], named))
+
+    with ExitStack() as hooks:
+        for block in model.blocks:
+            hooks.enter_context(block.register_forward_pre_hook(see, with_kwargs=True))
         model.forward_features(batch.to(next(model.parameters())))
-    finally:
-        for hook in hooks:
-            hook.remove()
     start = seen[0][0]
     return _Batch(held_out, [(given, named) for _, given, named in seen], start, start, start)
 
@@ -137,9 +135,8 @@ def _refit(
     moments = [Moments(width + len(now_DW), place) for _ in range(2)]
     for stream, full in zip(streams, following, strict=True):
         read: list[Tensor] = []
-        hook = output.register_forward_hook(lambda _, given, made, read=read: read.append(given[0]))
-        missing_BND = (full - _run(part, stream.cut, stream.arguments[layer])) / scale_D
-        hook.remove()
+        with output.register_forward_hook(lambda _, given, made, read=read: read.append(given[0])):
+            missing_BND = (full - _run(part, stream.cut, stream.arguments[layer])) / scale_D
         units_BNW = read[0][..., -width:]
         both = torch.cat([units_BNW, missing_BND + units_BNW @ now_DW.T], dim=-1)
         for each, chosen in zip(moments, (~stream.held_out, stream.held_out), strict=True):
@@ -165,9 +162,8 @@ def _scale(
         return made + sizes[0]
 
     before = _run(part, x_BND, arguments)
-    hook = output.register_forward_hook(add)
-    moved_BND = _run(part, x_BND, arguments) - before
-    hook.remove()
+    with output.register_forward_hook(add):
+        moved_BND = _run(part, x_BND, arguments) - before
     scale_D = moved_BND.flatten(0, -2).mean(0)
     alike = (moved_BND - scale_D).abs().max() <= 0.01 * scale_D.abs().min()
     return scale_D / sizes[0] if alike and sizes[0] > 0 else None

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from themes import pictures
 
 import matvit
 from matvit import CheckpointError, Submodel, SubmodelError
@@ -25,15 +26,6 @@ A_FEW = [
     "parallel scaling, fused",
     "eva02 base",
 ]
-
-
-def pictures(count=24, seed=0):
-    """Images with more in common than noise has, so that few of them tell of others."""
-    generator = torch.Generator().manual_seed(seed)
-    themes = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(9))
-    shares = torch.randn(count, 6, generator=generator)
-    noise = torch.randn(count, 3, 32, 32, generator=generator)
-    return torch.einsum("bt,tchw->bchw", shares, themes) / 2 + 0.3 * noise
 
 
 @pytest.fixture(scope="module")

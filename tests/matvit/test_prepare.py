@@ -19,18 +19,18 @@ def model(settings):
     return prepare.build(settings, num_classes=10)
 
 
-def changed(settings, tmp_path: Path, line: str, other: str):
+def changed(tmp_path: Path, line: str, other: str):
     text = recipe.find("digits").read_text()
     assert line in text
     (tmp_path / "other.toml").write_text(text.replace(line, other))
     return recipe.read(tmp_path / "other.toml")
 
 
-def test_what_timm_has_not_is_said(settings, model, tmp_path: Path) -> None:
-    other = changed(settings, tmp_path, "[optim]", '[optim]\noptimizer = "no such"')
+def test_what_timm_has_not_is_said(model, tmp_path: Path) -> None:
+    other = changed(tmp_path, "[optim]", '[optim]\noptimizer = "no such"')
     with pytest.raises(TrainingError, match="timm cannot do what the recipe asks for"):
         prepare.optimizer(other, model)
-    other = changed(settings, tmp_path, "[optim]", '[optim]\nschedule = "none"')
+    other = changed(tmp_path, "[optim]", '[optim]\nschedule = "none"')
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     with pytest.raises(TrainingError, match="timm cannot do what the recipe asks for"):
         prepare.scheduler(other, optimizer, steps_per_epoch=10)
