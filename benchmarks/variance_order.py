@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import matvit
-from matvit.elastic import refitted
+from matvit.elastic_vit import refitted
 from matvit.elasticize import ready
 from matvit.nested import hidden_of, output_of, take_units
 from matvit.refits import named_ffns

@@ -15,7 +15,7 @@ from cli.output import command_line, percent, print_json, print_table, progress,
 from cli.times import measured
 
 if TYPE_CHECKING:
-    from matvit.elastic import Elastic
+    from matvit.elastic_vit import Elastic
     from matvit.elasticize import Elasticized
     from retrieval.elasticize import Checked, Report
     from retrieval.encoder import Encoder

@@ -22,7 +22,7 @@ from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
 from matvit.atomic import replaced_directory
-from matvit.elastic import Elastic, elastic, plain_architecture, refitted
+from matvit.elastic_vit import Elastic, elastic, plain_architecture, refitted
 from matvit.errors import NONSENSE, CheckpointError, SubmodelError, UnknownModelError
 from matvit.nested import hidden_units
 from matvit.submodel import GRANULARITIES

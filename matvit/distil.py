@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from matvit import choice, state
 from matvit.atomic import tidy
 from matvit.checkpoint import weights_sha256
-from matvit.elastic import Elastic, refitted
+from matvit.elastic_vit import Elastic, refitted
 from matvit.errors import RefitError, TrainingError
 from matvit.order import Order
 from matvit.submodel import Submodel

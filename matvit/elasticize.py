@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matvit.elastic import Elastic, elastic, refitted
+from matvit.elastic_vit import Elastic, elastic, refitted
 from matvit.errors import RefitError
 from matvit.nested import hidden_of, norm_of, output_of, replaced, take_units
 from matvit.refit import Moments, Refit, order, refit

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from timm.models import load_model_config_from_hf
 
 from matvit import checkpoint, published
-from matvit.elastic import Elastic, elastic
+from matvit.elastic_vit import Elastic, elastic
 from matvit.errors import NONSENSE, CheckpointError, UnknownModelError
 from matvit.vit import check_arguments, default_cfgs
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from matvit.choice import Choose
-from matvit.elastic import Elastic, MatEva, MatViT
+from matvit.elastic_vit import Elastic, MatEva, MatViT
 from matvit.errors import UnknownModelError
 from matvit.submodel import Submodel
 

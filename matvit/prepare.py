@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from matvit import choice, hub
 from matvit.augment import Transform, seed_everything, training_transform
-from matvit.elastic import MatViT
+from matvit.elastic_vit import MatViT
 from matvit.errors import NONSENSE, SubmodelError, TrainingError
 from matvit.objectives import Distillation, NestedTask, criterion_for
 from matvit.recipe import Recipe

@@ -12,7 +12,7 @@ import timm
 import torch
 
 from matvit.checkpoint import CONFIG, save
-from matvit.elastic import MatViT
+from matvit.elastic_vit import MatViT
 from matvit.errors import CheckpointError, UnknownModelError
 from matvit.flax_msgpack import FlaxFile, Leaves, Span
 from matvit.scenic_layout import Layout

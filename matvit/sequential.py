@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matvit.elastic import Elastic, refitted
+from matvit.elastic_vit import Elastic, refitted
 from matvit.elasticize import HELD_OUT
 from matvit.errors import RefitError
 from matvit.nested import ffns, hidden_units, output_of

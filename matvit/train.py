@@ -22,7 +22,7 @@ from matvit import checkpoint, recipe
 from matvit.augment import Augmented, LabelledImages, mixing, seed_everything, told_plainly
 from matvit.device import autocast
 from matvit.distributed import ALONE, Processes
-from matvit.elastic import MatViT
+from matvit.elastic_vit import MatViT
 from matvit.errors import TrainingError
 from matvit.order import MicroBatches, Order
 from matvit.prepare import build, initialise, objective, optimizer, scheduler, transform

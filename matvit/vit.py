@@ -8,7 +8,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from matvit.elastic import MatViT
+from matvit.elastic_vit import MatViT
 
 # Of those that a file can give; where a model is built and of what code is not a file's to say.
 _ARGUMENTS = {name for kind in (VisionTransformer, Eva) for name in inspect.signature(kind).parameters} - {

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from indexes.search import nearest, require_faiss
 from matvit.augment import Transform, told_plainly
 from matvit.device import autocast
-from matvit.elastic import MatViT
+from matvit.elastic_vit import MatViT
 from matvit.recipe import Recipe
 from matvit.submodel import Submodel
 from retrieval.labelled import TORCHVISION, LabelledImages, open_labelled

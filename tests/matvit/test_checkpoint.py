@@ -24,7 +24,7 @@ from timm.models.vision_transformer import VisionTransformer
 import matvit
 from matvit import CheckpointError, MatViT, Submodel, UnknownModelError
 from matvit.checkpoint import SHIPPED, weights_sha256
-from matvit.elastic import MatEva, MatViTDistilled
+from matvit.elastic_vit import MatEva, MatViTDistilled
 
 LOADER = Path(__file__).with_name("plain_timm_loader.py")
 MIXED = Submodel((5, 17, 32, 100))

@@ -10,7 +10,7 @@ from timm.models import FeatureInfo, group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from matvit import MatViT, Submodel, SubmodelError
-from matvit.elastic import plain_architecture
+from matvit.elastic_vit import plain_architecture
 
 MIXED = Submodel((5, 17, 32, 100))
 NAMES = ["base", "large", "small", "tiny"]

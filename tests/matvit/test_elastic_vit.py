@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import matvit
 from matvit import GRANULARITIES, BudgetError, Elastic, MatViT, Submodel, SubmodelError, UnknownModelError
-from matvit.elastic import MatEva, MatViTDistilled, plain_architecture
+from matvit.elastic_vit import MatEva, MatViTDistilled, plain_architecture
 
 MIXED = Submodel((5, 17, 32, 100))
 A_FEW = ["augreg", "deit distilled", "siglip", "dinov2 giant", "parallel scaling", "eva02 base", "rope mixed"]
