@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from counting import counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from small_world import files_of, picture, random_matvit, shard_of
 from timm.models import save_for_hf
-from torch.utils.flop_counter import FlopCounterMode
 
 import matvit
 from indexes import FilterError, Index, IndexReplacedError, UnknownKeyError, WrongEncoderError
@@ -64,7 +64,7 @@ def test_a_query_says_which_submodel_answered_and_what_it_cost(
         assert hits.submodel == encoder.submodel(budget)
         plain = matvit.load(checkpoint).extract(hits.submodel)
         plain.reset_classifier(0)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        with counting() as counter, torch.inference_mode():
             plain(torch.zeros(1, 3, 16, 16))
         assert hits.gmacs == counter.get_total_flops() / 2e9
 
