@@ -11,9 +11,10 @@ from indexes.filling import Progress
 from indexes.kinds import AUTO, KindOptions, check
 from indexes.manifest import read_manifest
 from indexes.search import require_faiss
+from indexes.staging import restore
 from matvit.distributed import ALONE, Processes
 from retrieval.batches import Batch, batches
-from retrieval.encoder import Encoder
+from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.images import ImageSource
 
 
@@ -54,14 +55,19 @@ def build_index(
         IndexBusyError: Another process is writing it.
         IndexDamagedError: There is no whole index to extend.
         WrongEncoderError: The index to extend was made by another encoder.
-        EmptyIndexError: Not one image could be read.
+        EmptyIndexError: Not one image could be embedded.
+        CheckpointError: The encoder's weights are not finite.
         MissingFaissError: FAISS is not installed.
         DuplicateKeyError: Two images have the same key.
         IndexKindError: FAISS cannot index the vectors like that.
     """
     require_faiss()  # Better now than after hours of embedding.
     check(options, encoder.identity.embed_dim)
+    encoder.check_weights()
     out = Path(out)
+    if extends:
+        restore(out)
+        encoder = encoder.reading_as(read_manifest(out).encoder.preprocess)
     if not processes.is_first:
         processes.wait()  # until the first one has planned
     with IndexWriter(out, encoder.identity, extends=extends, helps=not processes.is_first) as writer:
@@ -111,20 +117,24 @@ class _Embedded:
         self._failures: list[tuple[str, str]] = []
 
     def add(self, batch: Batch) -> None:
-        if batch.samples:
-            self._vectors.append(self._encoder.embed(batch.images).astype(np.float16))
-        self._rows += [
-            {
-                **sample.extra,
+        self._failures += [(failure.key, failure.reason) for failure in batch.failures]
+        if not batch.samples:
+            return
+        vectors_BD = self._encoder.embed(batch.images).astype(np.float16)
+        usable_B = are_units(vectors_BD)
+        self._vectors.append(vectors_BD[usable_B])
+        for sample, content, is_usable in zip(batch.samples, batch.contents, usable_B, strict=True):
+            if not is_usable:
+                self._failures.append((sample.key, NO_EMBEDDING))
+                continue
+            row = {
                 "key": sample.key,
                 "path": sample.path,
                 "label": sample.label,
                 "content": content,
                 "state": sample.state,
             }
-            for sample, content in zip(batch.samples, batch.contents, strict=True)
-        ]
-        self._failures += [(failure.key, failure.reason) for failure in batch.failures]
+            self._rows.append({**sample.extra, **row})
 
     def write(self, writer: IndexWriter, i: int) -> None:
         writer.write_part(i, np.concatenate(self._vectors), self._rows, self._failures)

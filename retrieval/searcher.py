@@ -111,6 +111,7 @@ class Searcher:
         self._take(index)
 
     def _take(self, index: Index) -> None:
+        self.encoder = self.encoder.reading_as(index.manifest.encoder.preprocess)
         index.manifest.require_encoder(self.encoder.identity)
         index.use(str(self.encoder.device))
         self.index = index
