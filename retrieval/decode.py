@@ -124,7 +124,7 @@ def in_mode(image: Image.Image, mode: str, reading: Reading = AS_SEEN) -> Image.
             image = eight_bit(image)
         if reading.alpha:
             image = _on(reading.alpha, image)
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)  # A copy of a giant is 0.7 GB.
     except UnreadableImageError:
         raise
     except Exception as error:  # opening read the header alone: the pixels may be damaged
