@@ -132,15 +132,7 @@ def train(
     if first:
         run.start(recipe_file)
         run.cut_metrics(progress)
-    try:
-        return trainer.run_from(progress)
-    except RuntimeError as error:
-        if str(error).startswith("DataLoader worker"):  # Raised wherever this process is at that moment.
-            raise TrainingError(
-                "a process that reads images was killed, or crashed: use fewer --workers if memory is short, "
-                f"and --resume; {out} keeps the last state"
-            ) from error
-        raise
+    return trainer.run_from(progress)
 
 
 class _Trainer:
