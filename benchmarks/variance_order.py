@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=300)
     options = parser.parse_args()
     full = ready(matvit.load(options.model))
-    encoder = Encoder(matvit.elastic(full), device=torch.device("cpu"), dtype=torch.float32)
+    encoder = Encoder(full, device=torch.device("cpu"), dtype=torch.float32)
     images = Images.read(options.images, encoder, fit=options.limit, check=200)
     seen: dict[str, list[torch.Tensor]] = {name: [] for name, _, _ in named_ffns(full)}
     for name, ffn, _ in named_ffns(full):

@@ -159,14 +159,12 @@ def elasticize(
 
 
 def _encoder(model: "Elastic", location: str) -> "Encoder":
-    """For embedding alone: it puts the classifier of a copy aside, which shares all weights."""
     import torch
 
-    import matvit
     from retrieval.encoder import Encoder
 
     device = next(model.parameters()).device
-    return Encoder(matvit.elastic(model), device=device, dtype=torch.float32, location=location)
+    return Encoder(model, device=device, dtype=torch.float32, location=location)
 
 
 def _say_cosines(epoch: int, cosines: Mapping[str, float]) -> None:

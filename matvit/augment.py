@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from matvit.errors import TrainingError
+from matvit.asked import asked
+from matvit.errors import NonsenseError, TrainingError
 from matvit.order import Place
 from matvit.recipe import Augment
 
@@ -110,35 +111,40 @@ def training_transform(augment: Augment, data: Mapping[str, Any]) -> Transform:
         data: As from `timm.data.resolve_model_data_config`.
 
     Raises:
-        ValueError: What it makes of an image is of no use. timm raises others.
+        NonsenseError: timm cannot, or what it makes of an image is of no use.
     """
-    transform = create_transform(
-        input_size=data["input_size"],
-        is_training=True,
-        train_crop_mode="rrc" if augment.crop < 1 else "rkrc",
-        scale=(augment.crop, 1.0),
-        # None is timm's 3/4 to 4/3 for crops.
-        ratio=None if augment.crop < 1 else (1 - augment.stretch, 1 / (1 - augment.stretch)),
-        hflip=augment.hflip,
-        color_jitter=augment.color_jitter,
-        auto_augment=augment.auto_augment or None,
-        re_prob=augment.erase,
-        interpolation=data["interpolation"],
-        mean=data["mean"],
-        std=data["std"],
-    )
-    if augment.degrees or augment.translate or augment.zoom or augment.shear:
-        affine = transforms.RandomAffine(
-            degrees=augment.degrees,
-            translate=(augment.translate, augment.translate),
-            scale=(1 - augment.zoom, 1 + augment.zoom),
-            shear=augment.shear,
-            interpolation=transforms.InterpolationMode.BILINEAR,
+    # None is timm's 3/4 to 4/3 for crops.
+    ratio = None if augment.crop < 1 else (1 - augment.stretch, 1 / (1 - augment.stretch))
+    with asked():
+        transform = create_transform(
+            input_size=data["input_size"],
+            is_training=True,
+            train_crop_mode="rrc" if augment.crop < 1 else "rkrc",
+            scale=(augment.crop, 1.0),
+            ratio=ratio,
+            hflip=augment.hflip,
+            color_jitter=augment.color_jitter,
+            auto_augment=augment.auto_augment or None,
+            re_prob=augment.erase,
+            interpolation=data["interpolation"],
+            mean=data["mean"],
+            std=data["std"],
         )
+    if augment.degrees or augment.translate or augment.zoom or augment.shear:
+        with asked():
+            affine = transforms.RandomAffine(
+                degrees=augment.degrees,
+                translate=(augment.translate, augment.translate),
+                scale=(1 - augment.zoom, 1 + augment.zoom),
+                shear=augment.shear,
+                interpolation=transforms.InterpolationMode.BILINEAR,
+            )
         transform.transforms.insert(0, affine)
-    tried = transform(Image.new("L" if data["input_size"][0] == 1 else "RGB", (32, 32)))
+    image = Image.new("L" if data["input_size"][0] == 1 else "RGB", (32, 32))
+    with asked():
+        tried = transform(image)
     if tried.shape != tuple(data["input_size"]) or not tried.isfinite().all():
-        raise ValueError("preprocess and augment make no images that the model can see")
+        raise NonsenseError("preprocess and augment make no images that the model can see")
     return transform
 
 

@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
+from matvit.asked import asked, plain_model
 from matvit.atomic import replaced_directory
 from matvit.elastic_vit import Elastic, elastic, plain_architecture, refitted
-from matvit.errors import NONSENSE, CheckpointError, SubmodelError, UnknownModelError
+from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
 from matvit.nested import hidden_units
 from matvit.submodel import GRANULARITIES
 from matvit.vit import check_arguments
@@ -31,6 +32,8 @@ from matvit.vit import check_arguments
 WEIGHTS, CONFIG, REFITS = "model.safetensors", "config.json", "elastic.safetensors"
 _OWN_NOTES = {"architecture", "granularities", "refitted", "widths"}
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
+_TRANSFORMERS = {"model_type", "architectures", "transformers_version"}
+"""What the configs of Hugging Face transformers have, and timm's have not."""
 REPORT = "report"
 """Folder in a checkpoint for what was measured of it; a new checkpoint in its place takes it away."""
 SHIPPED = Path(__file__).with_name("checkpoints")
@@ -116,17 +119,10 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         UnknownModelError: It holds another kind of model.
         CheckpointError: It is incomplete or damaged.
     """
-    try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        ours = config.get("matvit", {})
-        architecture = ours.get("architecture", config["architecture"])
-        granularities = ours.get("granularities", GRANULARITIES)
-    except FileNotFoundError:
-        raise UnknownModelError(f"{directory} is no checkpoint: it has no {CONFIG}") from None
-    except (AttributeError, KeyError, TypeError):
-        raise UnknownModelError(f"{directory}: {CONFIG} names no elastic model") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot read {directory / CONFIG}: {error}") from error
+    config = _read_config(directory)
+    ours = config.get("matvit", {})
+    architecture = ours.get("architecture", config.get("architecture"))
+    granularities = ours.get("granularities", GRANULARITIES)
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UnknownModelError(
             f"{directory} holds {architecture!r}, which is not an architecture known here"
@@ -137,34 +133,68 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
             f"{directory} holds an extracted submodel whose widths differ: give the model that it came from"
         )
     try:
+        arguments = check_arguments({"num_classes": config["num_classes"], **config.get("model_args", {})})
         with torch.device("cpu" if weights else "meta"):
-            net = timm.create_model(
+            net = plain_model(
                 architecture,
                 # Without the keys that tell timm where to find other weights: these are the ones beside it.
                 pretrained_cfg={
                     **{key: v for key, v in config["pretrained_cfg"].items() if key not in _SOURCES},
                     "architecture": architecture,
                 },
-                **check_arguments({"num_classes": config["num_classes"], **config.get("model_args", {})}),
+                **arguments,
             )
         if weights:
-            net.load_state_dict(_in_keys_of(net, load_file(directory / WEIGHTS)))
+            state = _in_keys_of(net, load_file(directory / WEIGHTS))
+            with asked():
+                net.load_state_dict(state)
     except FileNotFoundError:
         raise CheckpointError(f"{directory} has no {WEIGHTS}; pickled weights are never read") from None
     except SafetensorError as error:
         raise CheckpointError(f"{directory / WEIGHTS} is damaged: {error}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {directory / WEIGHTS}: {error}") from error
-    except NONSENSE as error:
-        # torch's first line only announces the mismatches; each has a line of its own below.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[min(1, len(lines) - 1)].strip()
-        raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {reason}") from error
+    except NonsenseError as error:
+        raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {error}") from error
     try:
         model = elastic(net, granularities=granularities).eval()
         return _with_refits(model, directory) if ours.get("refitted") else model
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """What `config.json` says, with the parts that a model is made of.
+
+    Raises:
+        UnknownModelError: It is of another kind of model, or of another library.
+        CheckpointError: It cannot be read, or something is missing.
+    """
+    file = directory / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnknownModelError(f"{directory} is no checkpoint: it has no {CONFIG}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error
+    if not isinstance(config, dict) or not isinstance(ours := config.get("matvit", {}), dict):
+        raise UnknownModelError(f"{directory}: {CONFIG} names no elastic model")
+    if "architecture" not in config | ours:
+        if _TRANSFORMERS & config.keys():
+            raise UnknownModelError(
+                f"{directory} is a model of Hugging Face transformers, whose layout is another: take "
+                "timm's of the same weights, by its name or from hf-hub:timm/..."
+            )
+        raise UnknownModelError(f"{directory}: {CONFIG} names no elastic model")
+    for name, kind in (("pretrained_cfg", dict), ("num_classes", object), ("model_args", dict)):
+        if name not in config and name != "model_args":
+            raise CheckpointError(
+                f"{directory}: {CONFIG} has no {name}: save the model with timm.models.save_for_hf, which "
+                "writes it"
+            )
+        if not isinstance(config.get(name, {}), kind):
+            raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {name} is no object")
+    return config
 
 
 def _with_refits(model: Elastic, directory: Path) -> Elastic:
@@ -194,7 +224,8 @@ def _in_keys_of(net: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights as `net` names them, whatever their authors' own code called them."""
     if state.keys() != net.state_dict().keys():
         timm_class = getattr(net, "timm_class", type(net))
-        state = sys.modules[timm_class.__module__].checkpoint_filter_fn(state, net)
+        with asked():
+            state = sys.modules[timm_class.__module__].checkpoint_filter_fn(state, net)
     return state
 
 
@@ -233,12 +264,11 @@ def _width_arguments(model: Any) -> dict[str, Any]:
             2 * ratio,
             math.nextafter(2 * ratio, math.inf),
         ):
+            arguments = get_model_args(model, {"mlp_ratio": candidate})
             try:
                 with torch.device("meta"):
-                    built = timm.create_model(
-                        plain_architecture(model), **get_model_args(model, {"mlp_ratio": candidate})
-                    )
-            except (AssertionError, RuntimeError, TypeError, ValueError):
+                    built = plain_model(plain_architecture(model), **arguments)
+            except NonsenseError:
                 continue
             if {name: tensor.shape for name, tensor in built.state_dict().items()} == shapes:
                 return {"mlp_ratio": candidate}

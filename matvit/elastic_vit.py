@@ -16,6 +16,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from matvit.asked import plain_name
 from matvit.budget import resolve
 from matvit.cost import CostModel, cost_model
 from matvit.errors import BudgetError, UnknownModelError
@@ -267,5 +268,4 @@ def refitted(model: Elastic, tensors: Mapping[str, Tensor]) -> Elastic:
 
 def plain_architecture(model: Any) -> str:
     """The timm name of the plain encoder: ``vit_*`` for ``matvit_*``, and its own for any other."""
-    name: str = model.pretrained_cfg["architecture"]
-    return name.removeprefix("mat") if name.startswith("matvit_") else name
+    return plain_name(model.pretrained_cfg["architecture"])

@@ -29,8 +29,8 @@ class DownloadError(RuntimeError):
     """A file that could not be downloaded."""
 
 
-NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What timm raises where a configuration that anyone may have written holds what it should not."""
+class NonsenseError(ValueError):
+    """What a file asks of timm or torch, and they cannot do: see `matvit.asked`."""
 
 
 class TrainingError(RuntimeError):

@@ -11,17 +11,21 @@ from safetensors import SafetensorError
 from timm.models import load_model_config_from_hf
 
 from matvit import checkpoint, published
+from matvit.asked import asked, plain_model
 from matvit.elastic_vit import Elastic, elastic
-from matvit.errors import NONSENSE, CheckpointError, UnknownModelError
+from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
 from matvit.vit import check_arguments, default_cfgs
+
+_LOCAL = "local-dir:"
 
 
 def load(model: str | Path, *, weights: bool = True) -> Elastic:
     """An elastic encoder from a checkpoint directory, or from a name.
 
     Args:
-        model: A directory in timm's hub layout; a timm name, whose pretrained weights are downloaded; an
-            ``hf-hub:`` id; one of `matvit.published.PUBLISHED`; or the bare name of an architecture such as
+        model: A directory in timm's hub layout, with or without timm's ``local-dir:`` before it; a timm
+            name, whose pretrained weights are downloaded; an ``hf-hub:`` id; one of
+            `matvit.published.PUBLISHED`; or the bare name of an architecture such as
             ``matvit_base_patch16_224``.
         weights: Refuse names without weights. False gives a model on torch's meta device, enough for costs.
 
@@ -33,8 +37,8 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         CheckpointError: The directory is incomplete or damaged, or a download from the hub failed.
         DownloadError: A published checkpoint could not be downloaded.
     """
-    if Path(model).is_dir():
-        return checkpoint.load(Path(model), weights=weights)
+    if directory := directory_of(model):
+        return checkpoint.load(directory, weights=weights)
     name = str(model)
     if name in published.PUBLISHED:
         return checkpoint.load(published.checkpoint_of(name), weights=weights)
@@ -45,22 +49,39 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
     try:
         if name.startswith("hf-hub:"):
-            check_arguments(load_model_config_from_hf(name.removeprefix("hf-hub:"))[2] or {})
+            with asked():
+                arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))[2]
+            check_arguments(arguments or {})
         with torch.device("meta"):
-            model = elastic(name)  # What does not nest shows before anything is downloaded for it.
+            nested = elastic(plain_model(name))  # What does not nest shows before anything is downloaded.
         if weights:
-            source = _safetensors(model.pretrained_cfg)
-            model = elastic(name, pretrained=True, pretrained_cfg_overlay=source)
-        return model.eval()
+            source = _safetensors(nested.pretrained_cfg)
+            nested = elastic(plain_model(name, pretrained=True, pretrained_cfg_overlay=source))
+        return nested.eval()
     except OSError as error:
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         reason = "no safetensors are there, and pickles are never read" if absent else error
         raise CheckpointError(f"cannot download {name}: {reason}") from error
     except SafetensorError as error:
         raise CheckpointError(f"the weights of {name} are damaged: {error}") from error
-    except NONSENSE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnknownModelError(f"{name}: {reason}") from error
+    except (NonsenseError, UnknownModelError, SubmodelError) as error:
+        raise UnknownModelError(f"{name}: {error}") from error
+
+
+def directory_of(model: str | Path) -> Path | None:
+    """The checkpoint directory that a model is called by; None if it is called by a name.
+
+    Raises:
+        UnknownModelError: It is called by a directory that is not there.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    place = Path(str(model).removeprefix(_LOCAL))
+    if not str(model).startswith(_LOCAL):
+        return None
+    if not place.is_dir():
+        raise UnknownModelError(f"{model}: no such directory")
+    return place
 
 
 def _safetensors(pretrained_cfg: Mapping[str, Any]) -> dict[str, str]:

@@ -1,10 +1,7 @@
 """What a recipe makes before any training: model, weights, augmentation, objective, optimizer, schedule."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import timm
 import torch
 from timm.data import resolve_model_data_config
 from timm.layers import to_2tuple
@@ -15,9 +12,10 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from matvit import choice, hub
+from matvit.asked import asked, plain_model
 from matvit.augment import Transform, seed_everything, training_transform
-from matvit.elastic_vit import MatViT
-from matvit.errors import NONSENSE, SubmodelError, TrainingError
+from matvit.elastic_vit import MatViT, elastic
+from matvit.errors import NonsenseError, SubmodelError, TrainingError
 from matvit.objectives import Distillation, NestedTask, criterion_for
 from matvit.recipe import Recipe
 from matvit.submodel import SubmodelSpace
@@ -36,16 +34,18 @@ def build(settings: Recipe, *, num_classes: int) -> MatViT:
     img_size = settings.model.get("img_size", 224)
     chans = settings.model.get("in_chans", 3)
     overlay = {"input_size": (chans, *to_2tuple(img_size)), "mean": (0.5,) * chans, "std": (0.5,) * chans}
+    config = default_cfgs[settings.architecture].default.to_dict()
     try:
-        return timm.create_model(
+        plain = plain_model(
             settings.architecture,
             num_classes=num_classes,
+            pretrained_cfg={**config, "architecture": settings.architecture},
             pretrained_cfg_overlay={**overlay, **settings.preprocess},
             **check_arguments(settings.model),
         )
-    except NONSENSE as error:
-        reason = str(error) or repr(error)
-        raise TrainingError(f"cannot build {settings.architecture} from the recipe: {reason}") from error
+    except NonsenseError as error:
+        raise TrainingError(f"cannot build {settings.architecture} from the recipe: {error}") from error
+    return elastic(plain)
 
 
 def initialise(model: MatViT, source: str | Path) -> None:
@@ -66,15 +66,17 @@ def initialise(model: MatViT, source: str | Path) -> None:
             f"{source} is another kind of encoder than the recipe's: they differ in {others[0]}"
         )
     try:
+        with asked():
+            fitted = checkpoint_filter_fn(given, model)
         state = {
             name: tensor
-            for name, tensor in checkpoint_filter_fn(given, model).items()
+            for name, tensor in fitted.items()
             if not (name.startswith("head.") and (name not in own or own[name].shape != tensor.shape))
         }
-        model.load_state_dict(state, strict=False)
-    except NONSENSE as error:
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise TrainingError(f"{source} has another shape than the recipe's: {lines[-1].strip()}") from error
+        with asked():
+            model.load_state_dict(state, strict=False)
+    except NonsenseError as error:
+        raise TrainingError(f"{source} has another shape than the recipe's: {error}") from error
 
 
 def objective(settings: Recipe, model: MatViT, *, device: torch.device, mixes: bool) -> NestedTask:
@@ -100,8 +102,12 @@ def transform(settings: Recipe, model: MatViT) -> Transform:
     Raises:
         TrainingError: timm does not take the recipe's arguments.
     """
-    with _asked_of_timm():
-        return training_transform(settings.augment, resolve_model_data_config(model))
+    try:
+        with asked():
+            data = resolve_model_data_config(model)
+        return training_transform(settings.augment, data)
+    except NonsenseError as error:
+        raise _impossible(error) from error
 
 
 def optimizer(settings: Recipe, model: MatViT) -> Optimizer:
@@ -111,15 +117,18 @@ def optimizer(settings: Recipe, model: MatViT) -> Optimizer:
         TrainingError: timm does not take the recipe's arguments.
     """
     optim = settings.optim
-    with _asked_of_timm():
-        return create_optimizer_v2(
-            model,
-            opt=optim.optimizer,
-            lr=optim.lr,
-            weight_decay=optim.weight_decay,
-            layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
-            **({"betas": optim.betas} if optim.betas else {}),
-        )
+    try:
+        with asked():
+            return create_optimizer_v2(
+                model,
+                opt=optim.optimizer,
+                lr=optim.lr,
+                weight_decay=optim.weight_decay,
+                layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
+                **({"betas": optim.betas} if optim.betas else {}),
+            )
+    except NonsenseError as error:
+        raise _impossible(error) from error
 
 
 def scheduler(settings: Recipe, optimizer: Optimizer, *, steps_per_epoch: int) -> Scheduler:
@@ -129,29 +138,28 @@ def scheduler(settings: Recipe, optimizer: Optimizer, *, steps_per_epoch: int) -
         TrainingError: timm does not take the recipe's arguments.
     """
     optim = settings.optim
-    with _asked_of_timm():
-        found, _ = create_scheduler_v2(
-            optimizer,
-            sched=optim.schedule,
-            num_epochs=settings.epochs,
-            warmup_epochs=optim.warmup_steps / steps_per_epoch if optim.warmup_steps else optim.warmup_epochs,
-            warmup_lr=optim.lr / 100,
-            min_lr=optim.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
-        )
-        if found is None:
-            raise ValueError(f"optim.schedule {optim.schedule!r} is none")
-        return found
-
-
-@contextmanager
-def _asked_of_timm() -> Iterator[None]:
+    warmup = optim.warmup_steps / steps_per_epoch if optim.warmup_steps else optim.warmup_epochs
     try:
-        yield
-    except NONSENSE as error:
-        reason = str(error) or repr(error)
-        raise TrainingError(f"timm cannot do what the recipe asks for: {reason}") from error
+        with asked():
+            found, _ = create_scheduler_v2(
+                optimizer,
+                sched=optim.schedule,
+                num_epochs=settings.epochs,
+                warmup_epochs=warmup,
+                warmup_lr=optim.lr / 100,
+                min_lr=optim.min_lr,
+                step_on_epochs=False,
+                updates_per_epoch=steps_per_epoch,
+            )
+        if found is None:
+            raise NonsenseError(f"optim.schedule {optim.schedule!r} is none")
+    except NonsenseError as error:
+        raise _impossible(error) from error
+    return found
+
+
+def _impossible(error: NonsenseError) -> TrainingError:
+    return TrainingError(f"timm cannot do what the recipe asks for: {error}")
 
 
 def _choice(settings: Recipe, space: SubmodelSpace) -> choice.Choose:

@@ -9,6 +9,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from matvit.elastic_vit import MatViT
+from matvit.errors import NonsenseError
 
 # Of those that a file can give; where a model is built and of what code is not a file's to say.
 _ARGUMENTS = {name for kind in (VisionTransformer, Eva) for name in inspect.signature(kind).parameters} - {
@@ -29,13 +30,13 @@ def check_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     `timm.create_model` takes others, which load weights from anywhere.
 
     Raises:
-        TypeError: One of them does not.
-        ValueError: The model would be absurdly deep.
+        NonsenseError: One of them does not, or the model would be absurdly deep.
     """
     if others := arguments.keys() - _ARGUMENTS:
-        raise TypeError(f"{min(others)!r} is no argument of a Vision Transformer")
-    if arguments.get("depth", 0) > _MAX_DEPTH:
-        raise ValueError(f"{arguments['depth']} layers are more than {_MAX_DEPTH}")
+        raise NonsenseError(f"{min(others)!r} is no argument of a Vision Transformer")
+    depth = arguments.get("depth", 0)
+    if isinstance(depth, int | float) and depth > _MAX_DEPTH:
+        raise NonsenseError(f"{depth} layers are more than {_MAX_DEPTH}")
     return arguments
 
 

@@ -19,6 +19,7 @@ from matvit.budget import resolve
 from matvit.checkpoint import tensors_sha256, weights_sha256
 from matvit.device import pick_device, pick_dtype
 from matvit.errors import CheckpointError
+from matvit.hub import directory_of
 from matvit.latency import Profile
 from matvit.submodel import Submodel
 from retrieval.decode import Reading
@@ -48,7 +49,8 @@ class Prediction:
 class Encoder:
     """Images in, L2-normalised embeddings out, through any submodel.
 
-    It takes the model over and puts its classifier aside: costs are those of a query, which needs none.
+    It puts the model's classifier aside: costs are those of a query, which needs none. The model that it is
+    given is left alone; its tensors are shared where they need no conversion.
 
     Attributes:
         preprocess: An image, or where one is, to the model's input (C, H, W).
@@ -69,7 +71,7 @@ class Encoder:
             live long. See `matvit.compiled.CompiledSubmodels`.
 
     Raises:
-        CheckpointError: The model's preprocessing makes no sense.
+        CheckpointError: The model's preprocessing makes no sense, or it pools nothing.
     """
 
     def __init__(
@@ -82,6 +84,11 @@ class Encoder:
         compile: bool = False,
     ) -> None:
         self.device, self.dtype, self.location = device, dtype, location
+        if not model.global_pool:
+            raise CheckpointError(
+                f"{location}: it is saved without pooling (global_pool is empty), and so embeds patches, "
+                "not images: set global_pool to token or avg in its config.json"
+            )
         self.preprocess = Preprocess(model, location)
         self.identity = EncoderIdentity(
             architecture=model.pretrained_cfg["architecture"],
@@ -91,12 +98,12 @@ class Encoder:
             preprocess=self.preprocess.data,
         )
         self.refits = tensors_sha256(model.refits.tensors) if model.refits else None
-        head = model.get_classifier() if model.num_classes else None
+        self.model = _converted(model, device, dtype).eval()
+        head = self.model.get_classifier() if model.num_classes else None
         # Of two classifiers, one a token, neither takes the embedding.
-        self._classifier = head.to(device, dtype) if isinstance(head, torch.nn.Linear) else None
-        model.reset_classifier(0)
-        self.model = model.eval().to(device, dtype)
-        self.space, self.cost = model.space, model.cost
+        self._classifier = head if isinstance(head, torch.nn.Linear) else None
+        self.model.reset_classifier(0)
+        self.space, self.cost = self.model.space, self.model.cost
         self.latency: Profile | None = None
         self.compiled = _compiled(self.model) if compile else None
         # The weights never change here: a submodel is cut once, and shares their memory ever after.
@@ -115,7 +122,8 @@ class Encoder:
         """
         place = pick_device(device)
         number_format = pick_dtype(dtype, place)
-        location = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
+        directory = directory_of(model)
+        location = str(directory.absolute() if directory else model)
         return cls(matvit.load(model), device=place, dtype=number_format, location=location, compile=compile)
 
     def reading_as(self, preprocess: Mapping[str, Any]) -> "Encoder":
@@ -181,6 +189,18 @@ class Encoder:
 def are_units(vectors_BD: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which vectors (B, D) are embeddings: finite, and of length 1 but for rounding."""
     return np.abs(np.linalg.norm(vectors_BD.astype(np.float32), axis=-1) - 1) < 1e-2
+
+
+def _converted(model: matvit.Elastic, device: torch.device, dtype: torch.dtype) -> matvit.Elastic:
+    """The model on a device and in a number format; `Module.to` would convert the caller's own tensors."""
+    own = matvit.elastic(model)
+    for module in own.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            tensor = parameter.detach().to(device, dtype)
+            setattr(module, name, torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(device, dtype if buffer.is_floating_point() else buffer.dtype))
+    return own
 
 
 def _unit(embeddings_BD: Tensor) -> NDArray[np.float32]:

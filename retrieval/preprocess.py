@@ -1,5 +1,6 @@
 """From an image, wherever it is, to the tensor that a model was trained on."""
 
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
-from matvit.errors import NONSENSE, CheckpointError
+from matvit.asked import asked
+from matvit.errors import CheckpointError, NonsenseError
 from retrieval.decode import AS_SEEN, Reading, decode, in_mode
 from retrieval.errors import UnreadableImageError
 from retrieval.files import read_regular
@@ -36,19 +38,21 @@ class Preprocess:
     def __init__(self, model: Any, location: str = "") -> None:
         self._mode = "L" if model.in_chans == 1 else "RGB"
         try:
-            self.data: dict[str, Any] = resolve_model_data_config(model)
+            with asked():
+                self.data: dict[str, Any] = resolve_model_data_config(model)
             if model.patch_embed.strict_img_size:
                 # A model that was made for another size than its weights were trained at sees that one.
                 self.data["input_size"] = (model.in_chans, *model.patch_embed.img_size)
-            # What is larger or smaller would fill the memory before anything is found to be wrong.
-            if max(self.data["input_size"]) > MAX_SIDE or not 0.05 <= self.data["crop_pct"] <= 20:
-                raise ValueError(f"input_size {self.data['input_size']}, crop_pct {self.data['crop_pct']}")
-            self._transform = create_transform(**self.data, is_training=False)
-            pixels = self._transform(Image.new(self._mode, (8, 8)))
+            _check(self.data)
+            with asked():
+                self._transform = create_transform(**self.data, is_training=False)
+            image = Image.new(self._mode, (8, 8))
+            with asked():
+                pixels = self._transform(image)
             if pixels.shape != tuple(self.data["input_size"]) or not pixels.isfinite().all():
-                raise ValueError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
-        except NONSENSE as error:
-            raise CheckpointError(f"{location}: its preprocessing makes no sense: {error!r}") from error
+                raise NonsenseError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
+        except NonsenseError as error:
+            raise CheckpointError(f"{location}: its preprocessing makes no sense: {error}") from error
         self._config = self.data
         self._take(AS_SEEN)
 
@@ -77,3 +81,16 @@ class Preprocess:
             # The shorter side is resized to the model's input: the longer one could fill any memory.
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
         return self._transform(image)
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Refuse what would fill the memory before anything is found to be wrong.
+
+    Raises:
+        NonsenseError: It is too large, too small, or no number.
+    """
+    size, crop = data["input_size"], data["crop_pct"]
+    sides = size if isinstance(size, list | tuple) else [size]
+    are_numbers = all(isinstance(number, int | float) for number in [crop, *sides])
+    if not are_numbers or len(sides) != 3 or max(sides) > MAX_SIDE or not 0.05 <= crop <= 20:
+        raise NonsenseError(f"input_size {size}, crop_pct {crop}")

@@ -522,7 +522,14 @@ def test_a_config_that_does_not_fit(saved, change, error, match):
         (b"null", UnknownModelError, "names no elastic model"),
         (b"{}", UnknownModelError, "names no elastic model"),
         (b"7", UnknownModelError, "names no elastic model"),
-        (b'{"architecture": "vit_tiny_patch16_224"}', CheckpointError, "do not agree: 'pretrained_cfg'"),
+        (
+            b'{"architecture": "vit_tiny_patch16_224"}',
+            CheckpointError,
+            "no pretrained_cfg: save the model with",
+        ),
+        (b'{"model_type": "vit", "hidden_size": 768}', UnknownModelError, "is a model of Hugging Face trans"),
+        (b'{"architectures": ["Dinov2Model"]}', UnknownModelError, "hf-hub:timm/"),
+        (b'{"transformers_version": "5.0"}', UnknownModelError, "is a model of Hugging Face transformers"),
         (b"[" * 100_000, CheckpointError, "cannot read .*config.json"),
     ],
 )

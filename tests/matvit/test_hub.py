@@ -86,7 +86,7 @@ def test_without_a_network_pretrained_weights_are_missed_in_one_line(offline, na
         ("swin_tiny_patch4_window7_224", "a SwinTransformer does not nest"),
         ("vit_tiny_patch16_224.nonsense", "Invalid pretrained tag"),
         ("nonsense", "no directory 'nonsense', nor a model of timm, nor one of matvit-b16-in1k"),
-        ("local-dir:/tmp", "no directory 'local-dir:/tmp'"),
+        ("local-dir:/nowhere", "local-dir:/nowhere: no such directory"),
     ],
 )
 def test_what_is_no_elastic_model_is_refused_before_any_download(offline, name, reason, weights):

@@ -1,5 +1,6 @@
 """The training loop, on 32 images of 8 x 8 pixels: what it learns, keeps, refuses and goes on with."""
 
+import faulthandler
 import json
 import math
 import os
@@ -836,6 +837,7 @@ class Deadly:
 
     def load(self, i):
         if i == 5 and os.getpid() != self._home:
+            faulthandler.disable()  # which would tell of it at length
             os.kill(os.getpid(), self._how)
         return self._images.load(i)
 

@@ -267,3 +267,37 @@ def test_a_compiled_encoder_embeds_as_an_eager_one(checkpoint: Path, encoder: En
     np.testing.assert_allclose(compiled.embed(image, small), encoder.embed(image, small), atol=1e-5)
     assert compiled.compiled is not None
     assert compiled.compiled.submodels == (small,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_that_it_is_given_is_left_alone(dtype: torch.dtype) -> None:
+    # The kind: classes, mode, number format, device and tensors.
+    model = random_matvit(0).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images = torch.randn(2, 3, SIDE, SIDE)
+    logits = model.eval()(images)
+    model.train()
+    encoder = Encoder(model, device=CPU, dtype=dtype)
+    encoder.embed(images)
+    assert (model.num_classes, model.training, encoder.model.training) == (5, True, False)
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model.eval()(images), logits)
+    assert {tensor.dtype for tensor in encoder.model.parameters()} == {dtype}
+    own = {tensor.data_ptr() for tensor in model.parameters()}
+    shared = {tensor.data_ptr() for tensor in encoder.model.parameters()} & own
+    assert bool(shared) == (dtype == torch.float32)  # nothing is copied that needs no conversion
+
+
+@pytest.mark.parametrize("location", ["", "runs/x"])
+def test_a_model_without_pooling_is_refused_by_name(location: str) -> None:
+    model = random_matvit(0, global_pool="")
+    with pytest.raises(matvit.CheckpointError, match=f"^{location}: it is saved without pooling"):
+        Encoder(model, device=CPU, dtype=torch.float32, location=location)
+
+
+def test_timms_name_of_a_directory_is_that_directory(encoder: Encoder, checkpoint: Path) -> None:
+    opened = Encoder.open(f"local-dir:{checkpoint}", device="cpu", dtype="fp32")
+    assert (opened.identity, opened.location) == (encoder.identity, str(checkpoint))
+    with pytest.raises(matvit.UnknownModelError, match=r"^local-dir:/nowhere: no such directory$"):
+        Encoder.open("local-dir:/nowhere")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_world import files_of, picture, random_matvit
 
+from matvit import CheckpointError
 from retrieval import Encoder
 from retrieval.errors import UnreadableImageError
 from retrieval.preprocess import Preprocess
@@ -35,3 +36,40 @@ def test_a_pickled_copy_gives_the_same_tensors(arguments: dict, corpus: Path) ->
 
 def test_no_weights_travel_to_other_processes(encoder: Encoder) -> None:
     assert len(pickle.dumps(encoder.preprocess)) < 5000
+
+
+@pytest.mark.parametrize("kind", [AttributeError, TypeError, ValueError, LookupError, RuntimeError])
+def test_a_fault_of_our_own_is_no_nonsense_of_a_config(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnFaultError(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    def broken(_: object) -> None:
+        raise OwnFaultError("ours")
+
+    monkeypatch.setattr("retrieval.preprocess._check", broken)
+    with pytest.raises(OwnFaultError, match="ours"):
+        Preprocess(random_matvit(0))
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"input_size": "many"},
+        {"input_size": (3, 16)},
+        {"input_size": (3, "16", 16)},
+        {"crop_pct": "all"},
+        {"crop_pct": float("nan")},
+        {"mean": "grey"},
+        {"std": (0, 0, 0)},
+        {"interpolation": 7},
+        {"interpolation": "psychic"},
+    ],
+    ids=str,
+)
+def test_a_config_that_is_nonsense_is_one_line(overlay: dict) -> None:
+    model = random_matvit(0)
+    model.pretrained_cfg = {**model.pretrained_cfg, **overlay}
+    model.patch_embed.strict_img_size = False
+    with pytest.raises(CheckpointError, match=r"^somewhere: its preprocessing makes no sense: .") as caught:
+        Preprocess(model, "somewhere")
+    assert "\n" not in str(caught.value)
