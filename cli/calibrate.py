@@ -50,6 +50,8 @@ def calibrate(
     fewest = queries_needed(max_drop / 100)
     for failure in found.failures[:20]:
         say(f"not readable: {failure.key}: {failure.reason}")
+    if found.alone:
+        say(f"{found.alone} queries of whose class the corpus has no other image are left out")
     if found.queries < (fewest or 0):
         say(
             f"{found.queries} queries are too few to promise a drop below {max_drop:g} points: at least "

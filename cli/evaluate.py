@@ -131,6 +131,7 @@ def as_json(result: "Evaluation", floors: "Mapping[str, Share]") -> dict[str, ob
         "raw_pixels": {name: _json(share) for name, share in floors.items()},
         "queries": result.queries,
         "unlabelled": result.unlabelled,
+        "alone": result.alone,
         "failures": len(result.failures),
         "left_out": result.left_out,
     }
@@ -177,6 +178,7 @@ def _tell(result: "Evaluation") -> None:
     notes = {
         "not readable": len(result.failures),
         "without a label, left out": result.unlabelled,
+        "of whose class the corpus has no other image, left out": result.alone,
         "in the corpus too, searched without themselves": result.left_out,
     }
     say("; ".join([f"{result.queries} queries", *(f"{n} {what}" for what, n in notes.items() if n)]))

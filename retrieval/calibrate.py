@@ -38,6 +38,7 @@ class Calibration:
             its drop is too large for any number, or none was left to test.
         checked: The drop that the other queries saw, with its 95 % interval; None where there were none.
         check_queries: How many those were.
+        alone: Queries left out: see `retrieval.evaluate.Evaluation`.
         failures: Queries that could not be read.
     """
 
@@ -51,6 +52,7 @@ class Calibration:
     needed: int | None
     checked: Estimate | None
     check_queries: int
+    alone: int
     failures: tuple[Failure, ...]
 
     def record(self) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def calibrate(
         needed=needed,
         checked=_drop(right_QS[checks_Q], column) if checks_Q.any() else None,
         check_queries=int(checks_Q.sum()),
+        alone=result.alone,
         failures=result.failures,
     )
 

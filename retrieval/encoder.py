@@ -45,6 +45,11 @@ class Prediction:
     vectors: NDArray[np.float32]
     log_probabilities: NDArray[np.float32] | None
 
+    def of(self, chosen_B: NDArray[np.bool_]) -> "Prediction":
+        """Those of some of the images."""
+        logs = self.log_probabilities
+        return Prediction(self.vectors[chosen_B], None if logs is None else logs[chosen_B])
+
 
 class Encoder:
     """Images in, L2-normalised embeddings out, through any submodel.

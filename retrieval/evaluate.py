@@ -16,7 +16,7 @@ from matvit.cost import Cost
 from matvit.latency import Profile
 from matvit.submodel import Submodel
 from retrieval.batches import Batch, batches
-from retrieval.encoder import Encoder
+from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import EvaluationError
 from retrieval.images import ImageSource, open_sources
 from retrieval.intervals import Estimate, Share
@@ -72,6 +72,8 @@ class Evaluation:
         points: Cheapest first.
         queries: Labelled queries that were encoded.
         unlabelled: Queries left out because they have no label.
+        alone: Queries left out because no image of the corpus, but themselves, has their label: whatever they
+            find is wrong.
         failures: Queries that could not be read.
         left_out: Queries that are corpus images themselves, each searched without its own row.
         samples: The labelled queries.
@@ -82,6 +84,7 @@ class Evaluation:
     points: tuple[Point, ...]
     queries: int
     unlabelled: int
+    alone: int
     failures: tuple[Failure, ...]
     left_out: int
     samples: tuple[Sample, ...] = field(repr=False)
@@ -143,24 +146,34 @@ def evaluate(
     outcomes = Outcomes(index, corpus, len(embedded))
     asked: list[list[NDArray[np.float16]]] = [[] for _ in submodels]
     seen: list[Sample] = []
+    alone: list[Sample] = []
     failures: list[Failure] = []
     unlabelled = 0
     for batch in over(queries):
         failures += batch.failures
-        keep = [row for row, sample in enumerate(batch.samples) if sample.label is not None]
-        unlabelled += len(batch.samples) - len(keep)
+        labelled = [row for row, sample in enumerate(batch.samples) if sample.label is not None]
+        unlabelled += len(batch.samples) - len(labelled)
+        there = corpus.relevant([batch.samples[row] for row in labelled]) > 0
+        keep = [row for row, has_others in zip(labelled, there, strict=True) if has_others]
+        alone += [batch.samples[row] for row in labelled if row not in keep]
         if not keep:
             continue
         samples, images = [batch.samples[row] for row in keep], batch.images[keep]
-        seen += samples
         results = {submodel: encoder.predict(images, submodel) for submodel in embedded}
+        usable_Q = np.all([are_units(result.vectors) for result in results.values()], axis=0)
+        if not usable_Q.all():
+            failures += [Failure(samples[i].key, NO_EMBEDDING) for i in np.flatnonzero(~usable_Q)]
+            samples = [samples[i] for i in np.flatnonzero(usable_Q)]
+            results = {submodel: result.of(usable_Q) for submodel, result in results.items()}
+        seen += samples
         outcomes.add(samples, list(results.values()))
         if outcomes.waiting >= _SEARCHED_TOGETHER:
             outcomes.search()
         if same_encoder:
             for vectors, submodel in zip(asked, submodels, strict=True):
                 vectors.append(results[submodel].vectors.astype(np.float16))
-    _check_labels(seen, corpus, queries)
+    if not seen:
+        raise EvaluationError(_why_none(queries, alone, failures))
     outcomes.search()
 
     own: list[Share | None] = [None] * len(submodels)
@@ -194,6 +207,7 @@ def evaluate(
         points=tuple(points),
         queries=len(seen),
         unlabelled=unlabelled,
+        alone=len(alone),
         failures=tuple(failures),
         left_out=sum(corpus.row_of(sample) is not None for sample in seen),
         samples=tuple(seen),
@@ -232,11 +246,11 @@ def _float32(blocks: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
     return np.concatenate(blocks).astype(np.float32)
 
 
-def _check_labels(seen: Sequence[Sample], corpus: LabelledRows, queries: ImageSource) -> None:
-    if not seen:
-        raise EvaluationError(
-            f"no query in {queries.text} has a label: use one subfolder a class, or shards with .cls files"
-        )
-    if corpus.share_no_label(seen):
-        examples = ", ".join(sorted({str(sample.label) for sample in seen})[:3])
-        raise EvaluationError(f"none of the queries' labels ({examples}, ...) is a label of the corpus")
+def _why_none(queries: ImageSource, alone: Sequence[Sample], failures: Sequence[Failure]) -> str:
+    if alone:
+        examples = ", ".join(sorted({str(sample.label) for sample in alone})[:3])
+        return f"none of the queries' labels ({examples}, ...) is that of another image of the corpus"
+    if failures:
+        first = failures[0]
+        return f"no query in {queries.text} could be embedded (the first, {first.key}: {first.reason})"
+    return f"no query in {queries.text} has a label: use one subfolder a class, or shards with .cls files"

@@ -120,7 +120,3 @@ class LabelledRows:
     def same_images(self, other: "LabelledRows") -> bool:
         """Whether the images are those of another corpus, in any order."""
         return self._row_of.keys() == other._row_of.keys()
-
-    def share_no_label(self, queries: Sequence[Sample]) -> bool:
-        """Whether none of the queries' labels is a label here."""
-        return {query.label for query in queries}.isdisjoint(self._numbers)

@@ -24,7 +24,8 @@ def raw_pixel_1nn(corpus: ImageSource, queries: ImageSource) -> dict[str, Share]
         ``euclidean`` and ``cosine``.
 
     Raises:
-        EvaluationError: There are no labelled images, or their sizes differ.
+        EvaluationError: There are no labelled images, their sizes differ, or no query's label is that of
+            another image of the corpus.
     """
     pixels_NHW, known = _pixels(corpus)
     asked_QHW, samples = _pixels(queries)
@@ -36,7 +37,11 @@ def raw_pixel_1nn(corpus: ImageSource, queries: ImageSource) -> dict[str, Share]
         "cosine": nearest(_unit(asked), _unit(rows), 2),
     }
     labels = LabelledRows.of(known)
-    return {name: Share(labels.correct(samples, ids), len(samples)) for name, ids in found.items()}
+    there = labels.relevant(samples) > 0  # Whatever the others find is wrong.
+    asked_of = [sample for sample, has_others in zip(samples, there, strict=True) if has_others]
+    if not asked_of:
+        raise EvaluationError("none of the queries' labels is that of another image of the corpus")
+    return {name: Share(labels.correct(asked_of, ids[there]), len(asked_of)) for name, ids in found.items()}
 
 
 def _pixels(source: ImageSource) -> tuple[NDArray[np.float32], list[Sample]]:

@@ -70,7 +70,8 @@ def accuracy_evaluation(
         batch_size: Images a batch.
 
     Returns:
-        A function of the model that gives ``top1/S``, ``adaptive_1nn/S`` and so on, 0 to 1.
+        A function of the model that gives ``top1/S``, ``adaptive_1nn/S`` and so on, 0 to 1; 1-NN of those
+        whose class is in the corpus.
 
     Raises:
         MissingFaissError: FAISS is not installed.
@@ -78,6 +79,7 @@ def accuracy_evaluation(
     require_faiss()  # Better now than after an epoch.
     corpus = np.linspace(0, len(train) - 1, min(len(train), settings.evaluation.corpus)).round().astype(int)
     everything = np.arange(len(held_out))
+    there = np.isin(held_out.targets, train.targets[corpus])  # Whatever the others find is wrong.
 
     def measure(model: MatViT) -> dict[str, float]:
         transform = create_transform(**resolve_model_data_config(model), is_training=False)
@@ -105,7 +107,8 @@ def accuracy_evaluation(
             found = nearest(np.concatenate(queries[number]), vectors, 1)[:, 0]
             right = train.targets[corpus][found] == held_out.targets
             result[f"top1/{submodel}"] = round(float(top1.mean()), 5)
-            result[f"adaptive_1nn/{submodel}"] = round(float(right.mean()), 5)
+            if there.any():
+                result[f"adaptive_1nn/{submodel}"] = round(float(right[there].mean()), 5)
         return result
 
     return measure

@@ -19,7 +19,7 @@ def test_the_whole_curve_is_the_default(matvit: Callable, index: Path, queries: 
     assert done.code == 0
     searcher = Searcher.open(index)
     result = evaluate(searcher, open_source(queries), searcher.encoder.space.curve)
-    counts = {"queries": 20, "unlabelled": 0, "failures": 0, "left_out": 0}
+    counts = {"queries": 20, "unlabelled": 0, "failures": 0, "left_out": 0, "alone": 0}
     assert json.loads(done.out) == {"points": result.table(), "raw_pixels": {}, **counts}
     assert "20 queries" in done.err
     assert matvit("evaluate", queries, "-i", index, "-b", "all", "--json").out == done.out

@@ -12,6 +12,8 @@ from small_world import files_of, picture, random_matvit, shard_of
 from timm.data import create_transform, resolve_model_data_config
 
 import matvit
+from indexes import Index
+from indexes.change import remove
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.errors import EvaluationError, ImageSourceError
 from retrieval.evaluate import Evaluation, evaluate
@@ -207,16 +209,48 @@ def test_what_has_no_label_or_cannot_be_read_is_counted(
     assert sum(seen) == 24
 
 
-def test_labels_that_the_corpus_lacks_are_never_found(
-    searcher: Searcher, queries: Path, tmp_path: Path
+# The kind: labels that no row has, rows that are removed, and a class of which the query is the one image.
+def test_queries_that_can_only_be_wrong_are_left_out_and_counted(
+    checkpoint: Path, encoder: Encoder, searcher: Searcher, corpus: Path, queries: Path, tmp_path: Path
 ) -> None:
+    curve = encoder.space.uniforms()
     folder = shutil.copytree(queries, tmp_path / "photos")
     (folder / "red").rename(folder / "mauve")
-    full = searcher.encoder.space.full
-    result = evaluate(searcher, open_source(folder), [full])
-    known = evaluate(searcher, open_source(queries), [full])
-    assert (result.queries, known.queries) == (20, 20)
-    assert result.points[0].adaptive.count <= min(16, known.points[0].adaptive.count)
+    without_red = shutil.copytree(queries, tmp_path / "without")
+    shutil.rmtree(without_red / "red")
+    result = evaluate(searcher, open_source(folder), curve, batch_size=3)
+    known = evaluate(searcher, open_source(without_red), curve)
+    assert (result.queries, result.alone, known.queries, known.alone) == (16, 4, 16, 0)
+    assert [point.row() for point in result.points] == [point.row() for point in known.points]
+
+    lonely = shutil.copytree(corpus, tmp_path / "lonely")
+    for file in files_of(lonely / "red")[1:]:
+        file.unlink()
+    build_index(open_source(lonely), encoder, tmp_path / "i")
+    among_itself = Searcher(Index.open(tmp_path / "i"), encoder)
+    result = evaluate(among_itself, open_source(lonely), curve, same_encoder=True)
+    assert (result.queries, result.alone, result.left_out) == (32, 1, 32)
+    remove(tmp_path / "i", lambda index: index.matching("label = 'red'"), command="")
+    result = evaluate(Searcher(Index.open(tmp_path / "i"), encoder), open_source(queries), curve)
+    assert (result.queries, result.alone) == (16, 4)
+
+
+def test_a_query_that_cannot_be_embedded_is_a_failure(encoder: Encoder, index: Path, queries: Path) -> None:
+    searcher = Searcher(Index.open(index), encoder)
+    victim = files_of(queries)[5]
+    real = searcher.encoder.preprocess
+
+    def blind(image: bytes) -> torch.Tensor:
+        return real(image) * (torch.nan if image == victim.read_bytes() else 1)
+
+    searcher.encoder.preprocess = blind
+    result = evaluate(searcher, open_source(queries), encoder.space.curve)
+    key = victim.relative_to(queries).as_posix()
+    assert result.failures == (Failure(key, "the model's embedding of it is zero or not finite"),)
+    assert (result.queries, len(result.samples), result.right.shape[1]) == (19, 19, 19)
+    searcher.encoder.preprocess = lambda image: real(image) * torch.nan
+    with pytest.raises(EvaluationError, match=r"^no query in .* could be embedded \(the first, .*finite\)$"):
+        evaluate(searcher, open_source(queries), encoder.space.curve)
 
 
 def test_queries_that_cannot_be_right_are_an_error(searcher: Searcher, queries: Path, tmp_path: Path) -> None:
@@ -224,7 +258,7 @@ def test_queries_that_cannot_be_right_are_an_error(searcher: Searcher, queries: 
     with pytest.raises(EvaluationError, match=r"no query in .*flat has a label"):
         evaluate(searcher, open_source(tmp_path / "flat"), [searcher.encoder.space.full])
     shutil.copytree(queries / "red", tmp_path / "other" / "mauve")
-    with pytest.raises(EvaluationError, match=r"labels \(mauve.* label of the corpus"):
+    with pytest.raises(EvaluationError, match=r"labels \(mauve.* of another image of the corpus"):
         evaluate(searcher, open_source(tmp_path / "other"), [searcher.encoder.space.full])
 
 
