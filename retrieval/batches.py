@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -38,6 +38,7 @@ class Batch:
         images: Preprocessed, (B, C, H, W); B may be 0.
         contents: Hashes of the encoded images, in hexadecimal: the same bytes have the same one.
         failures: What could not be read.
+        known: Images that need no embedding, with their hashes: they are not decoded.
     """
 
     part: int
@@ -46,6 +47,7 @@ class Batch:
     images: Tensor = field(default_factory=lambda: torch.empty(0))
     contents: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    known: list[tuple[Sample, str]] = field(default_factory=list)
 
     def pin_memory(self) -> "Batch":
         """This batch, where a GPU can fetch it; the DataLoader calls it."""
@@ -54,7 +56,12 @@ class Batch:
 
 
 def batches(
-    parts: Sequence[Part], encoder: Encoder, *, batch_size: int, workers: int | None = None
+    parts: Sequence[Part],
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    known: Container[str] = (),
 ) -> Iterator[Batch]:
     """The images of parts in their own order; no batch holds images of two parts, and every part has one.
 
@@ -63,6 +70,7 @@ def batches(
         encoder: Whose preprocessing the images get.
         batch_size: Images a batch; the last of a part may hold fewer.
         workers: Processes that decode; 0 decodes in this one, None is one a core, or 0 for few images.
+        known: Hashes of images that need no embedding; can be pickled.
     """
     if workers is None:
         few = all(part.size is not None for part in parts)
@@ -72,12 +80,14 @@ def batches(
         warnings.filterwarnings(
             "ignore", "This DataLoader will create"
         )  # more than cores, if one asks for it
-        return iter(_loader(parts, encoder, batch_size, workers))
+        return iter(_loader(parts, encoder, batch_size, workers, known))
 
 
-def _loader(parts: Sequence[Part], encoder: Encoder, batch_size: int, workers: int) -> "DataLoader[Batch]":
+def _loader(
+    parts: Sequence[Part], encoder: Encoder, batch_size: int, workers: int, known: Container[str]
+) -> "DataLoader[Batch]":
     return DataLoader(
-        _Decode(encoder.preprocess, encoder.dtype),
+        _Decode(encoder.preprocess, encoder.dtype, known),
         batch_sampler=_Tasks(parts, batch_size),  # type: ignore[arg-type]  # Tasks for what are indices elsewhere.
         num_workers=workers,
         worker_init_fn=partial(_begin, parent=os.getpid(), gives_way=encoder.device.type == "cpu"),
@@ -112,8 +122,8 @@ class _Tasks:
 class _Decode(Dataset[Batch]):
     """What a worker process does: a task's samples to a batch."""
 
-    def __init__(self, preprocess: Preprocess, dtype: torch.dtype) -> None:
-        self._preprocess, self._dtype = preprocess, dtype
+    def __init__(self, preprocess: Preprocess, dtype: torch.dtype, known: Container[str]) -> None:
+        self._preprocess, self._dtype, self._known = preprocess, dtype, known
 
     def __getitems__(self, task: _Task) -> Batch:
         batch, tensors = Batch(task.part, task.last), []
@@ -121,12 +131,16 @@ class _Decode(Dataset[Batch]):
             if isinstance(item, Failure):
                 batch.failures.append(item)
                 continue
+            content = content_of(item.data)
+            if content in self._known:
+                batch.known.append((replace(item, data=b""), content))
+                continue
             try:
                 tensors.append(self._preprocess(item.data))
             except UnreadableImageError as error:
                 batch.failures.append(Failure(item.key, str(error)))
                 continue
-            batch.contents.append(content_of(item.data))
+            batch.contents.append(content)
             # The encoded bytes have done their work; a million rows must not carry them along.
             batch.samples.append(replace(item, data=b""))
         if tensors:

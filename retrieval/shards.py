@@ -13,7 +13,6 @@ import json
 import os
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from typing import Any, NoReturn, cast
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import check_size, open_regular, state_of
-from retrieval.samples import ROW_COLUMNS, Failure, Part, Sample, is_utf8, printable
+from retrieval.samples import ROW_COLUMNS, Failure, Part, Sample, is_utf8, prefixed, printable
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("cls", "txt", "json")
@@ -75,21 +74,26 @@ def expand(text: str) -> list[Path]:
     return paths
 
 
-def shard_parts(shards: Sequence[Path]) -> tuple[Part, ...]:
+def shard_parts(shards: Mapping[Path, str]) -> tuple[Part, ...]:
     """One part a shard.
 
     Args:
-        shards: Absolute paths, without symlinks to folders.
+        shards: Absolute paths, without symlinks to folders -> what to put before their keys, which makes
+            their names different.
 
     Raises:
-        ImageSourceError: If a shard cannot be opened, or two have the same file name and so the same keys.
+        ImageSourceError: If a shard cannot be opened.
     """
-    for name, count in Counter(shard.name for shard in shards).most_common(1):
-        if count > 1:
-            raise ImageSourceError(
-                f"{name}: {count} shards have this file name, so their keys would clash; rename them"
-            )
-    return tuple(Part(shard.name, _fingerprint(shard), None, partial(_read, shard)) for shard in shards)
+    return tuple(
+        Part(
+            prefix + shard.name,
+            _fingerprint(shard),
+            None,
+            partial(prefixed, prefix, partial(_read, shard)),
+            partial(_names, shard, prefix),
+        )
+        for shard, prefix in shards.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,10 @@ def _fingerprint(shard: Path) -> str:
     except UnreadableImageError as error:
         raise ImageSourceError(f"{shard}: {error}; every shard must be there and readable") from error
     return hashlib.sha256(f"{shard}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+
+
+def _names(shard: Path, prefix: str) -> list[tuple[str, str]]:
+    return [(prefix + shard.name, str(shard))]
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
