@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from matvit.compiled import CompiledSubmodels
     from matvit.submodel import Submodel
-    from retrieval.searcher import Hit, Hits, Searcher
+    from retrieval.searcher import Hit, Hits
 
 SHEETS = (".png", ".pdf", ".svg", ".html")
 SHEET_ROWS = 50
@@ -110,7 +110,7 @@ def query(
         hits = searcher.query_key(row_key, **how)
         show(row_key, hits)
         if sheet and len(drawn) < SHEET_ROWS:
-            drawn.append((row_key, _row(searcher, row_key), hits))
+            drawn.append((row_key, searcher.row(row_key), hits))
     if vectors:
         try:
             found = searcher.query_vectors(_vectors(vectors), **how)
@@ -176,10 +176,6 @@ def _vectors(path: Path) -> "NDArray[np.floating]":
     if vectors.dtype.kind != "f":
         raise typer.BadParameter(f"--vectors {path}: holds {vectors.dtype}, not floating-point numbers")
     return np.atleast_2d(vectors)
-
-
-def _row(searcher: "Searcher", key: str) -> "Hit":
-    return searcher.hit(int(searcher.index.with_keys([key]).argmax()), 1.0)
 
 
 def _show(query: str, hits: "Hits", how: str) -> None:

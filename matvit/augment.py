@@ -5,15 +5,17 @@ Which process or worker draws, and what was drawn before, makes no difference.
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import Mixup, create_transform
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from matvit.errors import TrainingError
@@ -21,7 +23,7 @@ from matvit.order import Place
 from matvit.recipe import Augment
 
 Transform = Callable[[Any], Tensor]
-Batch = TypeVar("Batch")
+_WORKER_DIED = "DataLoader worker"
 
 
 class LabelledImages(Protocol):
@@ -64,14 +66,31 @@ class Augmented(Dataset[tuple[Tensor, int]]):
         return self._transform(image), target
 
 
-def told_plainly(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches of a loader, with the errors of its worker processes as the one line that they are."""
+def told_plainly(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """Batches of a loader, with the errors of its worker processes as the one line that they are.
+
+    Raises:
+        TrainingError: An image cannot be read, or a process that reads them died.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    # torch's own handler raises in whatever code is running when a worker dies. That one died shows all the
+    # same when the next batch is asked for.
+    if loader.num_workers and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
     try:
         yield from batches
     except TrainingError as error:
         # A worker's comes with its traceback as text.
         last = str(error).strip().splitlines()[-1]
         raise TrainingError(last.rpartition(f"{TrainingError.__name__}: ")[2]) from error
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if loader.num_workers and (type(error) is not RuntimeError or str(error).startswith(_WORKER_DIED)):
+            raise TrainingError(
+                "a process that reads images was killed, or crashed: use fewer --workers if memory is short, "
+                "and go on with --resume"
+            ) from error
+        raise
 
 
 def seed_everything(*what: object) -> None:

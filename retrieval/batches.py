@@ -1,30 +1,22 @@
 """Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
 
-import ctypes
-import gc
 import os
-import signal
-import sys
-import warnings
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from retrieval.encoder import Encoder
 from retrieval.errors import UnreadableImageError
 from retrieval.preprocess import Preprocess
 from retrieval.samples import Failure, Part, Sample, content_of
+from retrieval.workers import in_processes
 
 _FEW_IMAGES = 256
 """So many are decoded before other processes would have started."""
 _MAX_WORKERS = 16
-_NICEST = 19
-_PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent dies
 
 
 @dataclass
@@ -49,11 +41,6 @@ class Batch:
     failures: list[Failure] = field(default_factory=list)
     known: list[tuple[Sample, str]] = field(default_factory=list)
 
-    def pin_memory(self) -> "Batch":
-        """This batch, where a GPU can fetch it; the DataLoader calls it."""
-        self.images = self.images.pin_memory()
-        return self
-
 
 def batches(
     parts: Sequence[Part],
@@ -76,24 +63,16 @@ def batches(
         few = all(part.size is not None for part in parts)
         few = few and sum(part.size or 0 for part in parts) <= _FEW_IMAGES
         workers = 0 if few else min(cores(), _MAX_WORKERS)
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "This DataLoader will create"
-        )  # more than cores, if one asks for it
-        return iter(_loader(parts, encoder, batch_size, workers, known))
-
-
-def _loader(
-    parts: Sequence[Part], encoder: Encoder, batch_size: int, workers: int, known: Container[str]
-) -> "DataLoader[Batch]":
-    return DataLoader(
-        _Decode(encoder.preprocess, encoder.dtype, known),
-        batch_sampler=_Tasks(parts, batch_size),  # type: ignore[arg-type]  # Tasks for what are indices elsewhere.
-        num_workers=workers,
-        worker_init_fn=partial(_begin, parent=os.getpid(), gives_way=encoder.device.type == "cpu"),
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what `__getitems__` gave
-        pin_memory=encoder.device.type == "cuda",
-    )
+    decode, tasks = _Decode(encoder.preprocess, encoder.dtype, known), _tasks(parts, batch_size)
+    device = encoder.device.type
+    if workers:
+        made = in_processes(decode, tasks, workers=workers, gives_way=device == "cpu")
+    else:
+        made = map(decode, tasks)
+    for batch in made:
+        if device == "cuda":
+            batch.images = batch.images.pin_memory()  # Where the GPU fetches it faster.
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -103,29 +82,24 @@ class _Task:
     last: bool
 
 
-class _Tasks:
+def _tasks(parts: Sequence[Part], batch_size: int) -> Iterator[_Task]:
     """The batches to make, in order."""
-
-    def __init__(self, parts: Sequence[Part], batch_size: int) -> None:
-        self._parts, self._batch_size = parts, batch_size
-
-    def __iter__(self) -> Iterator[_Task]:
-        for number, part in enumerate(self._parts):
-            items = iter(part.read())
-            now = list(islice(items, self._batch_size))
-            while following := list(islice(items, self._batch_size)):
-                yield _Task(number, now, last=False)
-                now = following
-            yield _Task(number, now, last=True)
+    for number, part in enumerate(parts):
+        items = iter(part.read())
+        now = list(islice(items, batch_size))
+        while following := list(islice(items, batch_size)):
+            yield _Task(number, now, last=False)
+            now = following
+        yield _Task(number, now, last=True)
 
 
-class _Decode(Dataset[Batch]):
-    """What a worker process does: a task's samples to a batch."""
+class _Decode:
+    """A task's samples to a batch."""
 
     def __init__(self, preprocess: Preprocess, dtype: torch.dtype, known: Container[str]) -> None:
         self._preprocess, self._dtype, self._known = preprocess, dtype, known
 
-    def __getitems__(self, task: _Task) -> Batch:
+    def __call__(self, task: _Task) -> Batch:
         batch, tensors = Batch(task.part, task.last), []
         for item in task.items:
             if isinstance(item, Failure):
@@ -147,23 +121,24 @@ class _Decode(Dataset[Batch]):
             batch.images = torch.stack(tensors).to(self._dtype)
         return batch
 
+    def divided(self, task: _Task) -> list[_Task]:
+        return [replace(task, items=[item]) for item in task.items]
 
-def _begin(_: int, *, parent: int, gives_way: bool) -> None:
-    # torch's own watch over the parent begins later: were it dead by then, a worker would wait for ever.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    # What was inherited is shared until it is written to, as Python's collector would, in every object.
-    gc.freeze()
-    if gives_way:  # On a processor, the encoder goes first: each of its threads waits for the others.
-        os.nice(_NICEST)
+    def joined(self, batches: Sequence[Batch]) -> Batch:
+        whole = Batch(batches[-1].part, batches[-1].last)
+        for batch in batches:
+            whole.samples += batch.samples
+            whole.contents += batch.contents
+            whole.failures += batch.failures
+        if images := [batch.images for batch in batches if batch.samples]:
+            whole.images = torch.cat(images)
+        return whole
+
+    def lost(self, item: _Task) -> Batch:
+        reason = "decoding it was killed, or crashed: it may take more memory than there is"
+        return Batch(item.part, item.last, failures=[Failure(each.key, reason) for each in item.items])
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

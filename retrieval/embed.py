@@ -14,12 +14,14 @@ from indexes.kinds import AUTO, KindOptions, check
 from indexes.manifest import read_manifest
 from indexes.prefixes import with_prefix
 from indexes.search import require_faiss
+from indexes.staging import restore
 from matvit.distributed import ALONE, Processes
 from retrieval.batches import Batch, batches
-from retrieval.encoder import Encoder
+from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.images import ImageSource
 from retrieval.key_prefix import KeyPrefix
 from retrieval.recognition import KnownContents, moved, recognised
+from retrieval.samples import Sample
 
 
 def build_index(
@@ -67,7 +69,8 @@ def build_index(
         IndexBusyError: Another process is writing it.
         IndexDamagedError: There is no whole index to extend.
         WrongEncoderError: The index to extend was made by another encoder.
-        EmptyIndexError: Not one image could be read.
+        EmptyIndexError: Not one image could be embedded.
+        CheckpointError: The encoder's weights are not finite.
         MissingFaissError: FAISS is not installed.
         DuplicateKeyError: Two images have the same key. Where names alone tell, before the work.
         KeyPrefixError: No key may begin with `key_prefix`.
@@ -75,7 +78,11 @@ def build_index(
     """
     require_faiss()  # Better now than after hours of embedding.
     check(options, encoder.identity.embed_dim)
+    encoder.check_weights()
     out = Path(out)
+    if extends:
+        restore(out)
+        encoder = encoder.reading_as(read_manifest(out).encoder.preprocess)
     if not processes.is_first:
         processes.wait()  # until the first one has planned
     with IndexWriter(out, encoder.identity, extends=extends, helps=not processes.is_first) as writer:
@@ -146,25 +153,33 @@ class _Embedded:
         self._failures: list[tuple[str, str]] = []
 
     def add(self, batch: Batch) -> None:
+        self._failures += [(failure.key, failure.reason) for failure in batch.failures]
         if batch.samples:
-            self._vectors.append(self._encoder.embed(batch.images).astype(np.float16))
+            vectors_BD = self._encoder.embed(batch.images).astype(np.float16)
+            usable_B = are_units(vectors_BD)
+            self._vectors.append(vectors_BD[usable_B])
+            for sample, content, is_usable in zip(batch.samples, batch.contents, usable_B, strict=True):
+                if is_usable:
+                    self._rows.append(_row(sample, content))
+                else:
+                    self._failures.append((sample.key, NO_EMBEDDING))
         if batch.known:
             assert self._base is not None
             rows_N = self._known.rows([content for _, content in batch.known])
             self._vectors.append(self._base.sound_vectors(rows_N).astype(np.float16))
-        self._rows += [
-            {
-                **sample.extra,
-                "key": sample.key,
-                "path": sample.path,
-                "label": sample.label,
-                "content": content,
-                "state": sample.state,
-            }
-            for sample, content in (*zip(batch.samples, batch.contents, strict=True), *batch.known)
-        ]
-        self._failures += [(failure.key, failure.reason) for failure in batch.failures]
+            self._rows += [_row(sample, content) for sample, content in batch.known]
 
     def write(self, writer: IndexWriter, i: int) -> None:
         writer.write_part(i, np.concatenate(self._vectors), self._rows, self._failures)
         self._clear()
+
+
+def _row(sample: Sample, content: str) -> dict[str, str | None]:
+    row = {
+        "key": sample.key,
+        "path": sample.path,
+        "label": sample.label,
+        "content": content,
+        "state": sample.state,
+    }
+    return {**sample.extra, **row}

@@ -1,6 +1,8 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,18 @@ from matvit import latency
 from matvit.budget import resolve
 from matvit.checkpoint import tensors_sha256, weights_sha256
 from matvit.device import pick_device, pick_dtype
+from matvit.errors import CheckpointError
 from matvit.latency import Profile
 from matvit.submodel import Submodel
+from retrieval.decode import Reading
 from retrieval.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from matvit.compiled import CompiledSubmodels
+
+
+NO_EMBEDDING = "the model's embedding of it is zero or not finite"
+"""Why an image fails that could be read."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,25 @@ class Encoder:
         location = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
         return cls(matvit.load(model), device=place, dtype=number_format, location=location, compile=compile)
 
+    def reading_as(self, preprocess: Mapping[str, Any]) -> "Encoder":
+        """This encoder for an index with this preprocessing, which may have been made before orientation and
+        transparency were regarded: it goes on as it was made. All else is shared.
+        """
+        other = copy(self)
+        other.preprocess = self.preprocess.reading_as(Reading.of(preprocess))
+        other.identity = replace(self.identity, preprocess=other.preprocess.data)
+        return other
+
+    def check_weights(self) -> None:
+        """Refuse a model that can embed nothing.
+
+        Raises:
+            CheckpointError: Its weights are not finite.
+        """
+        for name, tensor in self.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise CheckpointError(f"{self.location}: its weights are not finite (the first, {name})")
+
     def submodel(self, budget: str | Submodel | None) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`.
 
@@ -149,6 +176,11 @@ class Encoder:
         if submodel not in self._cuts:
             self._cuts[submodel] = self.model.extract(submodel, copy=False)
         return self._cuts[submodel]
+
+
+def are_units(vectors_BD: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which vectors (B, D) are embeddings: finite, and of length 1 but for rounding."""
+    return np.abs(np.linalg.norm(vectors_BD.astype(np.float32), axis=-1) - 1) < 1e-2
 
 
 def _unit(embeddings_BD: Tensor) -> NDArray[np.float32]:

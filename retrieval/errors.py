@@ -23,3 +23,7 @@ class MissingExtraError(RuntimeError):
 
 class OutputExistsError(ValueError):
     """A folder to write into is in use."""
+
+
+class LostProcessError(RuntimeError):
+    """Processes that help were killed, or crashed, one after the other."""

@@ -8,15 +8,10 @@ from pathlib import Path
 
 from retrieval.errors import UnreadableImageError
 from retrieval.files import read_regular, state_of
+from retrieval.formats import is_image_name
 from retrieval.samples import Failure, Part, Sample, is_utf8, printable
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PART_SIZE = 10_000
-
-
-def is_image_name(name: str) -> bool:
-    """Whether `name` ends as the name of an image does."""
-    return name.lower().endswith(EXTENSIONS)
 
 
 def find_images(root: Path) -> list[str]:

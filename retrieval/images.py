@@ -7,7 +7,8 @@ from pathlib import Path
 from retrieval.decode import MAX_PIXELS, decode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import true_place
-from retrieval.folders import file_parts, find_images, is_image_name
+from retrieval.folders import file_parts, find_images
+from retrieval.formats import is_image_name
 from retrieval.keys import shard_prefixes
 from retrieval.lists import is_list_name, list_parts
 from retrieval.samples import Failure, Known, Part, Sample, is_utf8, none_known, printable

@@ -17,7 +17,8 @@ from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import open_regular, read_regular
 from retrieval.folders import find_images
 from retrieval.keys import shard_prefixes
-from retrieval.shards import Span, expand, locate
+from retrieval.shards import expand, locate
+from retrieval.tars import Span
 from retrieval.torchvision_sets import TORCHVISION, open_set
 
 __all__ = ["TORCHVISION", "LabelledImages", "open_labelled"]

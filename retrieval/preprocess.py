@@ -1,5 +1,6 @@
 """From an image, wherever it is, to the tensor that a model was trained on."""
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 from matvit.errors import NONSENSE, CheckpointError
-from retrieval.decode import decode, in_mode
+from retrieval.decode import AS_SEEN, Reading, decode, in_mode
 from retrieval.errors import UnreadableImageError
 from retrieval.files import read_regular
 
@@ -22,7 +23,7 @@ class Preprocess:
     """What a model's config says of preprocessing, as a function of an image. Can be pickled.
 
     Attributes:
-        data: The config, as timm resolves it.
+        data: The config, as timm resolves it, and what `retrieval.decode.Reading` records.
 
     Args:
         model: A timm model.
@@ -48,6 +49,17 @@ class Preprocess:
                 raise ValueError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
         except NONSENSE as error:
             raise CheckpointError(f"{location}: its preprocessing makes no sense: {error!r}") from error
+        self._config = self.data
+        self._take(AS_SEEN)
+
+    def _take(self, reading: Reading) -> None:
+        self._reading, self.data = reading, self._config | reading.record()
+
+    def reading_as(self, reading: Reading) -> "Preprocess":
+        """The same, but for what becomes of an image's orientation and transparency."""
+        other = copy(self)
+        other._take(reading)
+        return other
 
     def __call__(self, image: ImageLike) -> Tensor:
         """One image to the normalised tensor (C, H, W) that the model was trained on.
@@ -56,9 +68,10 @@ class Preprocess:
             UnreadableImageError: There is no image there that can be read.
         """
         if isinstance(image, Image.Image):
-            image = in_mode(image, self._mode)
+            image = in_mode(image, self._mode, self._reading)
         else:
-            image = decode(image if isinstance(image, bytes) else read_regular(Path(image)), mode=self._mode)
+            data = image if isinstance(image, bytes) else read_regular(Path(image))
+            image = decode(data, mode=self._mode, reading=self._reading)
         short, long = sorted(image.size)
         if long > MAX_ASPECT_RATIO * short:
             # The shorter side is resized to the model's input: the longer one could fill any memory.

@@ -1,26 +1,30 @@
 """Search an index by image, at a budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from indexes import Index, IndexReplacedError
 from matvit.cost import Cost
 from matvit.errors import BudgetError
 from matvit.submodel import Submodel
-from retrieval.encoder import Encoder
+from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import MissingModelError, UnreadableImageError
 from retrieval.keys import is_shard, own_key
 from retrieval.preprocess import ImageLike
 
-Rows = NDArray[np.bool_]
 _Budget = TypeVar("_Budget")
+_Answer = TypeVar("_Answer")
+_REPLACEMENTS = 100
+"""So often a search begins again because the index was replaced meanwhile."""
+_CONDITIONS = 8
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Hit:
 
     Attributes:
         key: Its name in the corpus.
-        score: Cosine between the query's embedding and its own.
+        score: Cosine between the query's embedding and its own, -1 to 1.
         label: Its class, where the corpus has one.
         path: The image file, or the shard that holds it.
     """
@@ -96,8 +100,72 @@ def model_of(index: Index) -> str:
     return model
 
 
+class _State:
+    """An index as it was opened, with the encoder that reads images as it does: they never change.
+
+    A query takes one of these and answers from it alone, whatever other threads do meanwhile.
+
+    Raises:
+        WrongEncoderError: The encoder is another than the one that made the index.
+    """
+
+    def __init__(self, index: Index, encoder: Encoder) -> None:
+        self.encoder = encoder.reading_as(index.manifest.encoder.preprocess)
+        index.manifest.require_encoder(self.encoder.identity)
+        index.use(str(encoder.device))
+        self.index = index
+        # Streams of queries ask for the same few conditions.
+        self._matching = lru_cache(_CONDITIONS)(index.matching)
+
+    def hit(self, row: int, score: float) -> Hit:
+        index = self.index
+        return Hit(index.keys[row], score, index.labels[row], index.paths[row])
+
+    def meaning(self, budget: _Budget) -> _Budget | str:
+        if budget != "auto":
+            return budget
+        calibration, place = self.index.manifest.calibration, self.index.path
+        options = f"--index {place} --calibrate QUERIES"
+        if calibration is None:
+            raise BudgetError(f"{place} has no budget auto yet: find one with `matvit plan {options}`")
+        if calibration.get("refits") != self.encoder.refits:
+            raise BudgetError(
+                f"the budget auto of {place} was found for other submodels of the same full "
+                f"encoder: find theirs with `matvit plan {self.encoder.location} {options}`"
+            )
+        return str(calibration["submodel"])
+
+    def search(
+        self, vectors: NDArray[np.floating], k: int, where: str | None, threshold: float
+    ) -> list[Hits]:
+        among = None if where is None else self._matching(where)
+        found = self.index.search(_unit(vectors), k, among)
+        return [
+            Hits(
+                None,
+                None,
+                found.how,
+                tuple(
+                    self.hit(row, score)
+                    for row, score in zip(rows_k.tolist(), scores_k.tolist(), strict=True)
+                    if score >= threshold
+                ),
+            )
+            # Rounding may add to the cosine of what is the same.
+            for scores_k, rows_k in zip(found.scores.clip(-1, 1), found.rows, strict=True)
+        ]
+
+    def like(self, key: str, k: int, where: str | None, threshold: float) -> Hits:
+        vector = self.index.vectors.take(np.flatnonzero(self.index.with_keys([key])))
+        [found] = self.search(vector, k + 1, where, threshold)
+        others = tuple(hit for hit in found if hit.key != key)
+        return replace(found, hits=others[:k])
+
+
 class Searcher:
-    """An index and the encoder that made it, ready for queries.
+    """An index and the encoder that made it, ready for queries, of any number of threads.
+
+    An index that is replaced on disk is opened anew where a search needs what is no longer there.
 
     Args:
         index: An open index.
@@ -108,15 +176,18 @@ class Searcher:
     """
 
     def __init__(self, index: Index, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self._take(index)
+        self._state = _State(index, encoder)
+        self._reopening = Lock()
 
-    def _take(self, index: Index) -> None:
-        index.manifest.require_encoder(self.encoder.identity)
-        index.use(str(self.encoder.device))
-        self.index = index
-        # The condition that was asked for last: streams of queries ask for the same one.
-        self._where: tuple[str, Rows] | None = None
+    @property
+    def index(self) -> Index:
+        """The index that is searched now."""
+        return self._state.index
+
+    @property
+    def encoder(self) -> Encoder:
+        """What embeds queries."""
+        return self._state.encoder
 
     @classmethod
     def open(
@@ -148,20 +219,7 @@ class Searcher:
         Raises:
             BudgetError: Nothing was calibrated, or the submodels of another elastic encoder were.
         """
-        if budget != "auto":
-            return budget
-        calibration = self.index.manifest.calibration
-        options = f"--index {self.index.path} --calibrate QUERIES"
-        if calibration is None:
-            raise BudgetError(
-                f"{self.index.path} has no budget auto yet: find one with `matvit plan {options}`"
-            )
-        if calibration.get("refits") != self.encoder.refits:
-            raise BudgetError(
-                f"the budget auto of {self.index.path} was found for other submodels of the same full "
-                f"encoder: find theirs with `matvit plan {self.encoder.location} {options}`"
-            )
-        return str(calibration["submodel"])
+        return self._state.meaning(budget)
 
     def query(
         self,
@@ -169,7 +227,7 @@ class Searcher:
         *,
         budget: str | Submodel | None = None,
         k: int = 10,
-        where: str | Rows | None = None,
+        where: str | None = None,
         threshold: float = -1.0,
     ) -> Hits:
         """The corpus images nearest to one image.
@@ -178,8 +236,7 @@ class Searcher:
             image: An image file, its bytes, or an open image.
             budget: What encoding it may cost; None is the full encoder, `auto` what was calibrated.
             k: How many to find, at most.
-            where: Rows to search among: a condition as `indexes.filters` understands it, or as
-                `Index.matching` gives; None is all.
+            where: Which rows to search among, a condition as `indexes.filters` understands it; None is all.
             threshold: Cosine that a result must reach.
 
         Raises:
@@ -195,37 +252,37 @@ class Searcher:
         *,
         budget: str | Submodel | None = None,
         k: int = 10,
-        where: str | Rows | None = None,
+        where: str | None = None,
         threshold: float = -1.0,
     ) -> list[Hits]:
         """As `query`, for several images in one pass; one `Hits` each, in order."""
-        submodel = self.encoder.submodel(self.meaning(budget))
-        tensors = torch.stack([self._preprocess(image) for image in images])
-        vectors = self.encoder.embed(tensors, submodel)
+        state = self._state
+        encoder = state.encoder
+        submodel = encoder.submodel(state.meaning(budget))
+        tensors = torch.stack([_preprocessed(image, encoder) for image in images])
+        vectors = encoder.embed(tensors, submodel)
+        for image, is_unit in zip(images, are_units(vectors), strict=True):
+            if not is_unit:
+                raise _unreadable(image, NO_EMBEDDING)
         found = self.query_vectors(vectors, k=k, where=where, threshold=threshold)
-        cost = self.encoder.cost(submodel)
+        cost = encoder.cost(submodel)
         return [replace(hits, submodel=submodel, cost=cost) for hits in found]
 
-    def query_key(
-        self, key: str, *, k: int = 10, where: str | Rows | None = None, threshold: float = -1.0
-    ) -> Hits:
+    def query_key(self, key: str, *, k: int = 10, where: str | None = None, threshold: float = -1.0) -> Hits:
         """The corpus images nearest to another of the corpus, which needs no encoding.
 
         Raises:
             UnknownKeyError: No row has this key.
             FilterError: The condition cannot be understood.
         """
-        vector = self.index.vectors.take(np.flatnonzero(self.index.with_keys([key])))
-        found = self.query_vectors(vector, k=k + 1, where=where, threshold=threshold)[0]
-        others = tuple(hit for hit in found if hit.key != key)
-        return replace(found, hits=others[:k])
+        return self._answered(lambda state: state.like(key, k, where, threshold))
 
     def query_vectors(
         self,
         vectors: NDArray[np.floating],
         *,
         k: int = 10,
-        where: str | Rows | None = None,
+        where: str | None = None,
         threshold: float = -1.0,
     ) -> list[Hits]:
         """As `query`, for embeddings (Q, D) that are there already; they are normalised here.
@@ -233,50 +290,44 @@ class Searcher:
         Raises:
             ValueError: A vector is zero, not finite, or of the wrong length.
             FilterError: The condition cannot be understood.
-            IndexReplacedError: The index was replaced since it was opened, and `where` are rows of the old
-                one; otherwise, the new one is opened and searched.
         """
-        units = _unit(vectors)
-        try:
-            found = self.index.search(units, k, self._rows(where))
-        except IndexReplacedError:
-            if where is not None and not isinstance(where, str):
-                raise
-            self._take(Index.open(self.index.path))
-            found = self.index.search(units, k, self._rows(where))
-        return [
-            Hits(
-                None,
-                None,
-                found.how,
-                tuple(
-                    self.hit(row, score)
-                    for row, score in zip(rows_k.tolist(), scores_k.tolist(), strict=True)
-                    if score >= threshold
-                ),
-            )
-            for scores_k, rows_k in zip(found.scores, found.rows, strict=True)
-        ]
-
-    def _rows(self, where: str | Rows | None) -> Rows | None:
-        if not isinstance(where, str):
-            return where
-        if self._where is None or self._where[0] != where:
-            self._where = (where, self.index.matching(where))
-        return self._where[1]
+        return self._answered(lambda state: state.search(vectors, k, where, threshold))
 
     def hit(self, row: int, score: float) -> Hit:
         """A row of the index, as found with a score."""
-        index = self.index
-        return Hit(index.keys[row], score, index.labels[row], index.paths[row])
+        return self._state.hit(row, score)
 
-    def _preprocess(self, image: ImageLike) -> torch.Tensor:
-        try:
-            return self.encoder.preprocess(image)
-        except UnreadableImageError as error:
-            if isinstance(image, bytes | Image.Image):
-                raise
-            raise UnreadableImageError(f"{image}: {error}") from error
+    def row(self, key: str) -> Hit:
+        """The row with a key, as found by itself.
+
+        Raises:
+            UnknownKeyError: No row has this key.
+        """
+        state = self._state
+        return state.hit(int(state.index.with_keys([key]).argmax()), 1.0)
+
+    def _answered(self, answer: Callable[[_State], _Answer]) -> _Answer:
+        """What one state of the index answers: a later one, where files of the present one are gone."""
+        for _ in range(_REPLACEMENTS):
+            state = self._state
+            try:
+                return answer(state)
+            except IndexReplacedError:
+                with self._reopening:
+                    if self._state is state:  # Else another thread has opened it.
+                        self._state = _State(Index.open(state.index.path), state.encoder)
+        return answer(self._state)
+
+
+def _preprocessed(image: ImageLike, encoder: Encoder) -> torch.Tensor:
+    try:
+        return encoder.preprocess(image)
+    except UnreadableImageError as error:
+        raise _unreadable(image, str(error)) from error
+
+
+def _unreadable(image: ImageLike, reason: str) -> UnreadableImageError:
+    return UnreadableImageError(f"{image}: {reason}" if isinstance(image, str | Path) else reason)
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:

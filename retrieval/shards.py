@@ -1,9 +1,9 @@
 """WebDataset shards: tar files in which the members of a sample share a stem and lie together.
 
-webdataset groups the members; the shards are found and opened here, because its own opener runs `pipe:`
+webdataset expands their names; the shards are found and opened here, because its own opener runs `pipe:`
 URLs as shell commands. Nothing is ever extracted to disk.
 
-Of a sample's texts, `.cls` is its label, `.txt` its column `caption`, and every field of a `.json` object a
+Of an image's texts, `.cls` is its label, `.txt` its column `caption`, and every field of a `.json` object a
 column of its own: text as it stands, anything else as JSON prints it, null left out. A field whose name is
 taken, or starts with `json.`, becomes `json.NAME`. JSON that is no object is the column `json`.
 """
@@ -12,20 +12,18 @@ import hashlib
 import json
 import os
 import re
-import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from glob import escape, glob
 from pathlib import Path
-from typing import Any, NoReturn, cast
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.files import check_size, open_regular, state_of
+from retrieval.files import open_regular, state_of
 from retrieval.samples import ROW_COLUMNS, Failure, Part, Sample, is_utf8, prefixed, printable
+from retrieval.shard_samples import TEXTS, ShardImage, shard_images
+from retrieval.tars import Member, Span, walk
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-_TEXTS = ("cls", "txt", "json")
 _TAKEN = (*ROW_COLUMNS, "caption", "json", "")
 _MAX_FIELDS = 64  # of a sample
 _MAX_COLUMNS = 256  # of a shard: names that differ from sample to sample would fill the memory with nulls
@@ -96,30 +94,21 @@ def shard_parts(shards: Mapping[Path, str]) -> tuple[Part, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Span:
-    """Where an image lies in its shard.
-
-    Attributes:
-        offset: Its first byte.
-        size: How many there are.
-    """
-
-    offset: int
-    size: int
-
-
 def locate(shard: Path) -> Iterator[tuple[str, str | None, Span]]:
     """Key, label and place of every image in a shard; of the images themselves nothing is read.
 
     Raises:
-        UnreadableImageError: The tar breaks off, or a sample in it has no image.
-        ImageSourceError: A key or a member comes twice.
+        UnreadableImageError: Something in the shard cannot be read, or is not where it belongs.
     """
-    for sample in _read(shard, image=_span, texts=("cls",)):
-        if isinstance(sample, Failure):
-            raise UnreadableImageError(f"{sample.key}: {sample.reason}")
-        yield sample.key, sample.label, cast(Span, sample.data)
+    for image in _images(shard):
+        if isinstance(image, Failure):
+            raise UnreadableImageError(f"{image.key}: {image.reason}")
+        try:
+            image.member.check()
+            label = _text(image.texts, "cls").strip() or None
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{image.key}: {error}") from error
+        yield image.key, label, image.member.span
 
 
 def _fingerprint(shard: Path) -> str:
@@ -137,138 +126,70 @@ def _names(shard: Path, prefix: str) -> list[tuple[str, str]]:
     return [(prefix + shard.name, str(shard))]
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    content = tar.extractfile(member)
-    assert content is not None  # it is a regular file
-    return content.read()
-
-
-def _span(_: tarfile.TarFile, member: tarfile.TarInfo) -> Span:
-    return Span(member.offset_data, member.size)
-
-
-def _read(
-    shard: Path,
-    image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any] = _content,
-    texts: Sequence[str] = _TEXTS,
-) -> Iterator[Sample | Failure]:
-    """The samples of a shard, with what `image` makes of their images as `data`, and no other texts."""
-    from webdataset.tariterators import group_by_keys
-
-    state = state_of(shard)  # before the bytes: what changes in between is read again next time
-    seen: set[str] = set()
-    columns: set[str] = set()
+def _images(shard: Path) -> Iterator[ShardImage | Failure]:
     try:
-        for members in group_by_keys(_members(shard, image, texts), handler=partial(_refuse_twice, shard)):
-            stem = members["__key__"]
-            if stem in seen:
-                raise ImageSourceError(
-                    f'{shard}: the key "{printable(stem)}" comes twice; rewrite the shard so that '
-                    "every sample has its own key and its members lie together"
-                )
-            seen.add(stem)
-            sample = _sample(shard, state, stem, members)
-            if isinstance(sample, Sample):
-                more = columns | sample.extra.keys()
-                if len(more) > _MAX_COLUMNS:
-                    sample = Failure(sample.key, f"json fields of this shard are over {_MAX_COLUMNS} columns")
-                else:
-                    columns = more
-            yield sample
+        file = open_regular(shard)
     except UnreadableImageError as error:
         yield Failure(shard.name, str(error))
+        return
+    with file:
+        yield from shard_images(shard.name, walk(file))
 
 
-def _refuse_twice(shard: Path, error: Exception) -> NoReturn:
-    member = str(error.args[0]).partition(": duplicate")[0]
-    raise ImageSourceError(
-        f'{shard}: the member "{printable(member)}" comes twice; rewrite the shard'
-    ) from error
-
-
-def _members(
-    shard: Path, image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any], texts: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Members as `group_by_keys` wants them; the data of an unusable one is the error that says why.
-
-    Raises:
-        UnreadableImageError: If the tar breaks off. The sample it breaks off in is not yielded, since
-            whether its label is lost cannot be known.
-    """
-    from webdataset.tariterators import base_plus_ext
-
-    with open_regular(shard) as file:
+def _read(shard: Path) -> Iterator[Sample | Failure]:
+    state = state_of(shard)  # before the bytes: what changes in between is read again next time
+    columns: set[str] = set()
+    texts: Mapping[str, Member] | None = None
+    said: _Said | UnreadableImageError = _Said()
+    for image in _images(shard):
+        if isinstance(image, Failure):
+            yield image
+            continue
+        if image.texts != texts:  # images of one sample may share them, however large they are
+            texts, said = image.texts, _said(image.texts)
         try:
-            # Not "r:*": compressed headers could unpack without end.
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
-                for member in tar:
-                    tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
-                    if member.size < 0:  # walks backwards, for ever (CVE-2025-8194)
-                        raise tarfile.ReadError("negative member size")
-                    stem, suffix = base_plus_ext(member.name)
-                    # Hidden files are no samples, and suffixes in underscores are webdataset's own columns.
-                    hidden = member.name.rpartition("/")[2].startswith(".")
-                    if member.isdir() or hidden or stem is None or suffix.startswith("__"):
-                        continue
-                    found = {"fname": member.name, "data": None, "__url__": str(shard)}
-                    if suffix.lower() in (*_IMAGES, *texts):
-                        try:
-                            found["data"] = _data(tar, member, suffix.lower(), image)
-                        except (tarfile.TarError, OSError):
-                            yield found  # if it is of another sample than the last, that one is whole
-                            raise
-                    yield found
-                # Members end silently at a damaged header too; a whole archive ends in zeros.
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise tarfile.ReadError("no end of archive")
-        # Beside its own errors, tarfile lets through what hostile numbers and nested headers cause.
-        except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-            raise UnreadableImageError(
-                f"truncated or corrupt tar near byte {file.tell()} ({printable(str(error))}); "
-                "what follows is lost, with the sample it happened in"
-            ) from error
+            image.member.check()
+            if isinstance(said, UnreadableImageError):
+                raise UnreadableImageError(str(said))
+            more = columns | said.extra.keys()
+            if len(more) > _MAX_COLUMNS:
+                raise UnreadableImageError(f"json fields of this shard are over {_MAX_COLUMNS} columns")
+            data = image.member.read()
+        except UnreadableImageError as error:
+            yield Failure(image.key, str(error))
+        else:
+            columns = more
+            yield Sample(image.key, str(shard), said.label, said.extra, data, state)
 
 
-def _data(
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    suffix: str,
-    image: Callable[[tarfile.TarFile, tarfile.TarInfo], Any],
-) -> Any:
-    if not member.isreg():
-        return UnreadableImageError(f"{suffix} member is a link or a device, not a file")
+@dataclass(frozen=True)
+class _Said:
+    """What the texts of an image say: its label, and further columns."""
+
+    label: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+def _said(members: Mapping[str, Member]) -> _Said | UnreadableImageError:
     try:
-        check_size(member.size if suffix in _IMAGES else member.size or 1)
-    except UnreadableImageError as error:
-        return UnreadableImageError(f"{suffix} member: {error}")
-    return (image if suffix in _IMAGES else _content)(tar, member)
-
-
-def _sample(shard: Path, state: str, stem: str, members: Mapping[str, Any]) -> Sample | Failure:
-    key = f"{shard.name}:{stem}"
-    try:
-        if not is_utf8(key):
-            raise UnreadableImageError("member name is not UTF-8")
-        for data in members.values():
-            if isinstance(data, UnreadableImageError):
-                raise data
-        image = next((members[suffix] for suffix in _IMAGES if suffix in members), None)
-        if image is None:
-            raise UnreadableImageError("no image in sample")
-        texts = {
-            suffix: _text(suffix, members[suffix]) for suffix in _TEXTS if members.get(suffix) is not None
-        }
+        texts = {suffix: _text(members, suffix) for suffix in TEXTS if suffix in members}
         extra = {"caption": texts["txt"]} if "txt" in texts else {}
         extra |= _fields(texts["json"]) if "json" in texts else {}
     except UnreadableImageError as error:
-        return Failure(printable(key), str(error))
-    return Sample(key, str(shard), texts.get("cls", "").strip() or None, extra, image, state)
+        return error
+    return _Said(texts.get("cls", "").strip() or None, extra)
 
 
-def _text(suffix: str, data: bytes) -> str:
+def _text(members: Mapping[str, Member], suffix: str) -> str:
+    """A text that goes with an image, empty where there is none.
+
+    Raises:
+        UnreadableImageError: It cannot be read.
+    """
+    if suffix not in members:
+        return ""
     try:
-        return data.decode("utf-8")
+        return members[suffix].read(may_be_empty=True).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnreadableImageError(f"{suffix} member is not UTF-8") from error
 

@@ -431,7 +431,7 @@ def test_a_hostile_corpus_does_no_harm(
     before, sheet = files_of(tmp_path), tmp_path / "sheet.html"
     done = matvit("index", "build", "shards", "-m", checkpoint, "-o", tmp_path / "i")
     assert done.code == 0
-    reason = "png member is a link or a device, not a file"
+    reason = "png member: a link or a device, not a file"
     assert {
         f["key"]: f["reason"] for f in read_failures(tmp_path / "i" / "failures.parquet").to_pylist()
     } == {

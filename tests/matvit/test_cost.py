@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import timm
 import torch
+from counting import counting
 from timm.models.vision_transformer import VisionTransformer
-from torch.utils.flop_counter import FlopCounterMode
 
 import matvit
 from matvit import Cost, Submodel, UnknownModelError
@@ -38,7 +38,7 @@ CONFIGURATIONS = {
 def counted(model, *submodel, size=None):
     """Multiply-accumulates of one image, as torch counts them."""
     x = torch.zeros(1, *(size or input_size(model)), device=next(model.parameters()).device)
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         model(x, *submodel)
     assert counter.get_total_flops() % 2 == 0
     return counter.get_total_flops() // 2

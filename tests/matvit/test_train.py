@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -818,3 +820,29 @@ def test_a_seed_makes_the_same_model(tmp_path):
     one, two = build(settings, num_classes=2), build(settings, num_classes=2)
     assert same_weights(one, two)
     assert not same_weights(one, build(replace(settings, seed=1), num_classes=2))
+
+
+class Deadly:
+    """Images of which one ends the process that reads it, as a lack of memory or a decoder's bug would."""
+
+    def __init__(self, images, how):
+        self._images, self._how, self._home = images, how, os.getpid()
+
+    def __getattr__(self, name):
+        return getattr(self._images, name)
+
+    def __len__(self):
+        return len(self._images)
+
+    def load(self, i):
+        if i == 5 and os.getpid() != self._home:
+            os.kill(os.getpid(), self._how)
+        return self._images.load(i)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS])
+def test_a_killed_reading_process_ends_training_in_one_line(run, images, how):
+    with pytest.raises(
+        TrainingError, match=r"^a process that reads images was killed, or crashed: use fewer"
+    ):
+        run(data=Deadly(images, how), how={"workers": 2})

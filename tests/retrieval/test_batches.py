@@ -1,9 +1,11 @@
 """Batches keep order and lose nothing, whatever the mixture of images and failures."""
 
-import gc
 import io
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from small_world import picture
 
 from retrieval import Encoder
-from retrieval.batches import _begin, batches
+from retrieval.batches import batches
+from retrieval.errors import LostProcessError
+from retrieval.preprocess import Preprocess
 from retrieval.samples import Failure, Part, Sample, content_of
 
 
@@ -111,13 +115,55 @@ def test_an_error_of_the_source_is_not_swallowed(encoder: Encoder, workers: int)
         list(batches([Part("", "", None, breaks)], encoder, batch_size=4, workers=workers))
 
 
-def test_a_worker_whose_parent_died_before_it_began_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own watchdog would take whoever adopted it for its parent, and wait for ever."""
-    ends: list[int] = []
-    monkeypatch.setattr(os, "_exit", ends.append)
-    monkeypatch.setattr(gc, "freeze", lambda: None)
-    monkeypatch.setattr("retrieval.batches.sys.platform", "other")
-    _begin(0, parent=os.getppid(), gives_way=False)
-    assert ends == []
-    _begin(0, parent=os.getppid() + 1, gives_way=False)
-    assert ends == [1]
+class Fragile:
+    """Preprocessing that ends its process on some images, as a lack of memory or a decoder's bug would."""
+
+    def __init__(self, preprocess: Preprocess, deadly: bytes, how: str) -> None:
+        self._preprocess, self._deadly, self._how, self._home = preprocess, deadly, how, os.getpid()
+
+    def __call__(self, image: bytes) -> torch.Tensor:
+        if self._deadly in image and os.getpid() != self._home:
+            if self._how == "exits":
+                os._exit(3)
+            os.kill(os.getpid(), getattr(signal, self._how))
+        return self._preprocess(image)
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "SIGABRT", "exits"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_image_that_ends_its_process_is_named_and_left_out(
+    encoder: Encoder, how: str, batch_size: int
+) -> None:
+    fragile = copy(encoder)
+    fragile.preprocess = Fragile(encoder.preprocess, b"deadly", how)
+    items = [KINDS["good"](n) for n in range(13)]
+    for deadly in (3, 9):
+        items[deadly] = replace(items[deadly], data=IMAGES[0] + b"deadly")
+    items[5] = Failure("5", "lost before")
+    made = list(batches([part_of(items), part_of(items[:2])], fragile, batch_size=batch_size, workers=2))
+    keys = [sample.key for batch in made for sample in batch.samples]
+    assert keys == ["0", "1", "2", "4", "6", "7", "8", "10", "11", "12", "0", "1"]
+    failures = {failure.key: failure.reason for batch in made for failure in batch.failures}
+    killed = "decoding it was killed, or crashed: it may take more memory than there is"
+    assert failures == {"3": killed, "5": "lost before", "9": killed}
+    assert [batch.part for batch in made if batch.last] == [0, 1]
+    for batch in made:
+        assert len(batch.samples) == len(batch.contents) == len(batch.images if batch.samples else [])
+        for sample, image in zip(batch.samples, batch.images, strict=False):
+            assert torch.equal(image, encoder.preprocess(IMAGES[int(sample.key) % 4]))
+
+
+def test_processes_that_die_of_every_image_are_nobody_s_fault(encoder: Encoder) -> None:
+    fragile = copy(encoder)
+    fragile.preprocess = Fragile(encoder.preprocess, b"", "SIGKILL")
+    items = [KINDS["good"](n) for n in range(4)]
+    with pytest.raises(LostProcessError, match="use fewer --workers"):
+        list(batches([part_of(items)], fragile, batch_size=4, workers=1))
+
+
+def test_no_process_outlives_the_batches(encoder: Encoder) -> None:
+    stream = batches([part_of([KINDS["good"](n) for n in range(40)])], encoder, batch_size=2, workers=2)
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()
+    assert multiprocessing.active_children() == []

@@ -1,12 +1,17 @@
 """Images to an index: vectors, rows and labels belong together, wherever the images lie."""
 
+import io
+import math
 import shutil
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_world import files_of, shard_of, write_shard
+import torch
+from PIL import Image
+from small_world import files_of, random_matvit, shard_of, write_shard
 
 from indexes import (
     DuplicateKeyError,
@@ -20,9 +25,12 @@ from indexes import (
 from indexes.change import remove
 from indexes.kinds import KindOptions
 from indexes.rows import read_failures
-from retrieval import Encoder, build_index, folders, open_source
+from matvit import CheckpointError
+from retrieval import Encoder, Searcher, build_index, folders, open_source
 from retrieval.batches import batches
+from retrieval.encoder import NO_EMBEDDING
 from retrieval.known import Known
+from retrieval.preprocess import Preprocess
 from retrieval.samples import content_of
 
 
@@ -336,3 +344,132 @@ def test_what_changed_and_cannot_be_read_any_more(corpus: Path, encoder: Encoder
     assert (len(opened), "01.png" in opened.keys) == (8, True)
     failures = read_failures(tmp_path / "i" / "failures.parquet").to_pylist()
     assert failures == [{"key": "01.png", "reason": "not an image"}]
+
+
+class Blinded:
+    """Preprocessing that makes what no model can embed of some images, as overflow in one of them would."""
+
+    def __init__(self, preprocess: Preprocess, blinded: bytes) -> None:
+        self._preprocess, self._blinded = preprocess, blinded
+
+    def __call__(self, image: bytes) -> torch.Tensor:
+        pixels = self._preprocess(image)
+        return pixels * torch.nan if image == self._blinded else pixels
+
+
+def test_an_embedding_that_is_not_finite_is_a_failure_by_name(
+    corpus: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    blind = copy(encoder)
+    victim = files_of(corpus)[3]
+    blind.preprocess = Blinded(encoder.preprocess, victim.read_bytes())
+    manifest = build_index(open_source(corpus), blind, tmp_path / "x.index", batch_size=3)
+    assert manifest.ntotal == len(files_of(corpus)) - 1
+    assert read_failures(tmp_path / "x.index" / "failures.parquet").to_pylist() == [
+        {"key": victim.relative_to(corpus).as_posix(), "reason": NO_EMBEDDING}
+    ]
+    assert verify(tmp_path / "x.index") == []
+
+
+# The kind: weights that are not finite, of any tensor, and finite ones that make nothing of anything.
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["pos_embed", "blocks.1.mlp.fc2.bias", "norm.weight"])
+def test_weights_that_are_not_finite_are_found_before_the_work(
+    corpus: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    model = random_matvit(0)
+    model.state_dict()[name].flatten()[-1] = value
+    broken = Encoder(model, device=torch.device("cpu"), dtype=torch.float32, location="broken/")
+    with pytest.raises(
+        CheckpointError, match=rf"^broken/: its weights are not finite \(the first, {name}\)$"
+    ):
+        build_index(open_source(corpus), broken, tmp_path / "x.index")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_embed_nothing_are_told_in_one_line(corpus: Path, tmp_path: Path) -> None:
+    model = random_matvit(0)
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    zero = Encoder(model, device=torch.device("cpu"), dtype=torch.float32)
+    with pytest.raises(EmptyIndexError, match=f"^no image could be embedded, 40 failed .*{NO_EMBEDDING}"):
+        build_index(open_source(corpus), zero, tmp_path / "x.index")
+
+
+def test_an_index_goes_on_reading_as_it_was_made(encoder: Encoder, tmp_path: Path) -> None:
+    # Made before orientation and transparency were regarded: neither is recorded.
+    folder = tmp_path / "images"
+    folder.mkdir()
+    colours = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(colours).save(folder / "odd.png", exif=exif)
+    before, out = encoder.reading_as({}), tmp_path / "x.index"
+    build_index(open_source(folder), before, out)
+    assert "alpha" not in Index.open(out).manifest.encoder.preprocess
+    old = Searcher(Index.open(out), encoder)
+    assert old.query(folder / "odd.png")[0].score > 0.999
+
+    (folder / "more.png").write_bytes((folder / "odd.png").read_bytes())
+    build_index(open_source(folder), encoder, out, extends=True)
+    vectors = vectors_of(Index.open(out))
+    assert np.array_equal(vectors["odd.png"], vectors["more.png"])
+    assert Searcher(Index.open(out), encoder).query(folder / "more.png")[0].score > 0.999
+
+    build_index(open_source(folder), encoder, tmp_path / "new.index")
+    new = Index.open(tmp_path / "new.index")
+    recorded = new.manifest.encoder.preprocess
+    assert (recorded["exif_transpose"], recorded["alpha"]) == (True, "white")
+    assert vectors_of(new)["odd.png"] @ vectors["odd.png"] < 0.999
+    assert Searcher(new, before).query(folder / "odd.png")[0].score > 0.999
+
+
+def test_of_a_thousand_fuzzed_images_each_is_a_row_or_a_failure(encoder: Encoder, tmp_path: Path) -> None:
+    """Damage of every kind: the sum of rows and failures is what was put in, and the reasons are true."""
+    random = np.random.default_rng(7)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    whole = {}
+    for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI"):
+        file = io.BytesIO()
+        pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((32, 32)).save(file, form)
+        whole[form.lower().replace("jpeg2000", "jp2")] = file.getvalue()
+    sound = {}
+    for number in range(1000):
+        suffix = list(whole)[number % len(whole)]
+        data = bytearray(whole[suffix])
+        match number // len(whole) % 5:
+            case 0:
+                pass
+            case 1:
+                data = data[: random.integers(len(data))]
+            case 2:
+                for place in random.integers(0, len(data), 8):
+                    data[place] = random.integers(256)
+            case 3:
+                for place in random.integers(0, min(64, len(data)), 3):
+                    data[place] = random.integers(256)
+            case 4:
+                data = bytearray(random.bytes(len(data)))
+        sound[f"{number:04}.{suffix}"] = bytes(data) == whole[suffix]
+        (folder / f"{number:04}.{suffix}").write_bytes(data)
+    out = tmp_path / "x.index"
+    build_index(open_source(folder), encoder, out, workers=0)
+    index, failures = Index.open(out), read_failures(out / "failures.parquet").to_pylist()
+    failed = {failure["key"]: failure["reason"] for failure in failures}
+    assert len(failed) == len(failures)
+    assert sorted([*index.keys, *failed]) == sorted(sound)
+    assert not [key for key in failed if sound[key]]
+    for key, reason in failed.items():
+        true = (
+            "empty file",
+            "not an image",
+            "truncated image",
+            "corrupt image: ",
+            "pixels",
+            "is not read here",
+        )
+        assert any(part in reason for part in true), (key, reason)
+        assert not (reason.startswith("empty") and (folder / key).stat().st_size)
+    assert 100 < len(failed) < 900

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from small_world import files_of, picture, shard_of, write_shard
@@ -67,6 +68,41 @@ def test_shards_of_any_name_are_found_again(
         assert small is not None
         np.testing.assert_array_equal(np.asarray(small), np.asarray(Image.open(files_of(corpus)[row])))
         assert hit.place == f"{tmp_path}/{key}"
+
+
+def test_images_of_a_shard_are_found_again_by_keys_of_every_kind(encoder: Encoder, tmp_path: Path) -> None:
+    """Names with dots, images that share a sample or a stem, two tars in one, one that comes too late."""
+    keys = {
+        "Screenshot 2024-01-05 at 10.31.00.png": "Screenshot 2024-01-05 at 10.31.00",
+        "Screenshot 2024-01-05 at 10.31.07.png": "Screenshot 2024-01-05 at 10.31.07",
+        "St. Peter.gif": "St. Peter",
+        "a.jpg": "a",
+        "a.png": "a.png",
+        "s0.left.png": "s0.left",
+        "s0.right.png": "s0.right",
+        "v1.0/deep.er/x.tiff": "v1.0/deep.er/x",
+    }
+    forms = {"jpg": "JPEG", "gif": "GIF", "tiff": "TIFF"}
+    files = {
+        name: encoded("red", n, forms.get(name.rpartition(".")[2], "PNG")) for n, name in enumerate(keys)
+    }
+    halves = (
+        dict(list(files.items())[:4]),
+        dict(list(files.items())[4:]) | {"a.gif": encoded("red", 0, "GIF")},
+    )
+    shards = [write_shard(tmp_path / f"{n}.part", half).read_bytes() for n, half in enumerate(halves)]
+    (tmp_path / "x.tar").write_bytes(b"".join(shards))
+    build_index(open_source(tmp_path / "x.tar"), encoder, tmp_path / "i")
+    index = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32").index
+    assert list(index.keys) == [f"x.tar:{key}" for key in keys.values()]
+    assert pq.read_table(tmp_path / "i" / "failures.parquet")["key"].to_pylist() == ["x.tar:a.gif"]
+    assert dict(originals(str(tmp_path / "x.tar"), index.keys)) == {
+        f"x.tar:{key}": files[name] for name, key in keys.items()
+    }
+    for row, key in enumerate(keys.values()):
+        hit = Hit(index.keys[row], 1.0, None, index.paths[row])
+        assert hit.place == f"{tmp_path}/x.tar:{key}"
+        assert thumbnail(hit) is not None
 
 
 def test_images_of_torchvision_s_sets_are_found_again(

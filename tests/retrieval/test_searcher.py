@@ -1,25 +1,32 @@
 """Search by image at a budget."""
 
 import os
+import threading
+import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
 import timm
 import torch
+from counting import counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_world import files_of, picture, random_matvit, shard_of
+from small_world import CLASSES, files_of, picture, random_matvit, shard_of
 from timm.models import save_for_hf
-from torch.utils.flop_counter import FlopCounterMode
 
 import matvit
-from indexes import FilterError, Index, IndexReplacedError, UnknownKeyError, WrongEncoderError
-from indexes.change import remove
+import retrieval.searcher
+from indexes import FilterError, Index, UnknownKeyError, WrongEncoderError
+from indexes.change import gather, remove
 from retrieval import Encoder, Searcher, build_index, open_source
+from retrieval.decode import Reading
 from retrieval.errors import UnreadableImageError
+from retrieval.preprocess import Preprocess
 from retrieval.searcher import Hit, Hits
 
 
@@ -64,7 +71,7 @@ def test_a_query_says_which_submodel_answered_and_what_it_cost(
         assert hits.submodel == encoder.submodel(budget)
         plain = matvit.load(checkpoint).extract(hits.submodel)
         plain.reset_classifier(0)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        with counting() as counter, torch.inference_mode():
             plain(torch.zeros(1, 3, 16, 16))
         assert hits.gmacs == counter.get_total_flops() / 2e9
 
@@ -177,9 +184,9 @@ def doubles(encoder: Encoder, tmp_path: Path) -> Searcher:
     (tmp_path / "photos").mkdir()
     for number in range(5):
         picture("red", number).save(tmp_path / "photos" / f"{number}.png")
-    for copy in ("copy.png", "sub/copy.png"):
-        (tmp_path / "photos" / copy).parent.mkdir(exist_ok=True)
-        (tmp_path / "photos" / copy).write_bytes((tmp_path / "photos" / "1.png").read_bytes())
+    for name in ("copy.png", "sub/copy.png"):
+        (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes((tmp_path / "photos" / "1.png").read_bytes())
     build_index(open_source(tmp_path / "photos"), encoder, tmp_path / "i")
     return Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
 
@@ -202,14 +209,13 @@ def keys(hits: Hits) -> list[str]:
 def test_a_condition_leaves_the_nearest_of_the_rest(
     searcher: Searcher, queries: Path, where: str, chosen: Callable[[Hit], bool]
 ) -> None:
-    file, index = files_of(queries)[7], searcher.index
+    file = files_of(queries)[7]
     expected = [hit for hit in searcher.query(file, budget="M", k=40) if chosen(hit)]
-    for rows in (where, index.matching(where)):
-        hits = searcher.query(file, budget="M", k=40, where=rows)
-        assert keys(hits) == keys(expected)
-        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-6)
-        assert keys(searcher.query(file, budget="M", k=2, where=rows)) == keys(expected)[:2]
-        assert str(len(expected)) in hits.how
+    hits = searcher.query(file, budget="M", k=40, where=where)
+    assert keys(hits) == keys(expected)
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-6)
+    assert keys(searcher.query(file, budget="M", k=2, where=where)) == keys(expected)[:2]
+    assert str(len(expected)) in hits.how
     assert {len(hits) for hits in searcher.query_batch([file] * 3, k=40, where=where)} == {len(expected)}
 
 
@@ -337,12 +343,111 @@ def test_a_searcher_that_lives_long_goes_on_with_the_index_that_replaced_its_own
     files, out = files_of(corpus), tmp_path / "i"
     build_index(open_source(corpus), encoder, out)
     searcher = Searcher(Index.open(out), encoder)
-    rows = searcher.index.matching("label = 'red'")
     remove(out, lambda index: index.with_keys(["red/00.jpg"]), command="")
     hits = searcher.query(corpus / "red" / "00.jpg", k=50, where="label = 'red'")
     assert sorted(hit.key for hit in hits) == [f"red/{f.name}" for f in files if f.parent.name == "red"][1:]
 
+    # By key, too: its vector is read from what was replaced.
     searcher = Searcher(Index.open(out), encoder)
     remove(out, lambda index: index.with_keys(["red/01.png"]), command="")
-    with pytest.raises(IndexReplacedError, match="open it again"):  # Its rows have other numbers, perhaps.
-        searcher.query(corpus / "red" / "00.jpg", where=rows)
+    assert "red/01.png" not in keys(searcher.query_key("red/02.png", k=50))
+    assert searcher.row("red/02.png").path == str(corpus / "red" / "02.png")
+    with pytest.raises(UnknownKeyError):
+        searcher.query_key("red/01.png")
+
+
+# The kind: whatever of an index one query reads (vectors, conditions, keys, paths, labels, calibration) while
+# another thread asks with other conditions, or a writer replaces the index.
+def test_threads_with_conditions_of_their_own_get_their_own_answers(
+    corpus: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    out = tmp_path / "i"
+    build_index(open_source(corpus), encoder, out)
+    searcher = Searcher(Index.open(out), encoder)
+    vectors = np.concatenate(list(searcher.index.vectors.blocks()))
+    vector_of = dict(zip(searcher.index.keys, vectors, strict=True))
+    doomed = [key for key in vector_of if "/00" in key or "/01" in key]
+    stop, wrong, asked = threading.Event(), [], [0] * 8
+
+    def ask(number: int) -> None:
+        random = np.random.default_rng(number)
+        label = CLASSES[number % len(CLASSES)]
+        while not stop.is_set() and not wrong:
+            try:
+                query = random.standard_normal(32)
+                if number % 3:
+                    [hits] = searcher.query_vectors(query[None], k=5, where=f"label = '{label}'")
+                else:
+                    hits = searcher.query_key(f"{label}/07.png", k=5, where=f"label = '{label}'")
+                    query = vector_of[f"{label}/07.png"]
+                query = query / np.linalg.norm(query)
+                assert len(hits) >= 5
+                for hit in hits:
+                    assert hit.key.startswith(f"{label}/"), f"{hit.key} for {label}"
+                    assert (hit.label, hit.path) == (label, str(corpus / hit.key))
+                    assert hit.score == pytest.approx(vector_of[hit.key] @ query, abs=2e-3)
+                asked[number] += 1
+            except Exception as error:
+                wrong.append(error)
+
+    def tracer(frame: FrameType, event: str, _: object) -> Callable | None:
+        if frame.f_code.co_filename != retrieval.searcher.__file__:
+            return None
+        if event == "line":
+            time.sleep(0)  # to another thread, between any two lines
+        return tracer
+
+    threading.settrace(tracer)
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    try:
+        for thread in threads:
+            thread.start()
+        for key in doomed:
+            remove(out, lambda index, key=key: index.with_keys([key]), command="")
+            gather([out], out, command="")  # which numbers the rows anew
+        build_index(open_source(corpus), encoder, out, extends=True)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        threading.settrace(None)
+    assert wrong == []
+    assert min(asked) > 0
+    assert not set(keys(searcher.query_key("red/07.png", k=50))) & set(doomed) - set(keys_in(out))
+
+
+def keys_in(place: Path) -> list[str]:
+    index = Index.open(place)
+    return [key for key, is_live in zip(index.keys, index.live, strict=True) if is_live]
+
+
+def test_scores_stay_within_one(searcher: Searcher) -> None:
+    vectors = np.concatenate(list(searcher.index.vectors.blocks()))
+    for where in (None, "label is not null", "key like 'red/%'"):
+        for hits in searcher.query_vectors(vectors, k=3, where=where):
+            assert all(-1 <= hit.score <= 1 for hit in hits)
+
+
+def test_a_query_that_the_model_cannot_embed_is_refused_by_name(
+    index: Path, encoder: Encoder, queries: Path
+) -> None:
+    blind = copy(encoder)
+    blind.preprocess = Blind(encoder.preprocess)
+    file = files_of(queries)[0]
+    for image, named in [(file, f"{file}: "), (file.read_bytes(), "")]:
+        with pytest.raises(UnreadableImageError, match=f"^{named}the model's embedding of it is zero or not"):
+            Searcher(Index.open(index), blind).query(image, budget="S")
+
+
+class Blind:
+    """Preprocessing that makes what no model can embed."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
+        self.data = preprocess.data
+
+    def reading_as(self, reading: Reading) -> "Blind":
+        return Blind(self._preprocess.reading_as(reading))
+
+    def __call__(self, image: object) -> torch.Tensor:
+        return self._preprocess(image) * torch.nan

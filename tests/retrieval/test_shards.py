@@ -1,10 +1,8 @@
 """WebDataset shards, written by tarfile, whole and hostile."""
 
-import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_tars import member, write
 
 from indexes.rows import read_rows, rows_table, write_table
 from retrieval import files, shards
@@ -19,21 +18,6 @@ from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.images import open_source
 from retrieval.samples import Failure, Sample
 from retrieval.shards import locate
-
-
-def member(
-    name: str, data: bytes = b"", *, kind: bytes = tarfile.REGTYPE, target: str = ""
-) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.linkname = len(data), kind, target
-    return info, data
-
-
-def write(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for info, data in members:
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def read(text: str | Path) -> list[Sample | Failure]:
@@ -296,7 +280,7 @@ def test_hostile_members_write_and_follow_nothing(tmp_path: Path) -> None:
         member("._own.jpg", b"what macOS adds"),
     )
     before = tree(tmp_path)
-    reason = "jpg member is a link or a device, not a file"
+    reason = "jpg member: a link or a device, not a file"
     assert read(shard) == [
         Sample("x.tar:../up", str(shard), None, {}, b"up"),
         Sample(f"x.tar:{absolute}", str(shard), None, {}, b"absolute"),
@@ -326,50 +310,6 @@ def test_members_of_no_size_or_too_much_fail(tmp_path: Path, monkeypatch: pytest
     ]
 
 
-def cut_inside(data: bytes) -> bytes:
-    return data[: 5 * 1024 + 600]  # into the image of the third pair
-
-
-def cut_between(data: bytes) -> bytes:
-    return data[: 5 * 1024]
-
-
-def damage_header(data: bytes) -> bytes:
-    return data[: 5 * 1024] + b"\xaa" * 512 + data[5 * 1024 + 512 :]
-
-
-def negative_size(data: bytes) -> bytes:
-    info = tarfile.TarInfo("2.cls")
-    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = b"\xff" * 8 + (-2048 % 2**32).to_bytes(4, "big")
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return data[: 5 * 1024] + bytes(header) + data[5 * 1024 + 512 :]
-
-
-@pytest.mark.parametrize("damage", [cut_inside, cut_between, damage_header, negative_size])
-def test_a_damaged_shard_yields_what_is_whole_and_one_failure(
-    damage: Callable[[bytes], bytes], tmp_path: Path
-) -> None:
-    pairs = [member(f"{number}.{kind}", b"x" * 300) for number in range(4) for kind in ("jpg", "cls")]
-    shard = write(tmp_path / "x.tar", *pairs)
-    shard.write_bytes(damage(shard.read_bytes()))
-    *samples, failure = read(shard)
-    assert [sample.key for sample in samples] == ["x.tar:0", "x.tar:1"]
-    assert isinstance(failure, Failure)
-    assert failure.key == "x.tar"
-    assert failure.reason.startswith("truncated or corrupt tar near byte ")
-
-
-def test_a_sample_is_whole_though_the_next_is_cut(tmp_path: Path) -> None:
-    shard = write(tmp_path / "x.tar", *(member(f"{number}.jpg", b"x" * 300) for number in range(4)))
-    shard.write_bytes(shard.read_bytes()[: 2 * 1024 + 600])
-    *samples, failure = read(shard)
-    assert [sample.key for sample in samples] == ["x.tar:0", "x.tar:1"]
-    assert isinstance(failure, Failure)
-    assert (failure.key, "lost, with the sample it happened in" in failure.reason) == ("x.tar", True)
-
-
 @pytest.mark.parametrize("data", [b"", b"no tar at all", b"\x1f\x8b" + bytes(600)])
 def test_what_is_no_tar_is_one_failure(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(data)
@@ -384,12 +324,27 @@ def test_a_shard_that_vanished_is_one_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [["a.jpg", "a.JPG"], ["a.jpg", "b.jpg", "a.jpg"], ["a.jpg", "b.jpg", "a.cls"]]
+    "names, keys",
+    [
+        (["a.jpg", "b.jpg", "a.png", "c.jpg"], ["a", "b", "c"]),
+        (["a.jpg", "b.jpg", "a.cls", "c.jpg"], ["a", "b", "c"]),
+        (["a.jpg", "a.jpg", "b.jpg"], ["a", "b"]),
+        (["b.cls", "a.jpg", "b.jpg", "c.jpg"], ["a", "c"]),
+    ],
 )
-def test_keys_that_come_twice_are_named(names: list[str], tmp_path: Path) -> None:
+def test_a_shard_in_the_wrong_order_stops_nothing_but_training(
+    names: list[str], keys: list[str], tmp_path: Path
+) -> None:
     shard = write(tmp_path / "x.tar", *(member(name, b"x") for name in names))
-    with pytest.raises(ImageSourceError, match=r'"a(\.JPG)?" comes twice'):
-        read(shard)
+    write(tmp_path / "y.tar", member("0.jpg", b"x"))
+    found = read(tmp_path)
+    assert [item.key for item in found if isinstance(item, Sample)] == [
+        *(f"x.tar:{key}" for key in keys),
+        "y.tar:0",
+    ]
+    assert sum("tar --sort=name" in item.reason for item in found if isinstance(item, Failure)) == 1
+    with pytest.raises(UnreadableImageError, match=r"x\.tar:b: no image in|x\.tar:a\.\w+: .* --sort=name"):
+        list(locate(shard))
 
 
 def test_the_fingerprint_changes_with_the_shard(tmp_path: Path) -> None:

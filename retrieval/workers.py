@@ -1,0 +1,134 @@
+"""Work in other processes, in order and a little ahead; what ends a process is found, named and left out.
+
+Not torch's DataLoader: where a worker dies, that raises from a signal handler, in whatever code is running,
+and cannot say which item was at fault.
+"""
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Protocol, TypeVar
+
+import torch
+
+from retrieval.errors import LostProcessError
+
+_NICEST = 19
+_PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent dies
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+class Work(Protocol[_Task, _Result]):
+    """What is done with a task. The work, tasks and results can be pickled."""
+
+    def __call__(self, task: _Task) -> _Result:
+        """The result of a task."""
+
+    def divided(self, task: _Task) -> Sequence[_Task]:
+        """A task for each item of one."""
+
+    def joined(self, results: Sequence[_Result]) -> _Result:
+        """The result of a task, of those of its items."""
+
+    def lost(self, item: _Task) -> _Result:
+        """What to make of an item that ends the process which works on it."""
+
+
+def in_processes(
+    work: Work[_Task, _Result], tasks: Iterable[_Task], *, workers: int, gives_way: bool
+) -> Iterator[_Result]:
+    """The results of tasks in their order, worked on by other processes.
+
+    Where a process is killed or crashes, the task that waited for it is done once more, item by item, in a
+    process that does nothing else: an item that ends that one too is lost.
+
+    Args:
+        work: What to do with a task.
+        tasks: Taken in this process, two for each worker at a time.
+        workers: How many processes.
+        gives_way: Whether this process goes first where there is not enough of the processor for all.
+
+    Raises:
+        LostProcessError: Every item of a task ends its process, which is no item's fault.
+    """
+    tasks, waiting = iter(tasks), deque[tuple[_Task, Future[_Result]]]()
+    pool = _pool(workers, gives_way)
+    try:
+        while True:
+            while len(waiting) < 2 * workers and (task := next(tasks, None)) is not None:
+                waiting.append((task, _submitted(pool, work, task)))
+            if not waiting:
+                return
+            task, future = waiting.popleft()
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                pool.shutdown()
+                result = _one_by_one(work, task, gives_way)
+                pool = _pool(workers, gives_way)
+                waiting = deque((task, _submitted(pool, work, task)) for task, _ in waiting)
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _one_by_one(work: Work[_Task, _Result], task: _Task, gives_way: bool) -> _Result:
+    items, results, deaths = work.divided(task), [], 0
+    pool = _pool(1, gives_way)
+    try:
+        for item in items:
+            try:
+                results.append(_submitted(pool, work, item).result())
+            except BrokenProcessPool:
+                deaths += 1
+                results.append(work.lost(item))
+                pool.shutdown()
+                pool = _pool(1, gives_way)
+    finally:
+        pool.shutdown()
+    if 1 < deaths == len(items):
+        raise LostProcessError(
+            f"processes that decode are killed or crash on each of {deaths} images: use fewer --workers if "
+            "memory is short, or --workers 0 to decode in this process"
+        )
+    return work.joined(results)
+
+
+def _pool(workers: int, gives_way: bool) -> ProcessPoolExecutor:
+    begin = partial(_begin, parent=os.getpid(), gives_way=gives_way)
+    return ProcessPoolExecutor(workers, initializer=begin)
+
+
+def _submitted(pool: ProcessPoolExecutor, work: Work[_Task, _Result], task: _Task) -> "Future[_Result]":
+    try:
+        with warnings.catch_warnings():
+            # The processes only decode, with one thread each: none of this one's is of use to them.
+            warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+            return pool.submit(work, task)
+    except BrokenProcessPool as error:
+        broken: Future[_Result] = Future()
+        broken.set_exception(error)
+        return broken
+
+
+def _begin(*, parent: int, gives_way: bool) -> None:
+    # The pool's own watch over the parent begins later: were it dead by then, a worker would wait for ever.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its processes.
+    torch.set_num_threads(1)  # Threads do not survive a fork, and what waits for them waits for ever.
+    # What was inherited is shared until it is written to, as Python's collector would, in every object.
+    gc.freeze()
+    if gives_way:  # On a processor, the encoder goes first: each of its threads waits for the others.
+        os.nice(_NICEST)
