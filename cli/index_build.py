@@ -25,6 +25,7 @@ def build(
     images: options.Images,
     model: Model,
     out: Output,
+    key_prefix: options.KeyPrefix = None,
     factory: options.Factory = "auto",
     rerank: options.Rerank = None,
     max_memory: options.MaxMemory = None,
@@ -46,9 +47,11 @@ def build(
 
     Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
     """
+    from indexes.prefixes import check_prefix
     from matvit.distributed import joined
     from retrieval.images import open_source
 
+    check_prefix(key_prefix or "")
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
     source = open_source(images)
     with joined(device) as where:
@@ -57,6 +60,7 @@ def build(
             fetched(model),
             out,
             kind=kind,
+            key_prefix=key_prefix,
             where=where,
             batch_size=batch_size,
             workers=workers,
@@ -70,6 +74,7 @@ def add(
     images: options.Images,
     index: options.IndexDir,
     model: options.ModelOverride = None,
+    key_prefix: options.KeyPrefix = None,
     check_content: Annotated[
         bool, typer.Option("--check-content", help="Compare images by their bytes, not by size and time.")
     ] = False,
@@ -84,18 +89,21 @@ def add(
 ) -> None:
     """Add images to an index: those that are new, and those that changed in place of what they were.
 
-    Run it every night on the same folder. Only the weights that made the index can add to it.
+    Run it every night on the same folder. Only the weights that made the index can add to it. Images that the
+    index has from elsewhere are known by their bytes and not embedded again: rows follow files that moved.
 
     Example: matvit index add photos/ -i photos.index --prune
     """
     from indexes import Index
     from indexes.change import remove
     from indexes.kinds import AUTO
+    from indexes.prefixes import check_prefix
     from matvit.distributed import joined
     from retrieval.images import open_source
     from retrieval.known import Known
     from retrieval.searcher import model_of
 
+    check_prefix(key_prefix or "")
     with joined(device) as where:
         tell = say if where[0].is_first else _silent
         opened = Index.open(index)
@@ -110,6 +118,7 @@ def add(
                 model,
                 index,
                 kind=AUTO,
+                key_prefix=key_prefix,
                 where=where,
                 batch_size=batch_size,
                 workers=workers,
@@ -118,6 +127,9 @@ def add(
             )
         else:
             tell("nothing new")
+    if len(gone) and where[0].is_first:
+        latest = Index.open(index)  # whose rows may have followed files that moved
+        gone = latest.rows["path"].filter(latest.from_files(gone)).unique()
     if len(gone) and where[0].is_first:
         if prune:
             count = remove(index, lambda latest: latest.from_files(gone), command=command_line())
@@ -134,6 +146,7 @@ def _embed(
     out: Path,
     *,
     kind: "KindOptions",
+    key_prefix: str | None,
     where: "tuple[Processes, torch.device]",
     batch_size: int,
     workers: int | None,
@@ -152,6 +165,8 @@ def _embed(
         advance(count)
 
     processes, place = where
+    if processes.is_first and source.note:
+        say(source.note)
     encoder = Encoder.open(model, device=str(place), dtype=dtype)
     alone = processes.world_size == 1
     bar = (
@@ -163,6 +178,7 @@ def _embed(
             encoder,
             out,
             extends=extends,
+            key_prefix=key_prefix,
             options=kind,
             command=command_line(),
             batch_size=batch_size,
@@ -171,6 +187,7 @@ def _embed(
             on_images=advance,
             on_skip=skip,
             on_progress=steps(),
+            on_note=say,
         )
     if not processes.is_first:
         return

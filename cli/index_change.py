@@ -1,14 +1,22 @@
-"""`matvit index remove`, `compact`, `merge` and `export`."""
+"""`matvit index remove`, `compact`, `merge`, `relocate` and `export`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import options
-from cli.output import command_line, say, steps
+from cli.output import command_line, progress, say, steps
 
 Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
+
+
+class Missing(StrEnum):
+    """What becomes of rows whose files are not at their new place."""
+
+    REFUSE = "refuse"
+    KEEP = "keep"
 
 
 def remove(
@@ -68,13 +76,64 @@ def merge(
 ) -> None:
     """Make one index of several that the same weights made.
 
+    Keys stay as they are, but where earlier indexes have some of its names, those of an index get its own
+    name before them.
+
     Example: matvit index merge 2024.index 2025.index -o all.index
     """
     from indexes.change import gather
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
-    manifest = gather(indexes, out, command=command_line(), options=kind, on_progress=steps())
+    manifest = gather(
+        indexes,
+        out,
+        command=command_line(),
+        options=kind,
+        on_progress=steps(),
+        on_prefix=lambda path, prefix: say(
+            f"{path} has names that are taken: its keys begin with {prefix} in {out}"
+        ),
+    )
     say(f"{manifest.ntotal} rows: {out}")
+
+
+def relocate(
+    index: Index,
+    old: Annotated[
+        str,
+        typer.Argument(metavar="OLD", help="Where the images were, as the index knows.", show_default=False),
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Where they are now.", show_default=False)],
+    missing: Annotated[
+        Missing,
+        typer.Option(help="What to do if files are not at NEW: refuse, or keep their rows as they are."),
+    ] = Missing.REFUSE,
+    check_content: Annotated[
+        bool,
+        typer.Option("--check-content", help="Compare all images by their bytes, not by size and time."),
+    ] = False,
+) -> None:
+    """Let an index follow images that moved, to another disk or folder. Nothing is embedded.
+
+    Files that have not kept size and time are compared by their bytes.
+
+    Example: matvit index relocate photos.index /mnt/old/photos /mnt/new/photos
+    """
+    from retrieval.relocation import relocate_index
+
+    with progress("Comparing", None, "files") as advance:
+        moved, kept = relocate_index(
+            index,
+            old,
+            new,
+            command=command_line(),
+            check_content=check_content,
+            keep_missing=missing is Missing.KEEP,
+            on_files=advance,
+        )
+    if kept:
+        say(f"{kept} files are not at {new}: their rows are as they were")
+    say(f"{moved} files are at {new} now: {index}")
 
 
 def export(
@@ -91,4 +150,4 @@ def export(
     say(f"{write(Index.open(index), out)} rows: {out}")
 
 
-COMMANDS = (remove, compact, merge, export)
+COMMANDS = (remove, compact, merge, relocate, export)

@@ -32,6 +32,7 @@ def info(index: Index, json: options.Json = False) -> None:
         "classes": len(manifest.classes),
         "columns": ", ".join(opened.rows.column_names),
         "sources": ", ".join(manifest.sources),
+        "key prefixes": _prefixes(manifest.key_prefixes),
         "model": manifest.encoder.architecture,
         "weights sha256": manifest.encoder.weights_sha256,
         "checkpoint": manifest.checkpoint,
@@ -54,6 +55,10 @@ def info(index: Index, json: options.Json = False) -> None:
         print_json(facts)
     else:
         print_table([{"": name, " ": str(value)} for name, value in facts.items()])
+
+
+def _prefixes(key_prefixes: Mapping[str, str]) -> str | None:
+    return ", ".join(f"{source}: {prefix}" for source, prefix in key_prefixes.items()) or None
 
 
 def _auto(calibration: Mapping[str, Any] | None, rows: int) -> str | None:

@@ -20,6 +20,14 @@ MODEL_HELP = (
 )
 
 Images = Annotated[str, typer.Argument(metavar="IMAGES", help=IMAGES_HELP, show_default=False)]
+KeyPrefix = Annotated[
+    str | None,
+    typer.Option(
+        help="What the keys of IMAGES begin with, such as 2024/; `add` remembers it. Default: what the index "
+        "remembers of IMAGES, else nothing, or their name where others have their keys.",
+        show_default=False,
+    ),
+]
 IndexDir = Annotated[Path, typer.Option("--index", "-i", help="Index directory.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[

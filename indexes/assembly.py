@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ class Origin:
         checkpoint: Where it was loaded from.
         sources: Where the images came from.
         command: What was run.
+        key_prefixes: See `Manifest`.
         calibration: See `Manifest`.
     """
 
@@ -46,6 +47,7 @@ class Origin:
     checkpoint: str
     sources: list[str]
     command: str
+    key_prefixes: Mapping[str, str] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
 
 
@@ -131,6 +133,7 @@ def assemble(
         checkpoint=origin.checkpoint,
         sources=origin.sources,
         command=origin.command,
+        key_prefixes={source: prefix for source, prefix in origin.key_prefixes.items() if prefix},
         calibration=origin.calibration,
         kind=kind,
         ntotal=len(rows),

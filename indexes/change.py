@@ -1,11 +1,12 @@
 """Changes of finished indexes: each makes a new index, of hard links where it can, and swaps it in whole."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from indexes.assembly import Origin, assemble, link
@@ -16,6 +17,8 @@ from indexes.filling import Progress
 from indexes.index import Index
 from indexes.kinds import AUTO, KindOptions
 from indexes.manifest import FileEntry, Manifest
+from indexes.merging import prefixes_of
+from indexes.prefixes import with_prefix
 from indexes.rows import concatenate, read_failures, read_rows, write_table
 from indexes.staging import Staging
 from indexes.vectors import read_vectors, write_vectors
@@ -62,6 +65,7 @@ def gather(
     command: str,
     options: KindOptions | None = None,
     on_progress: Progress = lambda *_: None,
+    on_prefix: Callable[[Path, str], None] = lambda *_: None,
 ) -> Manifest:
     """Make one index of the rows that can be found in several, or in one to free the space of the others.
 
@@ -71,9 +75,10 @@ def gather(
         command: What was run.
         options: How to index; None is as the first of them is, or auto where too few rows are left for that.
         on_progress: Told of the steps of indexing.
+        on_prefix: Told of an index some of whose names earlier ones have, and what its keys begin with now.
 
     Raises:
-        DuplicateKeyError: Two of them have the same key.
+        DuplicateKeyError: Two of them have the same image.
         WrongEncoderError: They were made by different encoders.
         IndexBusyError: Another process is writing `out`.
         IndexDamagedError: One is no whole index.
@@ -96,10 +101,13 @@ def gather(
         parts: list[Path] = []
         known: dict[Path, FileEntry] = {}
         failures = []
-        for i, index in enumerate(indexes):
+        prefixes = prefixes_of(indexes)
+        for i, (index, prefix) in enumerate(zip(indexes, prefixes, strict=True)):
+            if prefix:
+                on_prefix(index.path, prefix)
             try:
-                parts += _live_parts(index, staging.scratch / str(i), known)
-                failures.append(read_failures(index.path / "failures.parquet"))
+                parts += _live_parts(index, staging.scratch / str(i), known, prefix)
+                failures.append(with_prefix(read_failures(index.path / "failures.parquet"), prefix))
             finally:
                 index.check_generation()  # Nobody holds the lock of those that are only read.
         return assemble(
@@ -107,7 +115,7 @@ def gather(
             parts,
             failures=concatenate(failures),
             removed=np.array([], dtype=np.int64),
-            origin=origin_of([index.manifest for index in indexes], command),
+            origin=origin_of([index.manifest for index in indexes], command, prefixes),
             options=options,
             known=known,
             on_progress=on_progress,
@@ -135,9 +143,19 @@ def note_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
         )
 
 
-def origin_of(manifests: Sequence[Manifest], command: str) -> Origin:
-    """What made the vectors of indexes that are joined, as far as one can say it of all of them."""
+def origin_of(manifests: Sequence[Manifest], command: str, prefixes: Sequence[str] = ("",)) -> Origin:
+    """What made the vectors of indexes that are joined, as far as one can say it of all of them.
+
+    Args:
+        manifests: Of the indexes.
+        command: What was run.
+        prefixes: What the keys of each begin with from now on.
+    """
     first = manifests[0]
+    key_prefixes: dict[str, str] = {}
+    for manifest, prefix in zip(manifests, prefixes, strict=True):
+        for source in manifest.sources:  # Of what two of them have, new rows go on as in the first.
+            key_prefixes.setdefault(source, prefix + manifest.key_prefixes.get(source, ""))
     return Origin(
         encoder=first.encoder,
         dtype=first.dtype,
@@ -145,17 +163,19 @@ def origin_of(manifests: Sequence[Manifest], command: str) -> Origin:
         checkpoint=first.checkpoint,
         sources=list(dict.fromkeys(source for manifest in manifests for source in manifest.sources)),
         command=command,
+        key_prefixes=key_prefixes,
         calibration=first.calibration if len(manifests) == 1 else None,
     )
 
 
-def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry]) -> Iterator[Path]:
+def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry], prefix: str = "") -> Iterator[Path]:
     """The parts of an index without their removed rows, in a new folder: links, or copies where some are.
 
     Args:
         index: Whose.
         folder: Where to.
         known: Gets what the links were when they were written.
+        prefix: To put before every key.
 
     Raises:
         IndexDamagedError: What is to be copied is not as it was written.
@@ -168,14 +188,97 @@ def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry]) -> Ite
         start += len(vectors_ND)
         if not here_N.any():
             continue
-        for suffix in (".npy", ".parquet"):
-            source = file.with_suffix(suffix)
-            if here_N.all():
-                link(source, copy.with_suffix(suffix))
-                known[copy.with_suffix(suffix)] = written[source]
-            elif sha256_of(source) != written[source].sha256:
-                raise IndexDamagedError(f"{source} has changed since it was written: restore it")
-        if not here_N.all():
+        if here_N.all():
+            _link_written(file, copy, known, written)
+        else:
+            _require_sound(file, written)
             write_vectors(copy, vectors_ND[here_N])
-            write_table(copy.with_suffix(".parquet"), read_rows(file.with_suffix(".parquet")).filter(here_N))
+        rows, rows_copy = file.with_suffix(".parquet"), copy.with_suffix(".parquet")
+        if here_N.all() and not prefix:
+            _link_written(rows, rows_copy, known, written)
+        else:
+            _require_sound(rows, written)
+            write_table(rows_copy, with_prefix(read_rows(rows).filter(here_N), prefix))
         yield copy
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """Where the files of an index are now.
+
+    Attributes:
+        files: Path of a row -> the new path and the state of the file there.
+        sources: See `Manifest`.
+        key_prefixes: See `Manifest`.
+    """
+
+    files: Mapping[str, tuple[str, str]]
+    sources: list[str]
+    key_prefixes: Mapping[str, str]
+
+
+def relocate(path: Path, where: Callable[[Index], Relocation], *, command: str) -> None:
+    """Write down where the files of an index are now. Vectors and keys stay as they are.
+
+    Args:
+        path: The index.
+        where: Finds out.
+        command: What was run.
+
+    Raises:
+        IndexBusyError: Another process is writing this index.
+        IndexDamagedError: There is no whole index, or rows are not as they were written.
+    """
+    with Staging(path, replaces=True) as staging:
+        index = Index.open(path)
+        now = where(index)
+        staging.scratch.mkdir()
+        known: dict[Path, FileEntry] = {}
+        parts = list(_relocated_parts(index, staging.scratch, known, now.files))
+        origin = origin_of([index.manifest], command)
+        assemble(
+            staging,
+            parts,
+            failures=read_failures(path / "failures.parquet"),
+            removed=index.removed,
+            origin=replace(origin, sources=now.sources, key_prefixes=now.key_prefixes),
+            options=AUTO,
+            base=index,
+            known=known,
+        )
+
+
+def _relocated_parts(
+    index: Index, folder: Path, known: dict[Path, FileEntry], files: Mapping[str, tuple[str, str]]
+) -> Iterator[Path]:
+    written = index.files
+    for file in index.vector_files:
+        copy, rows = folder / file.name, file.with_suffix(".parquet")
+        _link_written(file, copy, known, written)
+        table = read_rows(rows)
+        found = [files.get(path) for path in table["path"].to_pylist()]
+        if not any(found):
+            _link_written(rows, copy.with_suffix(".parquet"), known, written)
+        else:
+            _require_sound(rows, written)
+            for column, name in enumerate(("path", "state")):
+                if name in table.column_names:
+                    values = zip(table[name].to_pylist(), found, strict=True)
+                    texts = [new[column] if new else old for old, new in values]
+                    table = table.set_column(
+                        table.column_names.index(name), name, pa.array(texts, pa.string())
+                    )
+            write_table(copy.with_suffix(".parquet"), table)
+        yield copy
+
+
+def _link_written(
+    source: Path, copy: Path, known: dict[Path, FileEntry], written: Mapping[Path, FileEntry]
+) -> None:
+    link(source, copy)
+    known[copy] = written[source]
+
+
+def _require_sound(source: Path, written: Mapping[Path, FileEntry]) -> None:
+    if sha256_of(source) != written[source].sha256:
+        raise IndexDamagedError(f"{source} has changed since it was written: restore it")

@@ -50,6 +50,14 @@ class DuplicateKeyError(ValueError):
     """Two images of a corpus have the same key."""
 
 
+class KeyPrefixError(ValueError):
+    """What keys cannot begin with."""
+
+
+class RelocationError(ValueError):
+    """The files of an index are not where they are said to be now."""
+
+
 class FilterError(ValueError):
     """A filter expression that cannot be understood."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from indexes import filters, search
 from indexes.device_search import DeviceSearch
 from indexes.errors import IndexDamagedError, IndexReplacedError, UnknownKeyError
+from indexes.files import sha256_of
 from indexes.manifest import FILE_NAME, REMOVED, FileEntry, Manifest, read_manifest
 from indexes.rows import read_rows
 from indexes.selection import Selection
@@ -57,6 +58,7 @@ class Index:
         self._faiss = faiss
         self._generation = _generation(path)
         self._device = "cpu"
+        self._sound: set[Path] = set()
         self._live: Selection | None = None  # all
         if len(removed):
             live_N = np.ones(manifest.ntotal, dtype=bool)
@@ -161,6 +163,11 @@ class Index:
     def live(self) -> NDArray[np.bool_]:
         """Which rows can be found."""
         return np.ones(self.manifest.ntotal, dtype=bool) if self._live is None else self._live.chosen_N
+
+    @property
+    def live_rows(self) -> pa.Table:
+        """Those rows that can be found."""
+        return self.rows if self._live is None else self.rows.filter(pa.array(self._live.chosen_N))
 
     def matching(self, where: str) -> NDArray[np.bool_]:
         """Which rows can be found and satisfy a condition: see `indexes.filters`.
@@ -287,6 +294,20 @@ class Index:
                 "build it again"
             )
         return vectors
+
+    def sound_vectors(self, rows_N: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Vectors to be written elsewhere, (N, D): damage must not be sealed as sound.
+
+        Raises:
+            IndexDamagedError: A file of theirs is not as it was written.
+        """
+        written, files = self.files, self.vector_files
+        ends = np.cumsum([written[file].rows for file in files])
+        for part in np.unique(np.searchsorted(ends, rows_N, side="right")).tolist():
+            if files[part] not in self._sound and sha256_of(files[part]) != written[files[part]].sha256:
+                raise IndexDamagedError(f"{files[part]} has changed since it was written: restore it")
+            self._sound.add(files[part])
+        return self.vectors.take(rows_N)
 
     def check_generation(self) -> None:
         """Check that what is on disk still is what was opened.

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -97,6 +97,7 @@ class Manifest:
         removed: How many are.
         classes: The corpus' labels, sorted.
         sources: Where the images came from.
+        key_prefixes: What the keys of a source begin with, by source, where they begin with anything.
         files: Every other file of the index, by POSIX path relative to its directory.
         created: UTC time in ISO 8601.
         command: What was run to make the index.
@@ -118,6 +119,7 @@ class Manifest:
     files: dict[str, FileEntry]
     created: str
     command: str
+    key_prefixes: dict[str, str] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 

@@ -6,7 +6,7 @@ photos.index.partial/
     plan.json       which encoder, and the fingerprint of every part
     parts/          part-00000.npy, part-00000.parquet ...
     failures/       part-00000.parquet ...
-    scratch/        parts copied without their removed rows, while indexes are gathered
+    scratch/        parts whose rows are copied: without removed ones, or with other keys or paths
     index/          becomes photos.index
     previous/       the photos.index that was, while it is replaced
 """

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexes.assembly import Origin, assemble
+from indexes.assembly import Origin, assemble, link
 from indexes.errors import PlanChangedError
 from indexes.files import sync_directory, written_whole
 from indexes.filling import Progress
@@ -22,6 +22,7 @@ from indexes.index import Index
 from indexes.kinds import AUTO, KindOptions
 from indexes.lock import helping
 from indexes.manifest import FORMAT_VERSION, EncoderIdentity, Manifest
+from indexes.prefixes import with_prefix
 from indexes.rows import (
     concatenate,
     count,
@@ -158,11 +159,25 @@ class IndexWriter:
         write_table(self._failures_file(i), failed)
         write_table(self._rows_file(i), table)
 
+    def rows(self) -> pa.Table:
+        """The rows of all parts, with the keys that they were written with.
+
+        Raises:
+            ValueError: A part is not finished.
+        """
+        for i, (name, _) in enumerate(self._parts):
+            if not self.is_done(i):
+                raise ValueError(f"part {name} is not finished: write it before the commit")
+        return concatenate([rows_table([]), *(read_rows(self._rows_file(i)) for i in self._numbers)])
+
     def commit(
         self,
         origin: Origin,
         options: KindOptions = AUTO,
         on_progress: Progress = lambda *_: None,
+        *,
+        key_prefix: str = "",
+        moved_N: NDArray[np.bool_] | None = None,
     ) -> Manifest:
         """Seal the finished parts, with those of the index that is extended, and move it into place.
 
@@ -172,29 +187,39 @@ class IndexWriter:
             origin: What made the new rows.
             options: How to index; an index that is extended keeps its kind.
             on_progress: Told of the steps of indexing.
+            key_prefix: What to put before every new key, and to remember of the sources. The parts are kept
+                without: whoever has to choose another one repeats no work.
+            moved_N: Further rows of that index that new ones replace, as their files are elsewhere now.
 
         Raises:
             ValueError: A part is not finished.
             DuplicateKeyError: Two rows have the same key.
             EmptyIndexError: There are no rows at all.
         """
-        numbers = range(len(self._parts))
-        for i in numbers:
-            if not self.is_done(i):
-                raise ValueError(f"part {self._parts[i][0]} is not finished: write it before the commit")
-        failures = [failures_table([]), *(read_failures(self._failures_file(i)) for i in numbers)]
-        new = concatenate([rows_table([]), *(read_rows(self._rows_file(i)) for i in numbers)])
+        new = with_prefix(self.rows(), key_prefix)
+        failed = concatenate(
+            [failures_table([]), *map(read_failures, map(self._failures_file, self._numbers))]
+        )
+        failures = [with_prefix(failed, key_prefix)]
+        origin = replace(origin, key_prefixes=dict.fromkeys(origin.sources, key_prefix))
         parts, removed = [], np.array([], dtype=np.int64)
         if self.base is not None:
+            before = self.base.manifest
             parts = self.base.vector_files
-            replaced = np.flatnonzero(self.base.from_files(new["path"]))
-            removed = np.union1d(self.base.removed, replaced)
-            failures.insert(0, _still_failing(self.base, new, concatenate(failures)))
-            sources = dict.fromkeys([*self.base.manifest.sources, *origin.sources])
-            origin = replace(origin, sources=list(sources), calibration=self.base.manifest.calibration)
+            replaced_N = self.base.from_files(new["path"])
+            if moved_N is not None:
+                replaced_N |= moved_N & self.base.live
+            removed = np.union1d(self.base.removed, np.flatnonzero(replaced_N))
+            failures.insert(0, _still_failing(self.base, new, failures[0]))
+            origin = replace(
+                origin,
+                sources=list(dict.fromkeys([*before.sources, *origin.sources])),
+                key_prefixes={**before.key_prefixes, **origin.key_prefixes},
+                calibration=before.calibration,
+            )
         sealed = assemble(
             self._staging,
-            [*parts, *map(self._vectors_file, numbers)],
+            [*parts, *self._new_parts(key_prefix)],
             failures=concatenate(failures),
             removed=removed,
             origin=origin,
@@ -206,6 +231,24 @@ class IndexWriter:
             shutil.rmtree(folder)
         self._plan_file.unlink()
         return sealed
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self._parts))
+
+    def _new_parts(self, key_prefix: str) -> list[Path]:
+        """The finished parts; with a prefix, links to their vectors and copies of their rows."""
+        finished = [self._vectors_file(i) for i in self._numbers]
+        if not key_prefix:
+            return finished
+        shutil.rmtree(self._staging.scratch, ignore_errors=True)
+        self._staging.scratch.mkdir()
+        parts = [self._staging.scratch / file.name for file in finished]
+        for file, part in zip(finished, parts, strict=True):
+            link(file, part)
+            rows = with_prefix(read_rows(file.with_suffix(".parquet")), key_prefix)
+            write_table(part.with_suffix(".parquet"), rows)
+        return parts
 
     def _planned_before(self, header: dict[str, Any]) -> list[list[str]]:
         try:

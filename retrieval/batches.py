@@ -1,7 +1,7 @@
 """Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -30,6 +30,7 @@ class Batch:
         images: Preprocessed, (B, C, H, W); B may be 0.
         contents: Hashes of the encoded images, in hexadecimal: the same bytes have the same one.
         failures: What could not be read.
+        known: Images that need no embedding, with their hashes: they are not decoded.
     """
 
     part: int
@@ -38,10 +39,16 @@ class Batch:
     images: Tensor = field(default_factory=lambda: torch.empty(0))
     contents: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    known: list[tuple[Sample, str]] = field(default_factory=list)
 
 
 def batches(
-    parts: Sequence[Part], encoder: Encoder, *, batch_size: int, workers: int | None = None
+    parts: Sequence[Part],
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    known: Container[str] = (),
 ) -> Iterator[Batch]:
     """The images of parts in their own order; no batch holds images of two parts, and every part has one.
 
@@ -50,12 +57,13 @@ def batches(
         encoder: Whose preprocessing the images get.
         batch_size: Images a batch; the last of a part may hold fewer.
         workers: Processes that decode; 0 decodes in this one, None is one a core, or 0 for few images.
+        known: Hashes of images that need no embedding; can be pickled.
     """
     if workers is None:
         few = all(part.size is not None for part in parts)
         few = few and sum(part.size or 0 for part in parts) <= _FEW_IMAGES
         workers = 0 if few else min(cores(), _MAX_WORKERS)
-    decode, tasks = _Decode(encoder.preprocess, encoder.dtype), _tasks(parts, batch_size)
+    decode, tasks = _Decode(encoder.preprocess, encoder.dtype, known), _tasks(parts, batch_size)
     device = encoder.device.type
     if workers:
         made = in_processes(decode, tasks, workers=workers, gives_way=device == "cpu")
@@ -88,8 +96,8 @@ def _tasks(parts: Sequence[Part], batch_size: int) -> Iterator[_Task]:
 class _Decode:
     """A task's samples to a batch."""
 
-    def __init__(self, preprocess: Preprocess, dtype: torch.dtype) -> None:
-        self._preprocess, self._dtype = preprocess, dtype
+    def __init__(self, preprocess: Preprocess, dtype: torch.dtype, known: Container[str]) -> None:
+        self._preprocess, self._dtype, self._known = preprocess, dtype, known
 
     def __call__(self, task: _Task) -> Batch:
         batch, tensors = Batch(task.part, task.last), []
@@ -97,12 +105,16 @@ class _Decode:
             if isinstance(item, Failure):
                 batch.failures.append(item)
                 continue
+            content = content_of(item.data)
+            if content in self._known:
+                batch.known.append((replace(item, data=b""), content))
+                continue
             try:
                 tensors.append(self._preprocess(item.data))
             except UnreadableImageError as error:
                 batch.failures.append(Failure(item.key, str(error)))
                 continue
-            batch.contents.append(content_of(item.data))
+            batch.contents.append(content)
             # The encoded bytes have done their work; a million rows must not carry them along.
             batch.samples.append(replace(item, data=b""))
         if tensors:

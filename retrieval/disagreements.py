@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from retrieval.evaluate import Evaluation
+from retrieval.keys import own_key
 from retrieval.originals import originals
 from retrieval.searcher import Hit, Hits, Searcher
 
@@ -39,6 +40,10 @@ def disagreements(
             continue
         for point in (points[-1], points[0]):
             hits = searcher.query(image, budget=point.submodel, k=k + 1)
-            others = tuple(hit for hit in hits if (hit.path, hit.key) != (sample.path, sample.key))
+            others = tuple(hit for hit in hits if not _is_same(hit, query))
             rows.append((f"{point.submodel}\n{sample.label}", query, replace(hits, hits=others[:k])))
     return rows
+
+
+def _is_same(hit: Hit, query: Hit) -> bool:
+    return (hit.path, own_key(hit.path, hit.key)) == (query.path, own_key(query.path, query.key))

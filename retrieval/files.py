@@ -40,6 +40,37 @@ def state_of(path: str | Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+def without_links(path: str) -> str:
+    """A file where its folder truly is, as sources name it."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))  # noqa: PTH118,PTH119,PTH120
+
+
+def is_gone(path: str) -> bool:
+    """Whether a file is certainly no longer there.
+
+    A disk that is not mounted leaves an empty folder, and one that sleeps may answer with any error: what is
+    on them is not gone.
+    """
+    try:
+        if not Path(path).is_absolute() or _is_there(Path(path)):  # sets of torchvision's have no path
+            return False
+        above = next(folder for folder in Path(path).parents if _is_there(folder))
+        if not above.is_dir():
+            return True
+        with os.scandir(above) as entries:
+            return any(True for _ in entries)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 

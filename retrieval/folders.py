@@ -66,6 +66,7 @@ def file_parts(root: Path, keys: Sequence[str]) -> tuple[Part, ...]:
             fingerprint=fingerprint((key, root / key) for key in some),
             size=len(some),
             read=partial(_read, root, some),
+            names=partial(_names, root, some),
         )
         for name, some in pieces
     )
@@ -91,6 +92,10 @@ def _may_be_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return True  # cannot be told from here: walking into it will fail and say why
+
+
+def _names(root: Path, keys: Sequence[str]) -> list[tuple[str, str]]:
+    return [(key, str(root / key)) for key in keys if is_utf8(key)]
 
 
 def _read(root: Path, keys: Sequence[str]) -> Iterator[Sample | Failure]:

@@ -9,6 +9,7 @@ from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import true_place
 from retrieval.folders import file_parts, find_images
 from retrieval.formats import is_image_name
+from retrieval.keys import shard_prefixes
 from retrieval.lists import is_list_name, list_parts
 from retrieval.samples import Failure, Known, Part, Sample, is_utf8, none_known, printable
 from retrieval.shards import UNDERSTOOD, check_local, expand, shard_parts
@@ -44,6 +45,14 @@ class ImageSource:
         """Samples and failures in all parts; None where only reading tells."""
         sizes = [part.size for part in self.parts if part.size is not None]
         return sum(sizes) if len(sizes) == len(self.parts) else None
+
+    @property
+    def note(self) -> str | None:
+        """What was decided of the keys, for the user to know."""
+        for part in self.parts:
+            if part.size is None and "/" in part.name:
+                return f"some shards have one file name: keys begin with their folders, as {part.name}:"
+        return None
 
     @property
     def place(self) -> str:
@@ -125,5 +134,8 @@ def _file_parts(root: Path, keys: Sequence[str], known: Known) -> tuple[Part, ..
 
 def _shard_parts(shards: Sequence[Path], known: Known) -> tuple[Part, ...]:
     places = [true_place(shard.parent) / shard.name for shard in shards]
+    # Of all, lest the names of some depend on what is new.
+    prefixes = shard_prefixes(places)
     new = ~known([str(place) for place in places])
-    return shard_parts([place for place, is_new in zip(places, new, strict=True) if is_new])
+    named = zip(places, prefixes, new, strict=True)
+    return shard_parts({place: prefix for place, prefix, is_new in named if is_new})

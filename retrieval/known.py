@@ -59,17 +59,36 @@ class Known:
         inside = paths.filter(pc.starts_with(paths, os.path.realpath(source.text).rstrip("/") + "/"))
         return inside.filter(pa.array([not Path(path).exists() for path in inside.to_pylist()], pa.bool_()))
 
-    def _same_images(self, path: str) -> bool:
-        if path not in self._contents:
+    def same_file(self, path: str, there: str, *, check_content: bool = False) -> bool:
+        """Whether a file elsewhere is the one that rows come from: by size and time, or else by its images.
+
+        Args:
+            path: Of the rows.
+            there: The other file.
+            check_content: Look at the images, whatever size and time say.
+        """
+        if not check_content and (state := state_of(there)) and state == self._states.get(path):
+            return True
+        return self._same_images(path, there)
+
+    def _same_images(self, path: str, there: str | None = None) -> bool:
+        if None in self._contents.get(path, [None]):
             return False
         left = Counter(self._contents[path])
-        for _, image in everything(path):
+        for _, image in everything(there or path):
             content = content_of(image)
             if left[content]:
                 left[content] -= 1
             elif _is_readable(image):  # else it has failed before, and would again
                 return False
         return not left.total()
+
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        """File -> its size and time when it was read."""
+        if "state" not in self._rows.column_names:
+            return {}
+        return dict(zip(self._rows["path"].to_pylist(), self._rows["state"].to_pylist(), strict=True))
 
     @cached_property
     def _contents(self) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from retrieval.decode import decode, in_mode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import open_regular, read_regular
 from retrieval.folders import find_images
+from retrieval.keys import shard_prefixes
 from retrieval.shards import expand, locate
 from retrieval.tars import Span
 from retrieval.torchvision_sets import TORCHVISION, open_set
@@ -127,17 +128,16 @@ def _shards(
     labels: list[str] = []
     spans: list[tuple[int, int, int]] = []
     runs = []
-    for number, shard in enumerate(shards):
+    prefixes = shard_prefixes([Path(os.path.realpath(shard.parent)) / shard.name for shard in shards])
+    for number, (shard, prefix) in enumerate(zip(shards, prefixes, strict=True)):
         before = len(keys)
         for key, label, span in _located(shard):
             if label is None:
                 raise TrainingError(f"{key} has no .cls member: training needs labels")
-            keys.append(key)
+            keys.append(prefix + key)
             labels.append(label)
             spans.append((number, span.offset, span.size))
         runs.append(len(keys) - before)
-    if len(set(keys)) < len(keys):
-        raise TrainingError(f"{text}: two shards have the same name, so their keys would clash; rename them")
     read = _Members(shards, np.array(spans, dtype=np.int64).reshape(-1, 3), mode)
     return LabelledImages(labels, keys, runs=runs, read=read, place=text, class_to_idx=class_to_idx)
 

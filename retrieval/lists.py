@@ -53,7 +53,8 @@ def list_parts(place: Path, known: Known = none_known) -> tuple[Part, ...]:
     for name, span in part_rows(len(rows)):
         # Copied, because a slice that is sent to a worker takes the whole list along.
         some = rows.take(pa.array(span, pa.int64()))
-        parts.append(Part(name, _fingerprint(root, some), len(some), partial(_read, root, some)))
+        read, names = partial(_read, root, some), partial(_names, root, some)
+        parts.append(Part(name, _fingerprint(root, some), len(some), read, names))
     return tuple(parts)
 
 
@@ -178,6 +179,11 @@ def _check(place: Path, rows: pa.Table) -> None:
 
 def _fingerprint(root: Path, rows: pa.Table) -> str:
     return fingerprint((json.dumps(row), root / row["path"]) for row in rows.to_pylist())
+
+
+def _names(root: Path, rows: pa.Table) -> list[tuple[str, str]]:
+    pairs = zip(rows["key"].to_pylist(), rows["path"].to_pylist(), strict=True)
+    return [(key, str(root / path)) for key, path in pairs]
 
 
 def _read(root: Path, rows: pa.Table) -> Iterator[Sample | Failure]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.keys import own_key
 from retrieval.metrics import NO_LABEL
 from retrieval.samples import Sample
 
@@ -36,7 +37,8 @@ class LabelledRows:
     Args:
         labels: Of every row, None where it has none.
         paths: Of every row's image.
-        keys: Of every row. A query with the path and the key of a row is that very image.
+        keys: Of every row. A query with the path of a row, and in a shard its name there, is that very image,
+            whatever prefix an index has put before its key.
         live: Which rows can be found.
     """
 
@@ -44,7 +46,11 @@ class LabelledRows:
         self, labels: Sequence[str | None], paths: Sequence[str], keys: Sequence[str], live: Sequence[bool]
     ) -> None:
         rows = enumerate(zip(paths, keys, live, strict=True))
-        self._row_of = {(path, key): row for row, (path, key, found) in rows if found}
+        self._row_of: dict[tuple[str, str], int] = {}
+        self._row_at: dict[tuple[str, str], int] = {}  # a file may have several keys
+        for row, (path, key, found) in rows:
+            if found:
+                self._row_of[path, key] = self._row_at[path, own_key(path, key)] = row
         self._numbers = {name: i for i, name in enumerate(dict.fromkeys(n for n in labels if n is not None))}
         numbers = [NO_LABEL if name is None else self._numbers[name] for name in labels]
         self._labels_N = np.array([*numbers, NO_LABEL, NO_LABEL], np.int64)  # the last two of no row
@@ -68,7 +74,8 @@ class LabelledRows:
 
     def row_of(self, query: Sample) -> int | None:
         """The row that is the query itself, if it lies in the corpus."""
-        return self._row_of.get((query.path, query.key))
+        there = query.path, own_key(query.path, query.key)
+        return self._row_of.get((query.path, query.key), self._row_at.get(there))
 
     def numbers_of(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
         """Labels of queries as numbers, Q; one that no row has is the number of no label."""
@@ -119,4 +126,4 @@ class LabelledRows:
 
     def same_images(self, other: "LabelledRows") -> bool:
         """Whether the images are those of another corpus, in any order."""
-        return self._row_of.keys() == other._row_of.keys()
+        return self._row_at.keys() == other._row_at.keys()

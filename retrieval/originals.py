@@ -9,6 +9,7 @@ from retrieval.decode import decode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import read_regular
 from retrieval.images import open_source
+from retrieval.keys import is_shard, own_key
 from retrieval.samples import Sample
 from retrieval.searcher import Hit
 from retrieval.torchvision_sets import TORCHVISION
@@ -23,21 +24,19 @@ def originals(path: str, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
         path: Of the rows.
         keys: Of the rows.
     """
-    left = set(keys)
-    for key, data in everything(path):
-        if not key:
-            yield from ((known, data) for known in keys)
-        elif key in left:
-            yield key, data
-            left.remove(key)
-            if not left:
-                return
+    left: dict[str, list[str]] = {}
+    for key in keys:
+        left.setdefault(own_key(path, key), []).append(key)
+    for own, data in everything(path):
+        yield from ((key, data) for key in left.pop(own, ()))
+        if not left:
+            return
 
 
 def everything(path: str) -> Iterator[tuple[str, bytes]]:
     """Key and encoded image of all in a file, a shard or a set; an image file does not know its key."""
     try:
-        if path.lower().endswith(".tar") or path.startswith(TORCHVISION):
+        if is_shard(path) or path.startswith(TORCHVISION):
             for item in (item for part in open_source(path).parts for item in part.read()):
                 if isinstance(item, Sample):
                     yield item.key, item.data

@@ -1,7 +1,7 @@
 """What every source of images yields: samples and failures, in parts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -40,6 +40,10 @@ class Failure:
     reason: str
 
 
+def _unknown() -> Sequence[tuple[str, str]]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Part:
     """The unit of resumable work.
@@ -49,12 +53,21 @@ class Part:
         fingerprint: Changes when the files behind the part do.
         size: Samples and failures that `read` yields; None where only reading tells.
         read: Yields them, in the same order on every call.
+        names: What is known of their keys before they are read: key and path of each image, or of a shard
+            its path and what its keys begin with, up to the colon.
     """
 
     name: str
     fingerprint: str
     size: int | None
     read: Callable[[], Iterator[Sample | Failure]]
+    names: Callable[[], Sequence[tuple[str, str]]] = _unknown
+
+
+def prefixed(prefix: str, read: Callable[[], Iterator[Sample | Failure]]) -> Iterator[Sample | Failure]:
+    """What a part yields, with `prefix` before every key."""
+    for item in read():
+        yield replace(item, key=prefix + item.key)
 
 
 def content_of(data: bytes) -> str:

@@ -17,6 +17,7 @@ from matvit.errors import BudgetError
 from matvit.submodel import Submodel
 from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import MissingModelError, UnreadableImageError
+from retrieval.keys import is_shard, own_key
 from retrieval.preprocess import ImageLike
 
 _Budget = TypeVar("_Budget")
@@ -45,9 +46,9 @@ class Hit:
     @property
     def place(self) -> str:
         """Where the image is, in a shard its member's stem, too."""
-        if not self.path.lower().endswith(".tar"):
+        if not is_shard(self.path):
             return self.path
-        return f"{self.path}:{self.key.removeprefix(f'{Path(self.path).name}:')}"
+        return f"{self.path}:{own_key(self.path, self.key).removeprefix(f'{Path(self.path).name}:')}"
 
 
 @dataclass(frozen=True)

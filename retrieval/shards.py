@@ -12,8 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from glob import escape, glob
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import open_regular, state_of
-from retrieval.samples import ROW_COLUMNS, Failure, Part, Sample, is_utf8, printable
+from retrieval.samples import ROW_COLUMNS, Failure, Part, Sample, is_utf8, prefixed, printable
 from retrieval.shard_samples import TEXTS, ShardImage, shard_images
 from retrieval.tars import Member, Span, walk
 
@@ -73,21 +72,26 @@ def expand(text: str) -> list[Path]:
     return paths
 
 
-def shard_parts(shards: Sequence[Path]) -> tuple[Part, ...]:
+def shard_parts(shards: Mapping[Path, str]) -> tuple[Part, ...]:
     """One part a shard.
 
     Args:
-        shards: Absolute paths, without symlinks to folders.
+        shards: Absolute paths, without symlinks to folders -> what to put before their keys, which makes
+            their names different.
 
     Raises:
-        ImageSourceError: If a shard cannot be opened, or two have the same file name and so the same keys.
+        ImageSourceError: If a shard cannot be opened.
     """
-    for name, count in Counter(shard.name for shard in shards).most_common(1):
-        if count > 1:
-            raise ImageSourceError(
-                f"{name}: {count} shards have this file name, so their keys would clash; rename them"
-            )
-    return tuple(Part(shard.name, _fingerprint(shard), None, partial(_read, shard)) for shard in shards)
+    return tuple(
+        Part(
+            prefix + shard.name,
+            _fingerprint(shard),
+            None,
+            partial(prefixed, prefix, partial(_read, shard)),
+            partial(_names, shard, prefix),
+        )
+        for shard, prefix in shards.items()
+    )
 
 
 def locate(shard: Path) -> Iterator[tuple[str, str | None, Span]]:
@@ -116,6 +120,10 @@ def _fingerprint(shard: Path) -> str:
     except UnreadableImageError as error:
         raise ImageSourceError(f"{shard}: {error}; every shard must be there and readable") from error
     return hashlib.sha256(f"{shard}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+
+
+def _names(shard: Path, prefix: str) -> list[tuple[str, str]]:
+    return [(prefix + shard.name, str(shard))]
 
 
 def _images(shard: Path) -> Iterator[ShardImage | Failure]:

@@ -95,7 +95,13 @@ def set_parts(text: str, known: Known = none_known) -> tuple[Part, ...]:
     said = f"{form[1].lower()}\0{len(found.keys)}\0{version('torchvision')}"
     state = fingerprint([(said, found.folder), *((file.name, file) for file in files)])
     return tuple(
-        Part(name, f"{state} {found.keys[rows.start]}", len(rows), partial(_read, found, place, rows))
+        Part(
+            name,
+            f"{state} {found.keys[rows.start]}",
+            len(rows),
+            partial(_read, found, place, rows),
+            partial(_names, found, place, rows),
+        )
         for name, rows in part_rows(len(found.keys))
     )
 
@@ -105,6 +111,10 @@ def _folder(images: Any, root: Path) -> Path:
     if hasattr(images, "raw_folder"):
         return Path(images.raw_folder).parent.absolute()
     return (root / getattr(images, "base_folder", "")).absolute()
+
+
+def _names(found: TorchvisionSet, place: str, rows: Sequence[int]) -> list[tuple[str, str]]:
+    return [(found.keys[i], place) for i in rows]
 
 
 def _read(found: TorchvisionSet, place: str, rows: Sequence[int]) -> Iterator[Sample | Failure]:

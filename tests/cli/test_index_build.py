@@ -130,6 +130,68 @@ def test_other_bytes_under_the_same_size_and_time(matvit: Callable, photos: Path
     )
 
 
+def test_a_second_folder_of_equal_names(matvit: Callable, photos: Path, out: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    (more / "red").mkdir(parents=True)
+    picture("red", 70).save(more / "red" / "01.png")
+    refused = matvit("index", "add", more, "-i", out, "--key-prefix", "")
+    assert refused.code == 2
+    assert told(refused)[-1].startswith(
+        f"matvit: the key 'red/01.png' is taken by {photos}/red/01.png: choose"
+    )
+    done = matvit("index", "add", more, "-i", out)
+    assert (done.code, told(done)) == (
+        0,
+        [
+            "0 files are as they were",
+            f"the key 'red/01.png' is taken by {photos}/red/01.png: "
+            f"from now on, keys of {more} begin with more/",
+            f"17 images indexed, 0 not readable: {out}",
+        ],
+    )
+    picture("red", 71).save(more / "red" / "02.png")
+    assert told(matvit("index", "add", more, "-i", out, "--prune"))[1:] == [
+        f"18 images indexed, 0 not readable: {out}"
+    ]
+    assert Index.open(out).keys[-2:] == ["more/red/01.png", "more/red/02.png"]
+
+
+def test_a_library_that_moved_is_added_without_embedding(
+    matvit: Callable, photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos.rename(tmp_path / "moved")
+    monkeypatch.setattr(Encoder, "embed", None)
+    done = matvit("index", "add", tmp_path / "moved", "-i", out, "--prune")
+    assert (done.code, told(done)) == (
+        0,
+        [
+            "0 files are as they were",
+            "16 images are known by their bytes, and were not embedded again",
+            "16 rows follow files that moved",
+            f"16 images indexed, 0 not readable: {out}",
+        ],
+    )
+    assert Index.open(out).live_rows["path"].to_pylist() == [str(f) for f in files_of(tmp_path / "moved")]
+
+
+def test_shards_of_one_name(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    for number, place in enumerate("ab"):
+        (tmp_path / place).mkdir()
+        shard_of(tmp_path / place / "00000.tar", files_of(corpus)[4 * number : 4 * number + 4])
+    done = matvit("index", "build", tmp_path / "{a,b}" / "00000.tar", "-m", checkpoint, "-o", tmp_path / "i")
+    assert (done.code, told(done)) == (
+        0,
+        [
+            "some shards have one file name: keys begin with their folders, as a/00000.tar:",
+            f"8 images indexed, 0 not readable: {tmp_path}/i",
+        ],
+    )
+    assert {key.partition(":")[0] for key in Index.open(tmp_path / "i").keys} == {
+        "a/00000.tar",
+        "b/00000.tar",
+    }
+
+
 def test_shards_are_added_and_replaced(
     matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -199,6 +261,9 @@ def test_the_index_s_own_model_may_have_moved(
         ("build {photos} -m {model} -o {tmp}/new --max-memory -1", "--max-memory -1: write 4G", 2),
         ("build {photos} -m {model} -o {tmp}/new --max-memory 1e400", "--max-memory 1e400: write 4G", 2),
         ("build {photos} -m {model} -o {tmp}/new --rerank -1", "--rerank", 2),
+        ("build {photos} -m {model} -o {tmp}/new --key-prefix ../", "leads out of its folder", 2),
+        ("add {photos} -i {out} --key-prefix /", "keys are relative", 2),
+        ("add {photos} -i {out} --key-prefix x.tar:", "a colon ends the name of a shard", 2),
         ("build {photos} -m {model} -o {tmp}/new --max-query-ms -1", "--max-query-ms", 2),
         ("build {photos} -m {model} -o {tmp}/new --recall 1.5", "--recall", 2),
         ("build {photos} -m {model} -o {tmp}/new --batch-size 0", "--batch-size", 2),
@@ -316,6 +381,7 @@ def test_a_build_says_what_an_approximate_kind_finds(
         "remove {out} red/01.png",
         "compact {out}",
         "merge {out} -o {tmp}/new",
+        "relocate {out} {photos} {photos}",
     ],
 )
 def test_a_second_writer_is_refused(
@@ -365,7 +431,7 @@ def test_a_hostile_corpus_does_no_harm(
     before, sheet = files_of(tmp_path), tmp_path / "sheet.html"
     done = matvit("index", "build", "shards", "-m", checkpoint, "-o", tmp_path / "i")
     assert done.code == 0
-    reason = "png member is a link or a device, not a file"
+    reason = "png member: a link or a device, not a file"
     assert {
         f["key"]: f["reason"] for f in read_failures(tmp_path / "i" / "failures.parquet").to_pylist()
     } == {

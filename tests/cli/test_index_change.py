@@ -145,6 +145,40 @@ def test_merged_is_as_if_built_at_once(
     assert (verify(tmp_path / "all"), verify(halves[0]), verify(halves[1])) == ([], [], [])
 
 
+def test_the_two_years_of_the_readme(
+    matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cameras call their images alike: all of them get a key, and every night after the merge, too."""
+    monkeypatch.chdir(tmp_path)
+    for year, colour in (("2024", "red"), ("2025", "blue")):
+        (tmp_path / year).mkdir()
+        for number in (0, 1):
+            shutil.copy(
+                corpus / colour / f"{number:02}.{'png' if number else 'jpg'}", f"{year}/IMG_{number:04}.jpg"
+            )
+        assert matvit("index", "build", year, "-m", checkpoint, "-o", f"{year}.index").code == 0
+    done = matvit("index", "merge", "2024.index", "2025.index", "-o", "all.index")
+    assert (done.code, done.err.splitlines()) == (
+        0,
+        [
+            "2025.index has names that are taken: its keys begin with 2025/ in all.index",
+            "4 rows: all.index",
+        ],
+    )
+    shutil.copy(corpus / "blue" / "02.png", "2025/IMG_0002.jpg")
+    done = matvit("index", "add", "2025", "-i", "all.index", "--prune")
+    assert done.code == 0
+    assert list(live(tmp_path / "all.index")) == [
+        *("IMG_0000.jpg", "IMG_0001.jpg"),
+        *("2025/IMG_0000.jpg", "2025/IMG_0001.jpg", "2025/IMG_0002.jpg"),
+    ]
+    facts = json.loads(matvit("index", "info", "all.index", "--json").out)
+    assert facts["key prefixes"] == f"{tmp_path}/2025: 2025/"
+    hits = json.loads(matvit("query", "2025/IMG_0001.jpg", "-i", "all.index", "-k", 1, "--json").out)["hits"]
+    assert hits[0]["path"] == f"{tmp_path}/2025/IMG_0001.jpg"
+    assert matvit("index", "verify", "all.index", "--rows", 5).code == 0
+
+
 def test_what_cannot_be_merged(
     matvit: Callable, halves: list[Path], other_checkpoint: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +199,56 @@ def test_what_cannot_be_merged(
         assert not new.exists()
     left = {path.name for path in tmp_path.iterdir()} - set(names)
     assert left <= {"new.partial"}
+
+
+# --- relocate ---
+
+
+@pytest.fixture
+def moved(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """An index, where its eight images were and where they are."""
+    old, new, out = shutil.copytree(corpus / "red", tmp_path / "old"), tmp_path / "new", tmp_path / "i"
+    assert matvit("index", "build", old, "-m", checkpoint, "-o", out).code == 0
+    old.rename(new)
+    return out, old, new
+
+
+def test_an_index_follows_images_that_moved(
+    matvit: Callable, moved: tuple[Path, Path, Path], checkpoint: Path
+) -> None:
+    out, old, new = moved
+    before = live(out)
+    checkpoint_of = Index.open(out).manifest.checkpoint
+    done = matvit("index", "relocate", out, old, new)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.splitlines()[-1] == f"8 files are at {new} now: {out}"
+    assert same(live(out), before)
+    assert matvit("query", "--key", "01.png", "-i", out, "-k", 1, "--paths").out.startswith(f"{new}/")
+    assert checkpoint_of == str(checkpoint)
+    facts = json.loads(matvit("index", "info", out, "--json").out)
+    assert (facts["sources"], facts["command"]) == (str(new), f"matvit index relocate {out} {old} {new}")
+    assert matvit("index", "add", new, "-i", out, "--prune").err.splitlines() == [
+        "8 files are as they were",
+        "nothing new",
+    ]
+    assert matvit("index", "verify", out, "--rows", 3).code == 0
+
+
+def test_what_is_missing_is_refused_or_kept(matvit: Callable, moved: tuple[Path, Path, Path]) -> None:
+    out, old, new = moved
+    (new / "03.png").unlink()
+    done = matvit("index", "relocate", out, old, new)
+    assert (done.code, done.err.splitlines()[-1].startswith("matvit: 1 of 8 files of")) == (2, True)
+    done = matvit("index", "relocate", out, old, new, "--missing", "keep", "--check-content")
+    assert done.code == 0
+    assert done.err.splitlines()[-2:] == [
+        f"1 files are not at {new}: their rows are as they were",
+        f"7 files are at {new} now: {out}",
+    ]
+    assert sorted(Path(path).parent.name for path in Index.open(out).paths) == ["new"] * 7 + ["old"]
+    one_line(matvit("index", "relocate", out.with_name("x"), old, new), "there is no index at", 1)
+    one_line(matvit("index", "relocate", out, old / "x", new), "no image of")
+    one_line(matvit("index", "relocate", out, new, old), "no such file or folder")
 
 
 # --- export ---

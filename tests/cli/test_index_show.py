@@ -53,6 +53,7 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
         "classes": 4,  # the blue ones, added from their own folder, have no label
         "columns": "key, path, label, content, state, duplicate_of",
         "sources": f"{photos}, {corpus}/blue",
+        "key prefixes": None,
         "model": "matvit_tiny_patch16_224",
         "weights sha256": manifest.encoder.weights_sha256,
         "checkpoint": str(checkpoint),

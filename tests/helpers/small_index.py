@@ -63,10 +63,11 @@ def build(
     encoder: EncoderIdentity = ENCODER,
     source: str = "photos",
     factory: str = "Flat",
+    key_prefix: str = "",
 ) -> Path:
     with IndexWriter(out, encoder, extends=extends) as writer:
         fill(writer, parts, failures)
-        writer.commit(origin(encoder, source), KindOptions(factory=factory))
+        writer.commit(origin(encoder, source), KindOptions(factory=factory), key_prefix=key_prefix)
     return out
 
 

@@ -1,7 +1,7 @@
 """Builds and changes a small index, for the tests that kill it.
 
 slow_build.py OUT SECONDS                builds once, pausing up to so long in every part
-slow_build.py FOLDER build|add|remove    kills that before each of its file operations in turn, and repeats it
+slow_build.py FOLDER CHANGE              kills that before each of its file operations in turn, and repeats it
 """
 
 import itertools
@@ -61,11 +61,29 @@ def add(out: Path) -> None:
     build_at_once(out, rows, extends=True, failures=[("c:bad", "broken")])
 
 
+def add_prefixed(out: Path) -> None:
+    """Add two rows whose keys are those of others, and a failure."""
+    rows = [Row("a:0", "/c"), *rows_of("d")]
+    build_at_once(out, rows, extends=True, failures=[("a:bad", "broken")], key_prefix="p/", source="more")
+
+
+def relocate(out: Path) -> None:
+    """Of a file that moved, the rows follow."""
+    now = change.Relocation({"/a": ("/new/a", "")}, ["elsewhere"], {"elsewhere": "p/"})
+    change.relocate(out, lambda _: now, command="relocate")
+
+
 def remove(out: Path) -> None:
     change.remove(out, lambda index: index.matching("key in ('a:1', 'b:0')"), command="remove")
 
 
-CHANGES = {"build": build_once, "add": add, "remove": remove}
+CHANGES = {
+    "build": build_once,
+    "add": add,
+    "add_prefixed": add_prefixed,
+    "remove": remove,
+    "relocate": relocate,
+}
 
 
 def prepare(out: Path) -> None:
@@ -140,7 +158,7 @@ def every(folder: Path, name: str) -> int:
         assert was_new or state_of(out) == old
         CHANGES[name](out)
         assert state_of(out) == new
-        if name == "add" and was_new:  # The rows of the first time are there, removed.
+        if name.startswith("add") and was_new:  # The rows of the first time are there, removed.
             return
         repeated, wanted = bytes_of(out), bytes_of(after)
         del repeated["manifest.json"], wanted["manifest.json"]  # they hold the time

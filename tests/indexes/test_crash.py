@@ -48,7 +48,9 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
     assert Index.open(out).keys == Index.open(undisturbed).keys
 
 
-@pytest.mark.parametrize("change, least", [("build", 60), ("add", 60), ("remove", 30)])
+@pytest.mark.parametrize(
+    "change, least", [("build", 60), ("add", 60), ("add_prefixed", 70), ("remove", 30), ("relocate", 40)]
+)
 def test_kill_before_every_file_operation(tmp_path: Path, change: str, least: int) -> None:
     with start(tmp_path, change) as process:
         operations, _ = process.communicate()

@@ -311,14 +311,17 @@ def test_noise_and_nothing_in_place_of_a_shard_are_refused(tmp_path: Path) -> No
             open_labelled(tmp_path / name, "RGB")
 
 
-def test_shards_of_one_name_are_refused(tmp_path: Path) -> None:
-    for place in "ab":
+def test_shards_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for number, place in enumerate("ab"):
         (tmp_path / place).mkdir()
-        write_shard(tmp_path / place / "x.tar", {"0.png": png(0), "0.cls": b"a"})
-    with pytest.raises(
-        TrainingError, match="two shards have the same name, so their keys would clash; rename"
-    ):
-        open_labelled(tmp_path / "{a,b}" / "x.tar", "RGB")
+        write_shard(tmp_path / place / "x.tar", {"0.png": png(number), "0.cls": place.encode()})
+    images = open_labelled(tmp_path / "{a,b}" / "x.tar", "RGB")
+    for number, place in enumerate("ab"):
+        key, image, target = images.load(number)
+        assert (key, target) == (f"{place}/x.tar:0", number)
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(png(number)))))
+    with pytest.raises(ImageSourceError, match="comes twice"):
+        open_labelled(tmp_path / "{a,a}" / "x.tar", "RGB")
 
 
 def test_a_shard_in_the_wrong_order_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Keys of indexes that are joined: the first keeps its own, later ones get a prefix where names clash."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexes.errors import DuplicateKeyError
+from indexes.index import Index
+from indexes.prefixes import free_prefix, with_prefix
+from indexes.rows import read_failures
+
+
+def prefixes_of(indexes: Sequence[Index]) -> list[str]:
+    """What to put before the keys of each index, so that all are different: nothing where they are.
+
+    What could not be embedded has a key, too: of two failures of one name, neither may hide the other.
+
+    Raises:
+        DuplicateKeyError: Two have the very same image, from the same file: a prefix would show it twice.
+    """
+    prefixes: list[str] = []
+    taken: list[pa.ChunkedArray] = []
+    for i, index in enumerate(indexes):
+        own = [index.live_rows, read_failures(index.path / "failures.parquet")]
+        prefix = ""
+        if any(pc.any(pc.is_in(table["key"], keys)).as_py() for table in own for keys in taken):
+            for earlier in indexes[:i]:
+                _refuse_shared(earlier, index)
+            prefix = free_prefix(Path(os.path.abspath(index.path)).with_suffix(""), taken)  # noqa: PTH100
+        prefixes.append(prefix)
+        taken += [with_prefix(table, prefix)["key"] for table in own]
+    return prefixes
+
+
+def _refuse_shared(one: Index, other: Index) -> None:
+    both = pc.is_in(other.live_rows["key"], one.live_rows["key"])
+    candidates = other.live_rows.filter(both)
+    images = set(_images(one.live_rows.filter(pc.is_in(one.live_rows["key"], candidates["key"]))))
+    for key, path, content in _images(candidates):
+        if (key, path, content) in images:
+            raise DuplicateKeyError(
+                f"the image {key!r} of {path} occurs more than once, in {one.path} and in {other.path}: "
+                "remove it from one of them"
+            )
+
+
+def _images(rows: pa.Table) -> list[tuple[str, str, str | None]]:
+    contents = rows["content"].to_pylist() if "content" in rows.column_names else [None] * len(rows)
+    return list(zip(rows["key"].to_pylist(), rows["path"].to_pylist(), contents, strict=True))

@@ -1,0 +1,149 @@
+"""What the keys of images that join an index begin with: decided before the work, where names tell enough."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from indexes import DuplicateKeyError, Index
+from indexes.prefixes import check_prefix, free_prefix, known_source
+from indexes.rows import read_failures
+from retrieval.files import is_gone, without_links
+from retrieval.images import ImageSource
+from retrieval.keys import own_key
+from retrieval.lists import is_list_name
+from retrieval.torchvision_sets import TORCHVISION
+
+_IN_SHARD = re.compile(r"^(.*?\.tar):.*$", re.DOTALL | re.IGNORECASE)
+
+
+class KeyPrefix:
+    """The prefix of one source in one index: asked for, remembered, or chosen on a clash of names.
+
+    Rows that are there keep their keys, whatever is chosen for new ones.
+
+    Args:
+        base: The index that the images join; None is a new one.
+        source: Where they are.
+        asked: What the user asked for; None is what the index remembers of the source, or nothing.
+        tell: Told of a choice, in a line.
+
+    Attributes:
+        text: The prefix.
+        place: The source, as the index spells it if it has it already.
+
+    Raises:
+        KeyPrefixError: No key may begin like this.
+    """
+
+    def __init__(
+        self, base: Index | None, source: ImageSource, asked: str | None, tell: Callable[[str], None]
+    ) -> None:
+        if asked is not None:
+            check_prefix(asked)
+        known = None if base is None else known_source(base.manifest, source.place)
+        remembered = "" if base is None or known is None else base.manifest.key_prefixes.get(known, "")
+        self.text = remembered if asked is None else asked
+        self.place = known or source.place
+        self._base, self._source, self._tell = base, source, tell
+        self._is_new = known is None
+        self._is_free = asked is None
+
+    def settle_by_names(self) -> None:
+        """Find clashes with what is known of the keys before any image is read.
+
+        Of rows whose files are gone the images may have moved here: only reading tells.
+
+        Raises:
+            DuplicateKeyError: There is one, and the prefix was asked for.
+        """
+        if self._base is None:
+            return
+        names = [(self.text + name, path) for part in self._source.parts for name, path in part.names()]
+        paths, path_of = {path for _, path in names}, dict(names)
+        for name, path in _holders(self._base, list(path_of)):
+            if path not in paths and without_links(path) != path_of[name] and not is_gone(path):
+                self._settle(name, path)
+                return
+        if self._is_new and (failed := self._other_failure(path_of)):
+            self._settle(failed, "an image that could not be read")
+
+    def settle_by_rows(self, new: pa.Table, moved_N: NDArray[np.bool_]) -> None:
+        """Find clashes with the rows of an index that stay.
+
+        Args:
+            new: The new rows, with their keys under this prefix.
+            moved_N: Rows of the index that they replace wherever their files were.
+
+        Raises:
+            DuplicateKeyError: There is one, and the prefix was asked for.
+        """
+        if self._base is None:
+            return
+        stays_N = self._base.live & ~self._base.from_files(new["path"]) & ~moved_N
+        clash_N = pc.is_in(self._base.rows["key"], new["key"]).to_numpy() & stays_N
+        if clash_N.any():
+            row = int(np.argmax(clash_N))
+            self._settle(self._base.keys[row], self._base.paths[row])
+
+    def _settle(self, key: str, holder: str) -> None:
+        assert self._base is not None
+        if not self._is_free:
+            raise DuplicateKeyError(
+                f"the key {key!r} is taken by {holder}: choose with --key-prefix what keys of "
+                f"{self._source.text} begin with; nothing is embedded twice"
+            )
+        failures = read_failures(self._base.path / "failures.parquet")
+        taken = [self._base.rows["key"], failures["key"]]
+        self.text, self._is_free = free_prefix(_named_after(self._source), taken), False
+        self._tell(
+            f"the key {key!r} is taken by {holder}: from now on, keys of {self._source.text} begin with "
+            f"{self.text}"
+        )
+
+    def _other_failure(self, path_of: dict[str, str]) -> str | None:
+        """The name of an image that failed, is not among the new ones and is called like one of them."""
+        assert self._base is not None
+        manifest = self._base.manifest
+        for failed in read_failures(self._base.path / "failures.parquet")["key"].to_pylist():
+            for name in {failed, _IN_SHARD.sub(r"\1", failed)} & path_of.keys():
+                places = {
+                    str(folder / name.removeprefix(manifest.key_prefixes.get(source, "")))
+                    for source in manifest.sources
+                    for folder in (Path(source), Path(source).parent)
+                }
+                if without_links(path_of[name]) not in map(without_links, places):
+                    return str(name)
+        return None
+
+
+def _holders(index: Index, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Which names rows of an index have, and the files of those rows: see `retrieval.samples.Part`."""
+    rows = index.live_rows.select(["key", "path"])
+    in_shards = pc.ends_with(rows["path"], ".tar", ignore_case=True)
+    wanted = pa.array(names, pa.string())
+    images = rows.filter(pc.and_(pc.invert(in_shards), pc.is_in(rows["key"], wanted)))
+    yield from zip(images["key"].to_pylist(), images["path"].to_pylist(), strict=True)
+    shards = rows.filter(in_shards).group_by("path").aggregate([("key", "min")])
+    asked = set(names)
+    for path, key in zip(shards["path"].to_pylist(), shards["key_min"].to_pylist(), strict=True):
+        name = key[: len(key) - len(own_key(path, key))] + Path(path).name
+        if name in asked:
+            yield name, path
+
+
+def _named_after(source: ImageSource) -> Path:
+    """What a prefix for a source is named after: its folder, or the list or the set itself."""
+    if source.text.startswith(TORCHVISION):
+        return Path(source.text.removeprefix(TORCHVISION))
+    place = Path(source.place)
+    if place.is_dir():
+        return Path(os.path.realpath(place))
+    if is_list_name(place.name):
+        return place.with_suffix("")
+    return Path(source.parts[0].names()[0][1]).parent
