@@ -46,7 +46,7 @@ def clustered(count: int, dim: int, *, seed: int = 0, clusters: int = 1000) -> V
 def build(corpus: Vectors, factory: str, out: Path) -> float:
     """Seconds of indexing vectors that are embedded already."""
     identity = EncoderIdentity(
-        architecture="none", weights_sha256="", pooling="", embed_dim=corpus.shape[1], preprocess={}
+        architecture="none", weights_sha256="0" * 64, pooling="", embed_dim=corpus.shape[1], preprocess={}
     )
     origin = Origin(encoder=identity, dtype="", device="", checkpoint="", sources=[], command="")
     a_part = 10_000

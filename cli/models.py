@@ -16,15 +16,16 @@ def fetched(model: str) -> str:
 
 
 def remembered(index: Path) -> str:
-    """The model that an index was made with."""
+    """The model that an index was made with, if it needs no download that nobody has agreed to."""
     from indexes.manifest import read_manifest
     from indexes.staging import restore
+    from retrieval.searcher import remembered_model
 
     restore(index)
-    return read_manifest(index).checkpoint
+    return remembered_model(index, read_manifest(index))
 
 
 def fetched_for(index: Path, model: str | None) -> str | None:
-    """What `-m` says, once it is here, as the model that the index remembers is, too."""
+    """What `-m` says, once it is here; None for the model that the index remembers, which is here."""
     fetched(model or remembered(index))
     return model

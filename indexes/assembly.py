@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from indexes import kinds
-from indexes.errors import EmptyIndexError
+from indexes.errors import EmptyIndexError, IndexDamagedError
 from indexes.files import ends_sha256, sha256_of, sync_directory, written_whole
 from indexes.filling import Progress
 from indexes.index import Index
 from indexes.kinds import KindOptions
 from indexes.manifest import FILE_NAME, REMOVED, EncoderIdentity, FileEntry, Manifest
 from indexes.rows import check_unique, concatenate, mark_duplicates, read_rows, rows_table, write_table
+from indexes.schema import Calibration
 from indexes.staging import Staging
 from indexes.vectors import Vectors
 
@@ -48,7 +48,7 @@ class Origin:
     sources: list[str]
     command: str
     key_prefixes: Mapping[str, str] = field(default_factory=dict)
-    calibration: Mapping[str, Any] | None = None
+    calibration: Calibration | None = None
 
 
 def assemble(
@@ -80,6 +80,7 @@ def assemble(
     Raises:
         DuplicateKeyError: Two rows that can be found have the same key.
         EmptyIndexError: None can be found.
+        IndexDamagedError: A part is damaged, or has not one vector a row.
         IndexKindError: FAISS cannot index these vectors like that.
     """
     staging.clear()
@@ -99,6 +100,11 @@ def assemble(
             take(part.with_suffix(suffix), file.with_suffix(suffix))
     sync_directory(index / "vectors")
     tables = [read_rows(file.with_suffix(".parquet")) for file in files]
+    vectors = Vectors(files, origin.encoder.embed_dim)
+    for part, vectors_here, table in zip(parts, vectors.counts, tables, strict=True):
+        check_counts(part, vectors_here, len(table))
+    if base is not None:
+        _ = base.vectors  # which raises where they are not as many as the rows that its numbers count
     rows = concatenate([rows_table([]), *tables])
     found = np.ones(len(rows), dtype=bool)
     found[removed] = False
@@ -109,7 +115,6 @@ def assemble(
     write_table(index / "failures.parquet", failures)
     with written_whole(index / REMOVED) as numbers:
         np.lib.format.write_array(numbers, removed, allow_pickle=False)
-    vectors = Vectors(files, origin.encoder.embed_dim)
     faiss_file = index / "index.faiss"
     if base is None:
         kind = kinds.build(vectors, faiss_file, options, on_progress)
@@ -150,6 +155,18 @@ def assemble(
     sync_directory(index)
     staging.publish()
     return manifest
+
+
+def check_counts(part: Path, vectors: int, rows: int) -> None:
+    """Check that a part has one vector a row, without which what is found would be other rows' images.
+
+    Raises:
+        IndexDamagedError: It has not.
+    """
+    if vectors != rows:
+        raise IndexDamagedError(
+            f"{part} has {vectors} vectors for {rows} rows: restore it, or remove it and build again"
+        )
 
 
 def link(source: Path, target: Path) -> None:

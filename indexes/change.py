@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes.assembly import Origin, assemble, link
+from indexes.assembly import Origin, assemble, check_counts, link
 from indexes.errors import EmptyIndexError, IndexDamagedError
 from indexes.factory import training_rows
 from indexes.files import sha256_of
@@ -19,7 +19,8 @@ from indexes.kinds import AUTO, KindOptions
 from indexes.manifest import FileEntry, Manifest
 from indexes.merging import prefixes_of
 from indexes.prefixes import with_prefix
-from indexes.rows import concatenate, read_failures, read_rows, write_table
+from indexes.rows import concatenate, count, read_failures, read_rows, write_table
+from indexes.schema import Calibration, checked
 from indexes.staging import Staging
 from indexes.vectors import read_vectors, write_vectors
 
@@ -123,21 +124,27 @@ def gather(
 
 
 def note_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
-    """Write down what the budget `auto` means for an index: see `Manifest`.
+    """Write down what the budget `auto` means for an index.
+
+    Args:
+        path: The index.
+        calibration: See `indexes.schema.Calibration`, but for the `rows`.
 
     Raises:
+        ValueError: It is no such record.
         IndexBusyError: Another process is writing this index.
         IndexDamagedError: There is no whole index.
     """
     with Staging(path, replaces=True) as staging:
         index = Index.open(path)
         origin = origin_of([index.manifest], index.manifest.command)
+        record = checked({**calibration, "rows": len(index)}, Calibration)
         assemble(
             staging,
             index.vector_files,
             failures=read_failures(path / "failures.parquet"),
             removed=index.removed,
-            origin=replace(origin, calibration={**calibration, "rows": len(index)}),
+            origin=replace(origin, calibration=record),
             options=AUTO,
             base=index,
         )
@@ -182,8 +189,10 @@ def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry], prefix
     """
     folder.mkdir()
     start, dim, live_N, written = 0, index.manifest.encoder.embed_dim, index.live, index.files
+    _ = index.vectors  # which raises where there are not as many as rows
     for file in index.vector_files:
         vectors_ND, copy = read_vectors(file, dim), folder / file.name
+        check_counts(file, len(vectors_ND), count(file.with_suffix(".parquet")))
         here_N = live_N[start : start + len(vectors_ND)]
         start += len(vectors_ND)
         if not here_N.any():

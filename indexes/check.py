@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from indexes.errors import IndexDamagedError
+from indexes.errors import IndexBusyError, IndexDamagedError
 from indexes.files import sha256_of
+from indexes.index import generation_of
 from indexes.manifest import FILE_NAME, FileEntry, read_manifest
 from indexes.staging import restore
+
+_TRIES = 5
 
 
 def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
@@ -14,11 +17,25 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> li
 
     Args:
         path: The index directory.
-        progress: Called after every file with the bytes read so far and the bytes in all.
+        progress: Called after every file with the bytes read so far and the bytes in all; they start again
+            where the index was replaced meanwhile.
 
     Returns:
         The problems, one line each; none means sound.
+
+    Raises:
+        IndexBusyError: It was replaced before its files were read, again and again.
     """
+    for _ in range(_TRIES):
+        before = generation_of(path)
+        problems = _problems(path, progress)
+        # Files of a newer index that are compared with an older manifest look like damage, and are none.
+        if not problems or generation_of(path) == before:
+            return problems
+    raise IndexBusyError(f"{path} is being written: verify it when that has ended")
+
+
+def _problems(path: Path, progress: Callable[[int, int], None] | None) -> list[str]:
     try:
         restore(path)
         files = read_manifest(path).files
@@ -33,7 +50,10 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> li
         done += entry.bytes
         if progress is not None:
             progress(done, total)
-    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    try:
+        present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    except OSError as error:
+        return [*problems, f"{error.filename}: cannot be listed ({error.strerror})"]
     unknown = sorted(present - files.keys() - {FILE_NAME})
     return problems + [f"{name}: not part of this index" for name in unknown]
 

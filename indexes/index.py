@@ -56,7 +56,7 @@ class Index:
     ) -> None:
         self.path, self.manifest, self.rows, self.removed = path, manifest, rows, removed
         self._faiss = faiss
-        self._generation = _generation(path)
+        self._generation = generation_of(path)
         self._device = "cpu"
         self._sound: set[Path] = set()
         self._live: Selection | None = None  # all
@@ -77,11 +77,11 @@ class Index:
         """
         while True:
             restore(path)
-            before = _generation(path)
+            before = generation_of(path)
             try:
                 opened = cls._open(path, read_manifest(path))
             except IndexDamagedError:
-                if path.exists() and _generation(path) == before:
+                if path.exists() and generation_of(path) == before:
                     raise
                 continue  # It was replaced by a newer one between two of these lines.
             if opened._generation == before:
@@ -89,7 +89,8 @@ class Index:
 
     @classmethod
     def _open(cls, path: Path, manifest: Manifest) -> "Index":
-        if unlisted := _FILES - manifest.files.keys():
+        tables = {name.removesuffix(".npy") + ".parquet" for name in manifest.vector_files()}
+        if unlisted := (_FILES | tables) - manifest.files.keys():
             raise IndexDamagedError(
                 f"{path / FILE_NAME} does not list {min(unlisted)}: build the index again"
             )
@@ -329,7 +330,7 @@ class Index:
         return queries_QD
 
 
-def _generation(path: Path) -> tuple[int, ...] | None:
+def generation_of(path: Path) -> tuple[int, ...] | None:
     """What tells an index from others that were, or will be, at the same path; None where there is none."""
     try:
         sealed = (path / FILE_NAME).stat()
@@ -339,7 +340,7 @@ def _generation(path: Path) -> tuple[int, ...] | None:
 
 
 def _check_generation(path: Path, opened: tuple[int, ...] | None) -> None:
-    if _generation(path) != opened:
+    if generation_of(path) != opened:
         raise IndexReplacedError(f"{path} was replaced since it was opened: open it again")
 
 

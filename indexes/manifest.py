@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from indexes.errors import IndexDamagedError, WrongEncoderError
+from indexes.schema import Calibration, Count, Settings, Sha256, Share, checked, unknown
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -25,14 +27,14 @@ class EncoderIdentity:
         weights_sha256: Hash of the encoder's tensors, in hexadecimal.
         pooling: How patch tokens become one vector.
         embed_dim: Length of a vector.
-        preprocess: How an image becomes the model's input; anything that JSON can hold.
+        preprocess: How an image becomes the model's input.
     """
 
     architecture: str
-    weights_sha256: str
+    weights_sha256: Sha256
     pooling: str
-    embed_dim: int
-    preprocess: Mapping[str, Any]
+    embed_dim: Annotated[int, msgspec.Meta(ge=1)]
+    preprocess: Settings
 
     def __post_init__(self) -> None:
         # As JSON would give it back: (0.5, 0.5) given and [0.5, 0.5] read from a manifest must be equal.
@@ -53,10 +55,10 @@ class FileEntry:
         ends_sha256: See `indexes.files.ends_sha256`; of the one file that only FAISS can read.
     """
 
-    bytes: int
-    sha256: str
-    rows: int
-    ends_sha256: str | None = None
+    bytes: Count
+    sha256: Sha256
+    rows: Count
+    ends_sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +77,16 @@ class Kind:
 
     factory: str = "Flat"
     parameters: str = ""
-    rerank: int = 0
-    recall_target: float = 0.95
-    recall: float = 1.0
-    query_ms: float | None = None
-    bytes_per_vector: float
+    rerank: Count = 0
+    recall_target: Share = 0.95
+    recall: Share = 1.0
+    query_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    bytes_per_vector: Annotated[float, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The contents of `manifest.json`.
+    """The contents of `manifest.json`, of the types that are checked when it is read.
 
     Attributes:
         encoder: The encoder whose vectors these are.
@@ -101,8 +103,7 @@ class Manifest:
         files: Every other file of the index, by POSIX path relative to its directory.
         created: UTC time in ISO 8601.
         command: What was run to make the index.
-        calibration: What the budget `auto` means here, and how it was found: anything that JSON can hold,
-            with the number of `rows` that could be found then. Kept when rows come and go.
+        calibration: What the budget `auto` means here. Kept when rows come and go.
         format_version: Version of the layout on disk.
     """
 
@@ -110,17 +111,17 @@ class Manifest:
     dtype: str
     device: str
     checkpoint: str
-    metric: str = "cosine"
+    metric: Literal["cosine"] = "cosine"
     kind: Kind
-    ntotal: int
-    removed: int
+    ntotal: Count
+    removed: Count
     classes: list[str]
     sources: list[str]
     files: dict[str, FileEntry]
     created: str
     command: str
     key_prefixes: dict[str, str] = field(default_factory=dict)
-    calibration: Mapping[str, Any] | None = None
+    calibration: Calibration | None = None
     format_version: int = FORMAT_VERSION
 
     def require_encoder(self, identity: EncoderIdentity) -> None:
@@ -150,31 +151,46 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return the bytes of `manifest.json`, sealed with their own SHA-256."""
-        body = asdict(self)
-        body["model"] = body.pop("encoder")
-        body["preprocess"] = body["model"].pop("preprocess")
-        body["model"] |= {name: body.pop(name) for name in _RECORDED}
-        body |= body.pop("kind")
-        return _sealed(body)
+        return _sealed(self._body())
 
     @classmethod
     def from_json(cls, raw: bytes) -> "Manifest":
         """Read what `to_json` wrote.
 
         Raises:
-            IndexDamagedError: Not a manifest, of another version, changed since it was written, or with file
-                paths that leave the index.
+            IndexDamagedError: Not a manifest, of another version, changed since it was written, with a field
+                that is missing, unknown or no such value, or with file paths that leave the index.
         """
         body = _unsealed(raw)
         try:
-            model, preprocess = dict(body.pop("model")), body.pop("preprocess")
-            body |= {name: model.pop(name) for name in _RECORDED}
-            body["encoder"] = EncoderIdentity(**model, preprocess=preprocess)
-            body["kind"] = Kind(**{field.name: body.pop(field.name) for field in fields(Kind)})
-            body["files"] = {_inside(name): FileEntry(**entry) for name, entry in body["files"].items()}
-            return cls(**body)
+            manifest = checked(_nested(body), cls)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _damaged(f"a field is missing, unknown or of the wrong kind ({error})") from error
+            raise _damaged(f"a field is missing or of the wrong kind ({error})") from error
+        if name := next(unknown(body, manifest._body()), None):
+            raise _damaged(f"{name!r} is no field of it: use the matvit that made it")
+        if manifest.removed > manifest.ntotal:
+            raise _damaged(f"{manifest.removed} of {manifest.ntotal} rows are removed")
+        for name in manifest.files:
+            _check_inside(name)
+        return manifest
+
+    def _body(self) -> dict[str, Any]:
+        """The fields as they lie in the file: what there is to know of the model together, a kind's flat."""
+        body = asdict(self)
+        body["model"] = body.pop("encoder")
+        body["preprocess"] = body["model"].pop("preprocess")
+        body["model"] |= {name: body.pop(name) for name in _RECORDED}
+        return body | body.pop("kind")
+
+
+def _nested(body: dict[str, Any]) -> dict[str, Any]:
+    """What `Manifest._body` gave, nested as the dataclasses are."""
+    model, names = dict(body["model"]), {field.name for field in fields(Kind)}
+    recorded = {name: model.pop(name) for name in _RECORDED}
+    encoder = model | {"preprocess": body["preprocess"]}
+    kind = {name: body[name] for name in names}
+    rest = {name: value for name, value in body.items() if name not in names}
+    return rest | recorded | {"encoder": encoder, "kind": kind}
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -204,7 +220,7 @@ def _unsealed(raw: bytes) -> dict[str, Any]:
         body = json.loads(raw)
         version = body["format_version"]
         if version != FORMAT_VERSION:
-            raise _damaged(f"format version {version} is not {FORMAT_VERSION}: use the matvit that made it")
+            raise _damaged(f"format version {version!r} is not {FORMAT_VERSION}: use the matvit that made it")
         del body[_SEAL]
         # Sealing once more compares every byte, white space too.
         intact = _sealed(body) == raw
@@ -215,11 +231,10 @@ def _unsealed(raw: bytes) -> dict[str, Any]:
     return dict(body)
 
 
-def _inside(name: str) -> str:
+def _check_inside(name: str) -> None:
     parts = name.split("/")
     if not name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in parts:
         raise _damaged(f"the file path {name!r} leaves the index")
-    return name
 
 
 def _damaged(what: str) -> IndexDamagedError:

@@ -18,6 +18,7 @@ from indexes.files import written_whole
 
 _ROW_COLUMNS = ("key", "path", "label")
 _FAILURE_COLUMNS = ("key", "reason")
+_NEVER_NULL = {"key", "path", "reason"}
 
 
 def rows_table(rows: Sequence[Mapping[str, str | None]]) -> pa.Table:
@@ -108,8 +109,15 @@ def read_failures(path: Path) -> pa.Table:
 
 
 def count(path: Path) -> int:
-    """Return the number of rows of a parquet file without reading them."""
-    return int(pq.read_metadata(path).num_rows)
+    """Return the number of rows of a parquet file without reading them.
+
+    Raises:
+        IndexDamagedError: It is missing or damaged.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
 
 
 def _table(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -123,11 +131,18 @@ def _read(path: Path, columns: tuple[str, ...]) -> pa.Table:
             table = file.read()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise IndexDamagedError(
-            f"{path} is missing or damaged: restore it, or remove it and build again"
-        ) from error
-    if tuple(table.column_names[: len(columns)]) != columns or set(table.schema.types) != {pa.string()}:
+        raise _damaged(path) from error
+    names = table.column_names
+    if tuple(names[: len(columns)]) != columns or set(table.schema.types) != {pa.string()}:
         raise IndexDamagedError(
             f"{path} does not hold the columns {', '.join(columns)}: build the index again"
         )
+    if len(set(names)) < len(names):
+        raise IndexDamagedError(f"{path} holds two columns of one name: build the index again")
+    if any(table[name].null_count for name in _NEVER_NULL.intersection(columns)):
+        raise IndexDamagedError(f"{path} has rows without a key, path or reason: build the index again")
     return table
+
+
+def _damaged(path: Path) -> IndexDamagedError:
+    return IndexDamagedError(f"{path} is missing or damaged: restore it, or remove it and build again")

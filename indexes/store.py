@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,8 +32,18 @@ from indexes.rows import (
     rows_table,
     write_table,
 )
+from indexes.schema import checked
 from indexes.staging import PLAN, Staging
 from indexes.vectors import write_vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The contents of `plan.json`."""
+
+    format_version: int
+    encoder: EncoderIdentity
+    parts: list[tuple[str, str]]
 
 
 class IndexWriter:
@@ -101,16 +111,16 @@ class IndexWriter:
             PlanChangedError: This is a helper, and the writer planned something else.
         """
         self._parts = list(parts)
-        header = {"format_version": FORMAT_VERSION, "encoder": asdict(self._identity)}
-        before = self._planned_before(header)
+        plan = _Plan(format_version=FORMAT_VERSION, encoder=self._identity, parts=self._parts)
+        before = self._planned_before()
         if self._helps:
-            if before != [list(part) for part in self._parts]:
+            if before != self._parts:
                 raise PlanChangedError("the images changed while this began: start again")
             return
         kept = {
             f"part-{i:05d}"
             for i, (old, new) in enumerate(zip(before, self._parts, strict=False))
-            if old == list(new)
+            if old == new
         }
         # What is stale goes before the new plan could vouch for it.
         for folder in (self._done, self._failures):
@@ -118,8 +128,8 @@ class IndexWriter:
                 if file.stem not in kept:
                     file.unlink()
             sync_directory(folder)
-        with written_whole(self._plan_file) as plan:
-            plan.write(json.dumps(header | {"parts": self._parts}).encode())
+        with written_whole(self._plan_file) as written:
+            written.write(json.dumps(asdict(plan)).encode())
         sync_directory(self._staging.out.parent)
 
     def is_done(self, i: int) -> bool:
@@ -250,13 +260,14 @@ class IndexWriter:
             write_table(part.with_suffix(".parquet"), rows)
         return parts
 
-    def _planned_before(self, header: dict[str, Any]) -> list[list[str]]:
+    def _planned_before(self) -> list[tuple[str, str]]:
+        """The parts of the plan that is there, if it is one, of this version and encoder."""
         try:
-            saved = json.loads(self._plan_file.read_bytes())
-        except (FileNotFoundError, ValueError):
+            saved = checked(json.loads(self._plan_file.read_bytes()), _Plan)
+        except (FileNotFoundError, ValueError, RecursionError):
             return []
-        parts: list[list[str]] = saved.pop("parts")
-        return parts if saved == header else []
+        same = (saved.format_version, saved.encoder) == (FORMAT_VERSION, self._identity)
+        return saved.parts if same else []
 
     def _vectors_file(self, i: int) -> Path:
         return self._done / f"part-{i:05d}.npy"

@@ -117,6 +117,12 @@ class Vectors:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def counts(self) -> list[int]:
+        """How many each part has."""
+        counts: list[int] = np.diff(self._starts).tolist()
+        return counts
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """All vectors in order, some thousand rows at a time."""
         for i in range(len(self._starts) - 1):

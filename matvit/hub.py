@@ -1,11 +1,13 @@
 """What a model may be called wherever one is asked for: a directory, or a name that timm knows."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from timm.models import load_model_config_from_hf
@@ -82,6 +84,39 @@ def directory_of(model: str | Path) -> Path | None:
     if not place.is_dir():
         raise UnknownModelError(f"{model}: no such directory")
     return place
+
+
+def is_here(name: str) -> bool:
+    """Whether `load` downloads nothing: a directory, what is in a cache, or a name that leads nowhere."""
+    if Path(name).is_dir():
+        return True
+    if name in published.PUBLISHED:
+        return published.is_cached(name)
+    if name.startswith("hf-hub:"):
+        config = _cached(name.removeprefix("hf-hub:"), "config.json")
+        return config is not None and any(config.parent.rglob("*.safetensors"))
+    found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if found is None or not (found.hf_hub_id or found.url):
+        return True
+    try:
+        file = _safetensors(found.to_dict()).get("hf_hub_filename")
+    except UnknownModelError:
+        return True  # since `load` refuses it
+    if file is None:
+        return (
+            Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(found.url).path).name
+        ).exists()
+    return _cached(found.hf_hub_id, file) is not None
+
+
+def _cached(repository: str, file: str) -> Path | None:
+    """Where a file of a repository, or of `repository@revision`, is in the hub's cache."""
+    repository, _, revision = repository.partition("@")
+    try:
+        found = try_to_load_from_cache(repository, file, revision=revision or None)
+    except ValueError:  # no name that a repository could have
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _safetensors(pretrained_cfg: Mapping[str, Any]) -> dict[str, str]:

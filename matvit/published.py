@@ -80,6 +80,11 @@ def checkpoint_of(
     return directory
 
 
+def is_cached(name: str) -> bool:
+    """Whether a published MatViT is in the cache already."""
+    return _is_made(cache_dir() / "published" / name)
+
+
 def obtain(
     source: str,
     out: Path,

@@ -10,7 +10,7 @@ class UnreadableImageError(Exception):
 
 
 class MissingModelError(ValueError):
-    """The model that made an index is not where it was."""
+    """The model that made an index is not where it was, or nobody here has asked for it yet."""
 
 
 class EvaluationError(ValueError):

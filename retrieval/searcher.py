@@ -1,5 +1,6 @@
 """Search an index by image, at a budget."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexes import Index, IndexReplacedError
+from indexes import Index, IndexReplacedError, Manifest
 from matvit.cost import Cost
 from matvit.errors import BudgetError
+from matvit.hub import is_here
 from matvit.submodel import Submodel
 from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import MissingModelError, UnreadableImageError
@@ -91,12 +93,30 @@ def model_of(index: Index) -> str:
     """The model that made an index: its directory, or its name.
 
     Raises:
-        MissingModelError: It is no longer where it was.
+        MissingModelError: As `remembered_model`.
     """
-    model = index.manifest.checkpoint
-    # A name is not a place: where it leads, the manifest's checksum tells.
+    return remembered_model(index.path, index.manifest)
+
+
+def remembered_model(index: Path, manifest: Manifest) -> str:
+    """The same of an index that is not open.
+
+    Raises:
+        MissingModelError: It is no longer where it was, or is a name that would be downloaded.
+    """
+    model = manifest.checkpoint
     if Path(model).is_absolute() and not Path(model).is_dir():
-        raise MissingModelError(f"the model of {index.path} is no longer at {model}: say with -m where it is")
+        raise MissingModelError(f"the model of {index} is no longer at {model}: say with -m where it is")
+    # An index may come from a stranger, who must not choose what this machine fetches, and from whom. What is
+    # in the cache was asked for here before: taking it again runs nobody's code, pickles are never read, and
+    # weights other than those that made the index are refused by their checksum. So an index that was built
+    # here is searched without -m, by its maker's name for the model, and a stranger's name reveals no more
+    # than that it is known here.
+    if not is_here(model):
+        raise MissingModelError(
+            f"{index} was made with {model!r}, which would be downloaded, and an index may come from a "
+            f"stranger: pass -m {shlex.quote(model)} if you want it"
+        )
     return model
 
 
@@ -206,7 +226,7 @@ class Searcher:
         Raises:
             IndexDamagedError: There is no whole index.
             WrongEncoderError: `model` is not the one that made it.
-            MissingModelError: The model is no longer where it was.
+            MissingModelError: The model is no longer where it was, or would have to be downloaded unasked.
             UnknownModelError: `model` is no trained model.
         """
         opened = Index.open(Path(index))

@@ -29,7 +29,7 @@ from indexes.rows import read_failures
 from indexes.search import require_faiss
 from indexes.staging import restore, staging_of
 
-IDENTITY = EncoderIdentity(architecture="a", weights_sha256="b", pooling="c", embed_dim=4, preprocess={})
+IDENTITY = EncoderIdentity(architecture="a", weights_sha256="b" * 64, pooling="c", embed_dim=4, preprocess={})
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
 
 State = tuple[dict[str, tuple[str, str | None, bytes]], list[str]]

@@ -56,7 +56,9 @@ def test_search_equals_brute_force(
     vectors_ND[: len(vectors_ND) // 2 * copies] = 1  # many equal vectors: ties
     vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     out = tmp_path_factory.mktemp("search") / "index"
-    encoder = EncoderIdentity(architecture="a", weights_sha256="b", pooling="c", embed_dim=8, preprocess={})
+    encoder = EncoderIdentity(
+        architecture="a", weights_sha256="b" * 64, pooling="c", embed_dim=8, preprocess={}
+    )
     with IndexWriter(out, encoder) as writer:
         writer.plan([(str(i), "") for i in range(len(parts))])
         for i, stop in enumerate(np.cumsum(parts)):

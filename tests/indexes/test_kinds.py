@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 def manifest_of(path: Path, kind: Kind, vectors: Vectors) -> Manifest:
     encoder = EncoderIdentity(
-        architecture="m", weights_sha256="", pooling="", embed_dim=vectors.dim, preprocess={}
+        architecture="m", weights_sha256="0" * 64, pooling="", embed_dim=vectors.dim, preprocess={}
     )
     file = FileEntry(
         bytes=path.stat().st_size, sha256=sha256_of(path), rows=len(vectors), ends_sha256=ends_sha256(path)

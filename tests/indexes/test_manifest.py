@@ -24,7 +24,7 @@ def manifest(identity: EncoderIdentity) -> Manifest:
         removed=1,
         classes=["cat", "dög"],
         sources=["photos"],
-        files={"vectors/part-00000.npy": FileEntry(bytes=10, sha256="ab", rows=3)},
+        files={"vectors/part-00000.npy": FileEntry(bytes=10, sha256="ab" * 32, rows=3)},
         created="2026-01-01T00:00:00+00:00",
         command="matvit index build photos",
     )
@@ -60,7 +60,7 @@ def test_layout_on_disk(manifest: Manifest) -> None:
     ids=["up", "deep", "root", "dots", "", "nul"],
 )
 def test_file_outside_the_index_is_refused(manifest: Manifest, name: str) -> None:
-    entry = FileEntry(bytes=1, sha256="", rows=1)
+    entry = FileEntry(bytes=1, sha256="0" * 64, rows=1)
     crafted = dataclasses.replace(manifest, files={name: entry}).to_json()
     with pytest.raises(IndexDamagedError, match="leaves the index"):
         Manifest.from_json(crafted)

@@ -1,5 +1,6 @@
 """What `-m` may be, beside directories (test_checkpoint.py) and published names (test_published.py)."""
 
+import dataclasses
 import json
 import math
 import pickle
@@ -8,12 +9,14 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from timm.models import save_for_hf
 
 import matvit
 from matvit import CheckpointError, MatViT, UnknownModelError, published
+from matvit.hub import is_here
 
 
 @pytest.fixture
@@ -222,3 +225,71 @@ def test_a_config_on_the_hub_that_is_none(hub, content):
     (hub.folder / "config.json").write_bytes(content)
     with pytest.raises(UnknownModelError, match=r"^hf-hub:x/y: ."):
         matvit.load("hf-hub:x/y")
+
+
+# --- whether a name needs a download ---
+
+
+def put_in_cache(folder: Path, repository: str, *files: str) -> None:
+    """Files as the hub's client keeps them after a download."""
+    place = folder / f"models--{repository.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    for file in files:
+        (place / "snapshots" / "abc" / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / "snapshots" / "abc" / file).touch()
+
+
+@pytest.mark.parametrize(
+    "name, repository, files",
+    [
+        ("vit_tiny_patch16_224", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", ["model.safetensors"]),
+        ("vit_base_patch16_clip_224.openai", "timm/vit_base_patch16_clip_224.openai", ["model.safetensors"]),
+        ("hf-hub:x/y", "x/y", ["config.json", "model.safetensors"]),
+        ("hf-hub:x/y@main", "x/y", ["config.json", "open_clip_model.safetensors"]),
+    ],
+)
+def test_what_was_downloaded_before_is_here(offline, tmp_path, name, repository, files):
+    assert not is_here(name)
+    put_in_cache(tmp_path / "hub", repository, *files)
+    assert is_here(name)
+
+
+def test_half_a_repository_is_not_here(offline, tmp_path):
+    put_in_cache(tmp_path / "hub", "x/y", "config.json")
+    assert not is_here("hf-hub:x/y")
+    assert not is_here("hf-hub:x/y@other")
+
+
+def test_weights_at_an_address_are_here_once_they_are_downloaded(offline, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    name = "vit_tiny_patch16_224"
+    config = timm.get_pretrained_cfg(name)
+    npz = dataclasses.replace(config, hf_hub_id=None, url="https://x/y/weights.npz")
+    monkeypatch.setattr("timm.get_pretrained_cfg", lambda _: npz)
+    assert not is_here(name)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "weights.npz").touch()
+    assert is_here(name)
+
+
+def test_published_names_are_here_once_they_are_converted(tmp_path, monkeypatch):
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path))
+    assert not is_here("matvit-b16-in1k")
+    (tmp_path / "published" / "matvit-b16-in1k").mkdir(parents=True)
+    assert not is_here("matvit-b16-in1k")
+    (tmp_path / "published" / "matvit-b16-in1k" / "config.json").touch()
+    assert is_here("matvit-b16-in1k")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["m", "", "\0", "matvit_tiny_patch16_224", "resnet18x", "vit_huge_patch14_gap_224.in1k_ijepa", "/tmp"],
+)
+def test_what_leads_to_no_download_is_here(offline, name):
+    assert is_here(name)
+
+
+@pytest.mark.parametrize("name", ["", "x", "x/y/z", "../x", "x/y@../z", "x/\0", "x/\udcff", "x/y@a@b"])
+def test_what_no_repository_is_called_is_not_here(offline, name):
+    assert not is_here(f"hf-hub:{name}")
