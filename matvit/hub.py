@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from timm.models import load_model_config_from_hf
 
 from matvit import checkpoint, published
+from matvit.atomic import restore
 from matvit.elastic_vit import Elastic, elastic
 from matvit.errors import NONSENSE, CheckpointError, UnknownModelError
 from matvit.vit import check_arguments, default_cfgs
@@ -33,6 +34,7 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         CheckpointError: The directory is incomplete or damaged, or a download from the hub failed.
         DownloadError: A published checkpoint could not be downloaded.
     """
+    restore(Path(model))
     if Path(model).is_dir():
         return checkpoint.load(Path(model), weights=weights)
     name = str(model)

@@ -107,8 +107,9 @@ class Encoder:
         """
         place = pick_device(device)
         number_format = pick_dtype(dtype, place)
+        loaded = matvit.load(model)
         location = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
-        return cls(matvit.load(model), device=place, dtype=number_format, location=location, compile=compile)
+        return cls(loaded, device=place, dtype=number_format, location=location, compile=compile)
 
     def submodel(self, budget: str | Submodel | None) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from indexes import Index, IndexReplacedError
+from matvit.atomic import restore
 from matvit.cost import Cost
 from matvit.errors import BudgetError
 from matvit.submodel import Submodel
@@ -89,6 +90,7 @@ def model_of(index: Index) -> str:
         MissingModelError: It is no longer where it was.
     """
     model = index.manifest.checkpoint
+    restore(Path(model))
     # A name is not a place: where it leads, the manifest's checksum tells.
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise MissingModelError(f"the model of {index.path} is no longer at {model}: say with -m where it is")

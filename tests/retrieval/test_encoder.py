@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,10 @@ def test_a_compiled_encoder_embeds_as_an_eager_one(checkpoint: Path, encoder: En
     np.testing.assert_allclose(compiled.embed(image, small), encoder.embed(image, small), atol=1e-5)
     assert compiled.compiled is not None
     assert compiled.compiled.submodels == (small,)
+
+
+def test_a_checkpoint_that_stepped_aside_is_found(checkpoint: Path, tmp_path: Path) -> None:
+    """After a kill in the instant of replacing it, where two names cannot be swapped."""
+    shutil.copytree(checkpoint, tmp_path / ".old-model")
+    encoder = Encoder.open(tmp_path / "model", device="cpu")
+    assert encoder.location == str(tmp_path / "model")
