@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.alone import alone_in_output
 from cli.models import fetched_for
 from cli.output import command_line, percent, print_json, print_table, progress, say, si
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 SEARCH_QUERIES = 4000
 
 
+@alone_in_output
 def ablate(
     queries: options.Images,
     index: options.IndexDir,
@@ -60,8 +62,6 @@ def ablate(
     source = open_source(queries)
     searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
     space = searcher.encoder.space
-    if output:
-        output.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
     submodels = list(dict.fromkeys(submodel for _, submodel, _ in orders(space, seed)))
     with progress("Evaluating", source.size) as advance:
         result = evaluate(
@@ -94,6 +94,7 @@ def ablate(
         if searched:
             print_table([_columns(searcher, each) for each in searched])
     if output:
+        from matvit.atomic import write_text
         from retrieval.figures import plot_orders
         from retrieval.tables import write_csv
 
@@ -102,8 +103,9 @@ def ablate(
         if by_search:
             write_csv(output / "search.csv", by_search)
         plot_orders(output / "orders.png", searcher.encoder, result, measured, searched)
-        (output / "command.txt").write_text(command_line() + "\n", encoding="utf-8")
-        say(f"kept in {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
+        write_text(output / "command.txt", command_line() + "\n")
+        names = sorted(file.name for file in output.iterdir() if not file.name.startswith("."))
+        say(f"kept in {output}: {', '.join(names)}")
 
 
 def _search(searcher: "Searcher", source: "ImageSource", evaluations: int, seed: int) -> "list[Searched]":

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
+from cli.alone import alone_in_output
 from cli.evaluate import as_json, keep, show
 from cli.output import print_json, print_table, progress, say, si
 from cli.query import show_hits
@@ -16,6 +17,7 @@ from cli.train import run
 BUDGETS = ("S", "50%", "XL")
 
 
+@alone_in_output
 def demo(
     output: Annotated[
         Path | None,
@@ -35,13 +37,14 @@ def demo(
     from indexes.search import require_faiss
     from matvit.checkpoint import SHIPPED
     from matvit.device import pick_device, pick_dtype
+    from matvit.lock import INSIDE
     from retrieval.digits import write_digits
     from retrieval.errors import OutputExistsError
 
     # Whatever would stop the demo halfway is better known before anything is written.
     require_faiss()
     pick_dtype(dtype, pick_device(device))
-    if output and output.exists() and any(output.iterdir()):
+    if output and {file.name for file in output.iterdir()} - {INSIDE}:
         raise OutputExistsError(f"{output} is not empty: choose another folder")
     place = output or Path(tempfile.mkdtemp(prefix="matvit-demo-"))
     corpus, queries = write_digits(place / "digits")

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
+from cli.alone import alone_at_output
 from cli.models import fetched
 from cli.output import command_line, percent, print_json, print_table, progress, say, si, steps
 from cli.times import measured
@@ -24,6 +24,7 @@ TAUGHT = 5000
 """Images to learn from, unless one says how many."""
 
 
+@alone_at_output
 def elasticize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=options.MODEL_HELP, show_default=False)],
     images: Annotated[
@@ -91,7 +92,8 @@ def elasticize(
     if teach and not (epochs or minutes):
         raise typer.BadParameter("--teach needs --epochs or --minutes")
     import matvit
-    from matvit.checkpoint import check_place, notes_of
+    from matvit.atomic import discard
+    from matvit.checkpoint import REPORT, check_place, notes_of, saved
     from matvit.device import pick_device
     from matvit.distil import Lessons, distil
     from matvit.elasticize import elasticize as run
@@ -127,9 +129,6 @@ def elasticize(
             on_epoch=_say_cosines,
         )
         done = replace(done, model=model_taught)
-    matvit.save(done.model, output, **notes_of(model))
-    if lessons:
-        rmtree(kept)
     encoder = _encoder(done.model, str(output))
     space = encoder.space
     some = space.curve if curve else space.curve[:: max(1, space.depth // 2)]
@@ -138,6 +137,11 @@ def elasticize(
     total = (len(submodels) + len(space.granularities) - 1) * sum(map(len, chosen.check))
     with progress("Checking", total) as advance:
         report = compare(encoder, sliced, chosen, submodels, profile=times, on_images=advance)
+    with saved(done.model, output, **notes_of(model)) as folder:
+        _keep(report, encoder, folder / REPORT)
+    if lessons:  # Not before: what they taught is the dearest of all this.
+        discard(kept)
+    say(f"kept in {output}: the model, and {REPORT}/ with report.csv, report.png, command.txt")
     for failure in chosen.failures[:20]:
         say(f"not readable: {failure.key}: {failure.reason}")
     _tell(done, report, output)
@@ -155,7 +159,6 @@ def elasticize(
         )
     else:
         print_table([_columns(point) for point in report.points])
-    _keep(report, encoder, output)
 
 
 def _encoder(model: "Elastic", location: str) -> "Encoder":
@@ -211,15 +214,13 @@ def _columns(point: "Checked") -> dict[str, object]:
     return row
 
 
-def _keep(report: "Report", encoder: "Encoder", output: Path) -> None:
-    from matvit.checkpoint import REPORT
+def _keep(report: "Report", encoder: "Encoder", folder: Path) -> None:
+    from matvit.atomic import write_text
     from retrieval.figures import plot_consistency
     from retrieval.tables import write_csv
 
-    folder = output / REPORT
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     write_csv(folder / "report.csv", report.table())
     full_gmacs = encoder.cost(encoder.space.full).gmacs
     plot_consistency(folder / "report.png", report, full_gmacs=full_gmacs)
-    (folder / "command.txt").write_text(command_line() + "\n", encoding="utf-8")
-    say(f"kept in {output}: the model, and {REPORT}/ with report.csv, report.png, command.txt")
+    write_text(folder / "command.txt", command_line() + "\n")

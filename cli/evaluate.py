@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.alone import alone_in_output
 from cli.models import fetched_for
 from cli.output import command_line, percent, print_json, print_table, progress, say, si
 from cli.times import measured, submodel_for
@@ -28,6 +29,7 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+@alone_in_output
 def evaluate(
     queries: options.Images,
     index: options.IndexDir,
@@ -84,8 +86,6 @@ def evaluate(
     for text in budget or ["all"]:
         curve = encoder.space.curve
         chosen += curve if text == "all" else [submodel_for(encoder, searcher.meaning(text))]
-    if output:
-        output.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
     if measure and encoder.latency is None:
         encoder.latency = measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
     total = None if source.size is None else source.size + same_encoder * len(searcher.index)
@@ -139,6 +139,7 @@ def as_json(result: "Evaluation", floors: "Mapping[str, Share]") -> dict[str, ob
 
 def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, searcher: "Searcher") -> None:
     """Write the curve as a table, pictures and the command that measured it."""
+    from matvit.atomic import write_text
     from retrieval.contact_sheet import contact_sheet
     from retrieval.disagreements import disagreements
     from retrieval.figures import (
@@ -168,7 +169,7 @@ def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, sear
     if rows := disagreements(searcher, result):
         contact_sheet(output / "disagreements.png", rows, columns=5)
         made.append("disagreements.png")
-    (output / "command.txt").write_text(command_line() + "\n", encoding="utf-8")
+    write_text(output / "command.txt", command_line() + "\n")
     say(f"kept in {output}: {', '.join(made)}")
 
 

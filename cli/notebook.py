@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,24 +37,18 @@ def notebook(
 
     Example: matvit notebook quickstart --execute -o results/
     """
-    from retrieval.errors import OutputExistsError
-
     known = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     if name is None:
         print_table([{"notebook": path.stem, "about": _heading(path)} for path in known])
         return
     source = _find(name, known)
     target = output / source.name
-    if target.exists():
-        raise OutputExistsError(f"{target} exists: remove it, or choose another folder with -o")
-    if execute:
-        _require_kernel()
-    output.mkdir(parents=True, exist_ok=True)
+    _refuse_existing(target)
     if execute:
         _execute(source, target)
         say(f"executed: {target}")
     else:
-        shutil.copyfile(source, target)
+        _copy(source, target)
         _open(target)
 
 
@@ -72,6 +65,21 @@ def _find(name: str, known: list[Path]) -> Path:
             return path
     names = ", ".join(path.stem for path in known)
     raise typer.BadParameter(f"no notebook {name!r}: there are {names}")
+
+
+def _refuse_existing(target: Path) -> None:
+    from retrieval.errors import OutputExistsError
+
+    if target.exists():
+        raise OutputExistsError(f"{target} exists: remove it, or choose another folder with -o")
+
+
+def _copy(source: Path, target: Path) -> None:
+    from indexes.files import written_whole
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as file:
+        file.write(source.read_bytes())
 
 
 def _open(target: Path) -> None:
@@ -93,6 +101,15 @@ def _require_kernel() -> None:
 
 def _execute(source: Path, target: Path) -> None:
     """Run a notebook in a kernel of this very Python and write it with its outputs, or write nothing."""
+    _require_kernel()
+    from matvit.lock import exclusive
+
+    with exclusive(target):
+        _refuse_existing(target)
+        _run(source, target)
+
+
+def _run(source: Path, target: Path) -> None:
     import asyncio
     import signal
     import subprocess
@@ -102,6 +119,8 @@ def _execute(source: Path, target: Path) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    from matvit.atomic import whole_file
 
     content = nbformat.read(source, as_version=4)
     code = [cell for cell in content.cells if cell.cell_type == "code" and cell.source.strip()]
@@ -144,5 +163,5 @@ def _execute(source: Path, target: Path) -> None:
             first_line = begun[-1].strip().splitlines()[0]
             cell = f"code cell {len(begun)}, which begins `{first_line}`"
             raise NotebookError(f"{source.stem}: {cell}: {why}") from error
-    with target.open("x", encoding="utf-8") as file:
-        nbformat.write(content, file)
+    with whole_file(target) as new:
+        nbformat.write(content, new)

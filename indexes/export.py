@@ -1,16 +1,17 @@
 """Vectors and rows as other tools read them: the layout of clip-retrieval, which embedding-reader opens."""
 
+import re
 import shutil
-import tempfile
+from glob import escape
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from indexes.errors import IndexExistsError
-from indexes.files import sync_directory, written_whole
+from indexes.files import written_whole
 from indexes.index import Index
 from indexes.rows import write_table
+from indexes.staging import Staging
 
 ROWS_A_FILE = 1_000_000
 
@@ -30,31 +31,34 @@ def export(index: Index, out: Path) -> int:
 
     Raises:
         IndexExistsError: `out` exists.
+        IndexBusyError: Another process is writing it.
+        IndexNameError: `out` is not UTF-8.
     """
-    if out.exists():
-        raise IndexExistsError(f"{out} exists: choose another directory, or remove it first")
     rows_N = np.flatnonzero(index.live)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with Staging(out) as staging:
+        _tidy(out)
         for folder in ("img_emb", "metadata"):
-            (beside / folder).mkdir()
+            (staging.index / folder).mkdir(parents=True)
         digits = len(str(len(rows_N) // ROWS_A_FILE))
         for number, start in enumerate(range(0, len(rows_N), ROWS_A_FILE)):
             some_N = rows_N[start : start + ROWS_A_FILE]
             name = f"{number:0{digits}d}"
-            with written_whole(beside / "img_emb" / f"img_emb_{name}.npy") as file:
+            with written_whole(staging.index / "img_emb" / f"img_emb_{name}.npy") as file:
                 vectors_ND = index.vectors.take(some_N).astype(np.float16)
                 np.lib.format.write_array(file, vectors_ND, allow_pickle=False)
             table = index.rows.take(pa.array(some_N))
             if "image_path" in table.column_names:  # the source's own
                 table = table.drop_columns("image_path")
             names = ["image_path" if column == "path" else column for column in table.column_names]
-            write_table(beside / "metadata" / f"metadata_{name}.parquet", table.rename_columns(names))
-        beside.chmod(0o755)
-        beside.rename(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    sync_directory(out.parent)
+            metadata = staging.index / "metadata" / f"metadata_{name}.parquet"
+            write_table(metadata, table.rename_columns(names))
+        staging.publish()
     return len(rows_N)
+
+
+def _tidy(out: Path) -> None:
+    """Remove what a killed export of an earlier version left beside its place, under a random name."""
+    for left in out.parent.glob(f".{escape(out.name)}-*"):
+        is_random = re.fullmatch("[a-z0-9_]{8}", left.name[len(out.name) + 2 :])
+        if is_random and left.is_dir() and {file.name for file in left.iterdir()} == {"img_emb", "metadata"}:
+            shutil.rmtree(left)

@@ -2,12 +2,13 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from indexes.errors import IndexBusyError
+from indexes.errors import IndexBusyError, IndexDamagedError
 
 _held: set[int] = set()
 
@@ -20,6 +21,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     Raises:
         IndexBusyError: Another process holds it, or helped one that did and still lives.
+        IndexDamagedError: Something else than a file lies where the lock should.
     """
     lock, helpers, owner = folder / "lock", folder / "helpers", os.getpid()
     with _locked(lock, fcntl.LOCK_EX):
@@ -76,7 +78,7 @@ def _acquire(path: Path, kind: int) -> int:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = _open(path)
         except (FileExistsError, FileNotFoundError):
             if path.parent.is_file() or path.parent.is_symlink():
                 raise
@@ -92,6 +94,14 @@ def _acquire(path: Path, kind: int) -> int:
             ) from error
         # The former holder removed this very file before we locked it: it guards nothing any more.
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Open a lock, which is made if missing; a link that somebody put there would lead to another file."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise IndexDamagedError(f"{path} is no plain file, as a lock is: remove it")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

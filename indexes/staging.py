@@ -62,7 +62,9 @@ class Staging:
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        if not (self._replaces and self.folder.exists()):  # what is replaced may be missing for an instant
+        # What is replaced may be missing for an instant; what is not may have been finished by a process that
+        # was killed before it had tidied up.
+        if not self.folder.exists():
             self._check_out()
         with ExitStack() as stack:
             stack.enter_context(exclusive(self.folder))

@@ -10,7 +10,8 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
 from matvit.asked import asked, plain_model
-from matvit.atomic import replaced_directory
+from matvit.atomic import reads_whole, restore, whole_directory
 from matvit.elastic_vit import Elastic, elastic, plain_architecture, refitted
 from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
 from matvit.nested import hidden_units
@@ -45,11 +46,22 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
 
     Args:
         model: What to save; made by `timm.create_model`, so that it knows its own arguments.
-        directory: Where to; an earlier checkpoint there is replaced.
+        directory: Where to; an earlier checkpoint there is replaced, and stays until the new one stands.
         **notes: JSON values kept under the config's ``matvit`` key.
 
     Raises:
         CheckpointError: `directory` holds something else, or cannot be written.
+        BusyError: Another process is writing it.
+    """
+    with saved(model, directory, **notes):
+        pass
+
+
+@contextmanager
+def saved(model: Any, directory: str | Path, **notes: Any) -> Iterator[Path]:
+    """Write a checkpoint as `save` does, and with it what the block adds to the directory that it is given.
+
+    Arguments and errors are those of `save`.
     """
     directory = check_place(directory)
     if not hasattr(model, "pretrained_cfg"):
@@ -69,10 +81,12 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
         plain, model_args = model, _width_arguments(model)
     config = {"architecture": plain_architecture(model), "model_args": model_args, "matvit": notes}
     try:
-        with replaced_directory(directory) as staging:
+        with whole_directory(directory) as staging:
+            check_place(directory)  # Once more: until the lock was held, others could write to it.
             save_for_hf(plain, str(staging), model_config=config, safe_serialization=True)
             if refits is not None:
                 save_file(refits.tensors, staging / REFITS)
+            yield staging
     except SafetensorError as error:  # Its words for a full disk, for example.
         raise CheckpointError(f"cannot write {directory}: {error}") from error
 
@@ -83,6 +97,7 @@ def check_place(directory: str | Path) -> Path:
     Raises:
         CheckpointError: It holds something else.
     """
+    restore(Path(directory))
     directory = Path(directory).resolve()
     if not _is_utf8(directory):
         raise CheckpointError(
@@ -97,14 +112,20 @@ def check_place(directory: str | Path) -> Path:
 
 def notes_of(directory: str | Path) -> dict[str, Any]:
     """What was noted when a checkpoint was saved, such as the classes; nothing where there is none."""
+    return _notes(Path(directory))
+
+
+@reads_whole
+def _notes(directory: Path) -> dict[str, Any]:
     try:
-        config = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     ours = config.get("matvit", {})
     return {name: value for name, value in ours.items() if name not in _OWN_NOTES}
 
 
+@reads_whole
 def load(directory: Path, *, weights: bool = True) -> Elastic:
     """The elastic encoder in a checkpoint directory: one of ours, or a plain encoder that timm saved.
 

@@ -87,7 +87,8 @@ def distil(
         lessons: How long, and how.
         held_out: Other images, to measure on; nothing is chosen by them.
         kept: A directory to keep the state in, every two minutes and at the end. If these very lessons were
-            stopped there, they go on. It is the caller's to remove once the result is safe.
+            stopped there, they go on. It is the caller's to keep others from (`matvit.lock`), and to remove
+            once the result is safe (`matvit.atomic.discard`).
         on_resume: Called with the number of steps taken before, if there were any.
         on_step: Called with what is done, how far it is and how far it goes.
         on_epoch: Called after each epoch, and at the end, with its number and, by granularity, the mean
@@ -230,7 +231,7 @@ class _Student:
         """
         tidy(directory)
         self.progress.of = self._identity()
-        if not directory.exists():
+        if not state.is_kept(directory):
             return False
         if state.progress_in(directory).get("of") != self.progress.of:
             raise TrainingError(

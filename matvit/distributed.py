@@ -1,7 +1,7 @@
 """The processes that share a training run: one, or as many as `torchrun` started."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,6 +41,25 @@ class Processes:
         total = total.to(device)
         dist.all_reduce(total)
         return (total / self.world_size).tolist()
+
+    def first(self, work: Callable[[], object], device: torch.device) -> None:
+        """Let the first process do something, which the others wait for; what stops it there stops them, too.
+
+        Raises:
+            Exception: What `work` raises, in the first process.
+            TrainingError: In the others.
+        """
+        stopped: Exception | None = None
+        if self.is_first:
+            try:
+                work()
+            except Exception as error:
+                stopped = error
+        [share] = self.mean([float(stopped is not None)], device)
+        if stopped:
+            raise stopped
+        if share:
+            raise TrainingError("the first process of this run cannot begin, and says why")
 
     def wait(self) -> None:
         """Until all have come here."""

@@ -1,12 +1,13 @@
 """Download of one large file: resumed where it stopped, checked against its length, put in place whole."""
 
-import fcntl
+import errno
 import hashlib
 import http.client
 import json
 import os
 import re
 import shutil
+import stat
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from matvit.errors import DownloadError
+from matvit.errors import BusyError, DownloadError
+from matvit.lock import exclusive
 
 _TIMEOUT_S = 60.0
 _BLOCK = 2**20
@@ -54,18 +56,28 @@ def fetch(
         raise DownloadError(f"{url} is refused: only https is downloaded")
     count = on_bytes or (lambda _: None)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(target.with_name(f"{target.name}.partial")) as partial:
+        with exclusive(target), _opened(target.with_name(f"{target.name}.partial")) as partial:
             digest = _fill(partial, url, count, on_total or (lambda _: None))
             os.fsync(partial.fileno())
             Path(partial.name).replace(target)
-            _note_path(partial).unlink(missing_ok=True)
+            _note_path(Path(partial.name)).unlink(missing_ok=True)
         return digest
+    except BusyError:
+        raise DownloadError(
+            f"cannot download {url}: another process is downloading it: wait for that to end"
+        ) from None
     except (OSError, ValueError, http.client.HTTPException, _TransferError) as error:
         raise DownloadError(
             f"cannot download {url}: {_reason(error)}. Run this again to go on, "
             f"or download it by hand and put it at {target}"
         ) from error
+
+
+def forget(target: Path) -> None:
+    """Remove a file that was downloaded and is of no more use, and what a killed download left of it."""
+    partial = target.with_name(f"{target.name}.partial")
+    for file in (target, partial, _note_path(partial)):
+        file.unlink(missing_ok=True)
 
 
 class _TransferError(Exception):
@@ -98,7 +110,7 @@ def _fill(
     have = partial.tell()
     if have:
         on_bytes(have)
-    response, have_counts = _ask(url, have, _read_note(partial))
+    response, have_counts = _ask(url, have, _read_note(Path(partial.name)))
     with response:
         if have and not have_counts:
             on_bytes(-have)
@@ -110,7 +122,7 @@ def _fill(
         if total is not None:
             on_total(total)
             _check_room(partial, total, total - have)
-        _note_path(partial).write_text(json.dumps(asdict(_Version.of(url, response.headers, total))))
+        _write_note(Path(partial.name), _Version.of(url, response.headers, total))
         while block := response.read(_BLOCK):
             partial.write(block)
             digest.update(block)
@@ -199,34 +211,46 @@ def _parts(url: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[BinaryIO]:
-    """Open a partial file for one process alone; the operating system lets go when it dies."""
-    while True:
-        with path.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _TransferError("another process is downloading it: wait for that to end") from None
-            # Between opening and locking, another process may have finished the file and moved it away.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                try:
-                    yield file
-                finally:
-                    file.flush()
-                    if path.exists() and not path.stat().st_size:
-                        path.unlink()  # Nothing arrived: nothing to go on from.
-                return
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a partial file for reading and writing; if nothing arrives in it, it is removed."""
+    with open(path, "r+b", opener=lambda path, flags: _no_other(path, flags | os.O_CREAT)) as file:
+        try:
+            yield file
+        finally:
+            file.flush()
+            if path.exists() and not path.stat().st_size:
+                path.unlink()  # Nothing arrived: nothing to go on from.
 
 
-def _note_path(partial: BinaryIO) -> Path:
-    return Path(f"{partial.name}.json")
-
-
-def _read_note(partial: BinaryIO) -> _Version | None:
+def _no_other(path: str, flags: int) -> int:
+    """Open a file and no other, to which a link would lead that somebody put there."""
     try:
-        return _Version(**json.loads(_note_path(partial).read_text()))
-    except (OSError, ValueError, TypeError):
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise _TransferError(f"{path} is a link: remove it") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _TransferError(f"{path} is no plain file: remove it")
+    return descriptor
+
+
+def _note_path(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.json")
+
+
+def _read_note(partial: Path) -> _Version | None:
+    try:
+        with open(_note_path(partial), "r+", encoding="utf-8", opener=_no_other) as file:
+            return _Version(**json.load(file))
+    except (OSError, RecursionError, TypeError, ValueError):
         return None
+
+
+def _write_note(partial: Path, version: _Version) -> None:
+    with open(_note_path(partial), "w", encoding="utf-8", opener=_no_other) as file:
+        json.dump(asdict(version), file)
 
 
 def _reason(error: Exception) -> str:

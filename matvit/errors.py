@@ -25,6 +25,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is incomplete, damaged or does not match its own configuration."""
 
 
+class BusyError(RuntimeError):
+    """Another process is writing there."""
+
+
 class DownloadError(RuntimeError):
     """A file that could not be downloaded."""
 

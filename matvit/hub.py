@@ -14,6 +14,7 @@ from timm.models import load_model_config_from_hf
 
 from matvit import checkpoint, published
 from matvit.asked import asked, plain_model
+from matvit.atomic import restore
 from matvit.elastic_vit import Elastic, elastic
 from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
 from matvit.vit import check_arguments, default_cfgs
@@ -76,9 +77,11 @@ def directory_of(model: str | Path) -> Path | None:
     Raises:
         UnknownModelError: It is called by a directory that is not there.
     """
+    place = Path(str(model).removeprefix(_LOCAL))
+    for each in (Path(model), place):
+        restore(each)
     if Path(model).is_dir():
         return Path(model)
-    place = Path(str(model).removeprefix(_LOCAL))
     if not str(model).startswith(_LOCAL):
         return None
     if not place.is_dir():

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from matvit.cost import CostModel
+from matvit.errors import BusyError
 from matvit.latency_store import keep, kept, structure
 from matvit.submodel import Submodel, SubmodelSpace
 
@@ -163,7 +164,7 @@ def profile(
     measured = _measure(model, images, submodels, repeats, on_point)
     try:
         keep(_key(model, setting), measured)
-    except OSError as error:  # The times are good, only not for the next process.
+    except (BusyError, OSError) as error:  # The times are good, only not for the next process.
         warnings.warn(f"this latency profile could not be kept: {error}", stacklevel=2)
     return Profile.through(measured, model.space, model.cost, setting)
 

@@ -7,12 +7,11 @@ for another's times. A damaged file counts as none.
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matvit.atomic import write_text
 from matvit.cache import cache_dir
 from matvit.submodel import Submodel, SubmodelSpace
 
@@ -54,19 +53,12 @@ def kept(key: dict[str, Any]) -> dict[Submodel, float]:
 
 
 def keep(key: dict[str, Any], measured: Mapping[Submodel, float]) -> None:
-    """Write times under their key, whole or not at all, beside other processes that may do the same."""
+    """Write times under their key, whole or not at all; another process that does the same is waited for."""
     points = [{"widths": submodel.widths, "ms": ms} for submodel, ms in measured.items()]
     path = _file(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            json.dump({"key": key, "points": points}, file)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_text(path, json.dumps({"key": key, "points": points}))
+    for left in path.parent.glob("tmp????????.tmp"):  # By a process of an earlier version that was killed.
+        left.unlink(missing_ok=True)
 
 
 def _file(key: dict[str, Any]) -> Path:

@@ -1,10 +1,8 @@
 """The MatViTs that Google published, under names: downloaded, converted and cached on first use."""
 
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -12,9 +10,12 @@ from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from matvit import checkpoint, scenic
+from matvit.atomic import restore
 from matvit.cache import cache_dir
-from matvit.download import fetch
+from matvit.download import fetch, forget
 from matvit.errors import CheckpointError, UnknownModelError
+from matvit.first_seen import require_same
+from matvit.lock import exclusive
 
 Count = Callable[[int], None]
 """Called with a number of bytes."""
@@ -75,8 +76,19 @@ def checkpoint_of(
     if name not in PUBLISHED:
         raise UnknownModelError(f"no published MatViT is called {name!r}: {', '.join(PUBLISHED)} are")
     directory = cache_dir() / "published" / name
-    if not _is_made(directory):
-        _make(PUBLISHED[name].url, directory, on_bytes=on_bytes, on_total=on_total, on_read=on_read)
+    file = directory.with_name(f"{name}.msgpack")
+    if file.exists() or not _is_made(directory):
+        with exclusive(file, patience_s=-1):
+            if not _is_made(directory):  # Nor by the process that was waited for.
+                _fetch(
+                    PUBLISHED[name].url,
+                    file,
+                    directory,
+                    on_bytes=on_bytes,
+                    on_total=on_total,
+                    on_read=on_read,
+                )
+            forget(file)
     return directory
 
 
@@ -118,10 +130,17 @@ def obtain(
         checkpoint.save(checkpoint.load(made), out, **{scenic.NOTE: note})
     elif "://" in source:
         target = _download_of(source)
-        with _exclusive(target):
-            if not target.exists():
-                fetch(source, target, on_bytes=on_bytes, on_total=on_total)
-            _convert(target, out, source=source, on_read=on_read, classifier=classifier)
+        with exclusive(target, patience_s=-1):
+            _fetch(
+                source,
+                target,
+                out,
+                on_bytes=on_bytes,
+                on_total=on_total,
+                on_read=on_read,
+                classifier=classifier,
+            )
+            forget(target)
     elif not Path(source).exists():
         raise UnknownModelError(
             f"no file {source!r}, nor a published MatViT among {', '.join(PUBLISHED)}, nor a URL"
@@ -130,32 +149,30 @@ def obtain(
         scenic.convert(Path(source), out, classifier=classifier, on_bytes=on_read)
 
 
-def _make(
-    url: str, directory: Path, *, on_bytes: Count | None, on_total: Count | None, on_read: Count | None
+def _fetch(
+    url: str,
+    file: Path,
+    out: Path,
+    *,
+    on_bytes: Count | None,
+    on_total: Count | None,
+    on_read: Count | None,
+    classifier: str | None = None,
 ) -> None:
-    file = directory.with_name(f"{directory.name}.msgpack")
-    with _exclusive(directory):
-        if _is_made(directory):  # By the process that was waited for.
-            return
-        if not file.exists():
-            fetch(url, file, on_bytes=on_bytes, on_total=on_total)
-        _convert(file, directory, source=url, on_read=on_read)
-
-
-def _convert(
-    file: Path, out: Path, *, source: str, on_read: Count | None = None, classifier: str | None = None
-) -> None:
-    """Convert a file that was downloaded, and remove it."""
+    """Convert the file at a URL, which is downloaded to `file` unless it is there."""
+    if not file.exists():
+        fetch(url, file, on_bytes=on_bytes, on_total=on_total)
     try:
-        model, note = scenic.read(file, source=source, classifier=classifier, on_bytes=on_read)
+        model, note = scenic.read(file, source=url, classifier=classifier, on_bytes=on_read)
     except (CheckpointError, UnknownModelError) as error:
-        hint = f"it came from {source}, and is downloaded again once you remove it"
+        hint = f"it came from {url}, and is downloaded again once you remove it"
         raise type(error)(f"{error}; {hint}") from error
+    require_same(url, note["sha256"], file)
     checkpoint.save(model, out, **{scenic.NOTE: note})
-    file.unlink()
 
 
 def _is_made(directory: Path) -> bool:
+    restore(directory)
     return (directory / checkpoint.CONFIG).is_file()  # A checkpoint is written whole or not at all.
 
 
@@ -164,12 +181,3 @@ def _download_of(url: str) -> Path:
     name = unquote(PurePosixPath(urlsplit(url).path).name)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[-60:]
     return cache_dir() / "downloads" / f"{sha256(os.fsencode(url)).hexdigest()[:12]}-{safe}"
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Wait until no other process works on `path`; the operating system lets go when one dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,19 +1,20 @@
 """A run directory: what a training run keeps, and how it goes on after it was stopped.
 
-    config.toml      the recipe, verbatim
+    config.toml      the recipe, verbatim; written once
     metrics.jsonl    a line every few steps and one an epoch
     checkpoint/      the model after the last epoch that was finished
     best/            the model of the best evaluation
     last/            all that training needs to go on, and no one else: see `matvit.state`
 
-Each directory is replaced as a whole. ``last/`` says how long ``metrics.jsonl`` was when it was written, so
+One process writes it at a time, which holds the lock ``.lock`` in it. Each directory is replaced as a whole.
+``last/`` says how long ``metrics.jsonl`` was when it was written, so
 what a killed process logged after that is dropped and comes again.
 """
 
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ import torch
 from torch import nn
 
 from matvit import state
-from matvit.atomic import tidy
+from matvit.atomic import tidy, whole_file
 from matvit.errors import TrainingError
+from matvit.lock import INSIDE, exclusive_inside
 
 CONFIG, METRICS, CHECKPOINT, BEST, LAST = "config.toml", "metrics.jsonl", "checkpoint", "best", "last"
+_BEFORE_CONFIG = {INSIDE, f".{CONFIG}.lock", f".new-{CONFIG}"}
+"""What a run leaves that was killed before it was one."""
 
 
 @dataclass
@@ -77,29 +81,56 @@ class RunDirectory:
         resume: Go on with the run that is there, if one is.
 
     Raises:
-        TrainingError: The directory is in use, or holds a run of another recipe.
+        TrainingError: The directory holds something else, or a run of another recipe.
     """
 
     def __init__(self, path: Path, recipe_file: Path, *, resume: bool) -> None:
-        self.path = path
-        self.resumes = resume and (path / CONFIG).is_file()
+        self.path, self.resumes = path, False
+        self._recipe_file, self._resume = recipe_file, resume
+        self.check()
+
+    def check(self) -> None:
+        """See whether there is a run to go on with, or a place for a new one.
+
+        Raises:
+            TrainingError: As the class.
+        """
+        config = self.path / CONFIG
+        self.resumes = self._resume and config.is_file()
         if self.resumes:
-            if (path / CONFIG).read_bytes() != recipe_file.read_bytes():
+            if config.read_bytes() != self._recipe_file.read_bytes():
                 raise TrainingError(
-                    f"{path} is a run of another recipe: {path / CONFIG} differs from {recipe_file}"
+                    f"{self.path} is a run of another recipe: {config} differs from {self._recipe_file}"
                 )
-        elif path.is_dir() and any(path.iterdir()):
-            raise TrainingError(f"{path} is not empty: choose a new run directory, or --resume the run there")
+        elif self.path.is_dir() and {file.name for file in self.path.iterdir()} - _BEFORE_CONFIG:
+            raise TrainingError(
+                f"{self.path} is not empty: choose a new run directory, or --resume the run there"
+            )
 
-    def open(self) -> None:
-        """Make the directory, or tidy up what a killed process left in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in (CHECKPOINT, BEST, LAST):
-            tidy(self.path / name)
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Inside, no other process writes here; what a killed one left is tidied up.
 
-    def start(self, recipe_file: Path) -> None:
-        """Keep the recipe, which makes this the directory of a run."""
-        shutil.copyfile(recipe_file, self.path / CONFIG)
+        Raises:
+            BusyError: Another process is writing here.
+            TrainingError: As the class: what was looked at before the lock was held may be over.
+        """
+        with exclusive_inside(self.path):
+            self.check()
+            for name in (CONFIG, CHECKPOINT, BEST, LAST) if self.resumes else ():
+                tidy(self.path / name)
+            yield
+
+    def start(self, progress: Progress) -> None:
+        """Go on from `progress`: what was logged after it is dropped, for it comes again.
+
+        A new run keeps its recipe, which makes this the directory of a run and is never written again.
+        """
+        if not self.resumes:
+            with whole_file(self.path / CONFIG) as new:
+                new.write_bytes(self._recipe_file.read_bytes())
+        if (self.path / METRICS).exists():
+            os.truncate(self.path / METRICS, progress.metrics_bytes)
 
     def log(self, line: Mapping[str, Any], progress: Progress) -> None:
         """Append a line to the metrics."""
@@ -126,8 +157,3 @@ class RunDirectory:
         if not (self.path / LAST).is_dir():
             return Progress()
         return state.read(self.path / LAST, Progress.of, modules, optimizer)
-
-    def cut_metrics(self, progress: Progress) -> None:
-        """Drop the lines that were logged after ``last/`` was written."""
-        if (self.path / METRICS).exists():
-            os.truncate(self.path / METRICS, progress.metrics_bytes)

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from matvit.atomic import replaced_directory
+from matvit.atomic import whole_directory
 from matvit.errors import TrainingError
 
 _STATE, _GROUP = "optimizer", "group"
+_TENSORS, _NUMBERS = "state.safetensors", "state.json"
 _Progress = TypeVar("_Progress")
 
 
@@ -29,6 +30,7 @@ def write(
 
     Raises:
         TrainingError: The optimizer's state cannot be kept, or it does not fit on the disk.
+        BusyError: Another process is writing it.
     """
     tensors = {
         f"{name}/{key}": tensor.contiguous()
@@ -45,9 +47,9 @@ def write(
             raise TrainingError(f"an optimizer that keeps a {type(value).__name__} cannot be resumed")
     state = json.dumps({"progress": progress, "numbers": numbers})
     try:
-        with replaced_directory(directory) as staging:
-            save_file(tensors, staging / "state.safetensors")
-            (staging / "state.json").write_text(state, encoding="utf-8")
+        with whole_directory(directory) as staging:
+            save_file(tensors, staging / _TENSORS)
+            (staging / _NUMBERS).write_text(state, encoding="utf-8")
     except SafetensorError as error:  # Its words for a full disk, for example.
         raise TrainingError(f"cannot write {directory}: {error}") from error
 
@@ -71,7 +73,7 @@ def read(
     """
     with _whole(directory):
         state = _state(directory)
-        tensors = load_file(directory / "state.safetensors")
+        tensors = load_file(directory / _TENSORS)
         for name, module in modules.items():
             prefix = f"{name}/"
             module.load_state_dict(
@@ -89,6 +91,11 @@ def read(
         return progress_of(state["progress"])
 
 
+def is_kept(directory: Path) -> bool:
+    """Whether there is something to read; a mere part of it was half removed, for none is half written."""
+    return directory.is_dir() and not {file.name for file in directory.iterdir()} < {_TENSORS, _NUMBERS}
+
+
 def progress_in(directory: Path) -> Mapping[str, Any]:
     """The progress that was kept; empty where nothing was.
 
@@ -102,7 +109,7 @@ def progress_in(directory: Path) -> Mapping[str, Any]:
 
 
 def _state(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((directory / _NUMBERS).read_text(encoding="utf-8"))
     return found
 
 

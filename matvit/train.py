@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,9 @@ def train(
         The model that was saved: the averaged weights where the recipe keeps an average.
 
     Raises:
-        TrainingError: `out` is in use, there are fewer images than a batch, or the loss is not finite.
+        BusyError: Another process trains in `out`.
+        TrainingError: `out` holds something else, there are fewer images than a batch, or the loss is not
+            finite.
         RecipeError: The recipe is wrong.
     """
     settings = recipe.read(recipe_file)
@@ -118,21 +120,18 @@ def train(
         raise TrainingError("training needs images of two classes at least, each in a subfolder of its own")
     order = Order(tuple(images.runs), settings.batch_size, settings.seed)
     trainer = _Trainer(settings, images, order, run, how, hooks)
-    first = how.processes.is_first
-    if first:
-        run.open()
-    how.processes.wait()
-    progress = run.restore(trainer.modules, trainer.optimizer) if run.resumes else Progress()
-    if init is not None and not progress.step:
-        initialise(trainer.model, init)
-    if progress.images not in ("", images.fingerprint):
-        raise TrainingError(f"the training images are not those that {out} was started with")
-    progress.images = images.fingerprint
-    how.processes.wait()
-    if first:
-        run.start(recipe_file)
-        run.cut_metrics(progress)
-    return trainer.run_from(progress)
+    with ExitStack() as held:
+        how.processes.first(lambda: held.enter_context(run.writing()), how.device)
+        run.check()
+        progress = run.restore(trainer.modules, trainer.optimizer) if run.resumes else Progress()
+        if init is not None and not progress.step:
+            initialise(trainer.model, init)
+        if progress.images not in ("", images.fingerprint):
+            raise TrainingError(f"the training images are not those that {out} was started with")
+        progress.images = images.fingerprint
+        how.processes.wait()
+        how.processes.first(lambda: run.start(progress), how.device)
+        return trainer.run_from(progress)
 
 
 class _Trainer:

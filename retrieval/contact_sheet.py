@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from matvit.atomic import whole_file, write_text
 from retrieval.originals import thumbnail
 from retrieval.searcher import Hit, Hits
 
@@ -44,7 +45,8 @@ def contact_sheet(
             _tile(cell, thumbnail(hit), f"{hit.score:.3f}\n{hit.label or Path(hit.key).name}", "0.25")
         for cell in cells:
             cell.set_axis_off()
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as new:
+        figure.savefig(new, dpi=110)
 
 
 def _tile(axes: Axes, image: Image.Image | None, caption: str, colour: str) -> None:
@@ -62,7 +64,7 @@ def _write_page(path: Path, rows: Sequence[tuple[str, str | Path | Hit, Hits]]) 
         for caption, query, hits in rows
     )
     head = f'<!doctype html><meta charset="utf-8"><title>matvit query</title><style>{_STYLE}</style>'
-    path.write_text("\n".join([head, *sections, ""]), encoding="utf-8", errors="backslashreplace")
+    write_text(path, "\n".join([head, *sections, ""]))
 
 
 def _figure(image: str | Path | Hit, caption: str, title: str = "") -> str:

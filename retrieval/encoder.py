@@ -127,9 +127,10 @@ class Encoder:
         """
         place = pick_device(device)
         number_format = pick_dtype(dtype, place)
+        loaded = matvit.load(model)
         directory = directory_of(model)
         location = str(directory.absolute() if directory else model)
-        return cls(matvit.load(model), device=place, dtype=number_format, location=location, compile=compile)
+        return cls(loaded, device=place, dtype=number_format, location=location, compile=compile)
 
     def reading_as(self, preprocess: Mapping[str, Any]) -> "Encoder":
         """This encoder for an index with this preprocessing, which may have been made before orientation and

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from indexes import Index, IndexReplacedError, Manifest
+from matvit.atomic import restore
 from matvit.cost import Cost
 from matvit.errors import BudgetError
 from matvit.hub import is_here
@@ -105,6 +106,7 @@ def remembered_model(index: Path, manifest: Manifest) -> str:
         MissingModelError: It is no longer where it was, or is a name that would be downloaded.
     """
     model = manifest.checkpoint
+    restore(Path(model))
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise MissingModelError(f"the model of {index} is no longer at {model}: say with -m where it is")
     # An index may come from a stranger, who must not choose what this machine fetches, and from whom. What is

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matvit.atomic import whole_file
 from matvit.cost import Cost
 from matvit.submodel import Submodel
 from retrieval.intervals import Estimate, Share
@@ -48,8 +49,8 @@ def submodel_row(
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows of the same keys as a CSV file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """Write rows of the same keys as a CSV file, whole or not at all."""
+    with whole_file(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

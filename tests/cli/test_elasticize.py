@@ -1,17 +1,21 @@
 """`matvit elasticize`: what is told and kept, and mistakes in a line."""
 
 import csv
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from PIL import Image
+from small_index import bytes_of
 from small_world import random_matvit
 
 import matvit as library
 from matvit.checkpoint import weights_sha256
+from matvit.lock import exclusive
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +137,40 @@ def test_an_index_of_the_original_takes_its_queries(
     answer = json.loads(done.out)
     assert answer["submodel"] == "M"
     assert len(answer["hits"]) == 10
+
+
+def test_a_second_one_at_the_same_place_is_refused_before_its_work(run: Callable, tmp_path: Path) -> None:
+    def second() -> None:
+        done = run(tmp_path / "out", "--limit", "4", "--check", "4")
+        one_line(done, 1, f"another process is writing {tmp_path / 'out'}: wait for it to end, or stop it")
+        assert "Reading" not in done.err
+
+    with exclusive(tmp_path / "out"):
+        thread = Thread(target=second)
+        thread.start()
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_made_leaves_what_was_there(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder, its report and what was learnt for the next one."""
+    command = ("--limit", "4", "--check", "4", "--epochs", "1", "--teach", "8")
+    assert run(tmp_path / "out", *command).code == 0
+    before = bytes_of(tmp_path / "out")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("retrieval.figures.plot_consistency", full)
+        one_line(run(tmp_path / "out", *command, "--seed", "1"), 1, "No space left on device")
+    assert bytes_of(tmp_path / "out") == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "out.partial"]
+    done = run(tmp_path / "out", *command, "--seed", "1")
+    assert "out.partial: going on after 1 steps" in " ".join(done.err.split())
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
 def one_line(done, code: int, message: str) -> None:

@@ -130,7 +130,7 @@ def test_queries_of_other_labels_are_a_mistake(
     done = matvit("evaluate", tmp_path / "photos", "-i", index, "--json", "-o", tmp_path / "out")
     assert (done.code, done.out) == (2, "")
     assert "none of the queries' labels (mauve" in done.err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_floor_that_cannot_be_measured_costs_nothing_else(

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from small_world import files_of, shard_of
 
 import matvit as library
+from matvit.lock import exclusive_inside
 from matvit.recipe import names
 
 RECIPE = """
@@ -253,6 +255,29 @@ def test_an_unreadable_image_is_one_line_whoever_reads_it(
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["new", "resume"])
+def test_a_run_under_way_is_left_alone(
+    matvit: Callable, recipe: Path, images: Path, tmp_path: Path, resume: list[str]
+) -> None:
+    run = tmp_path / "run"
+    if resume:
+        assert matvit("train", recipe, "--data", images, "-o", run).code == 0
+
+    def second() -> None:
+        done = matvit("train", recipe, "--data", images, "-o", run, *resume)
+        assert (done.code, done.out) == (1, "")
+        wanted = f"matvit: another process is writing {run}: wait for it to end, or stop it"
+        assert done.err.splitlines()[-1] == wanted
+        assert "Traceback" not in done.err
+
+    with exclusive_inside(run):
+        before = {file: file.read_bytes() for file in files_of(run)}
+        thread = Thread(target=second)
+        thread.start()
+        thread.join()
+        assert {file: file.read_bytes() for file in files_of(run)} == before
+
+
 def test_a_damaged_state_is_one_line(matvit: Callable, recipe: Path, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert matvit("train", recipe, "--data", images, "-o", run).code == 0
@@ -413,6 +438,32 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+def test_started_twice_under_torchrun_the_second_is_refused(
+    recipe: Path, images: Path, tmp_path: Path, one_thread: dict[str, str]
+) -> None:
+    """Only the first process of each writes; all of them end, and none in a traceback."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    launcher += ["--master-port", str(free_port()), "-m", "cli.main"]
+    run = tmp_path / "run"
+    with exclusive_inside(run):
+        done = subprocess.run(
+            [sys.executable, *launcher, "train", recipe, "--data", images, "-o", run, "--device", "cpu"],
+            env=one_thread | {"GLOO_SOCKET_IFNAME": "lo"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert [file.name for file in run.iterdir()] == [".lock"]
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("matvit: ")]
+    assert f"matvit: another process is writing {run}: wait for it to end, or stop it" in said
+    assert {line for line in said if "another process" not in line} <= {
+        "matvit: the first process of this run cannot begin, and says why"
+    }
+    assert "matvit/train.py" not in done.stderr
 
 
 def test_two_processes_with_half_the_batch_each_take_the_steps_of_one(

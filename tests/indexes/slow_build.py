@@ -4,15 +4,11 @@ slow_build.py OUT SECONDS                builds once, pausing up to so long in e
 slow_build.py FOLDER CHANGE              kills that before each of its file operations in turn, and repeats it
 """
 
-import itertools
 import os
 import random
 import shutil
-import signal
-import stat
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 # Before the first fork, to pay for it once; numpy imports the two when they are first needed.
@@ -21,6 +17,7 @@ import numpy as np
 import numpy.ma
 import numpy.random
 import pyarrow.parquet  # noqa: F401
+from kills import every_kill, in_child
 from small_index import Row, bytes_of, contents, origin, rows_of
 from small_index import build as build_at_once
 
@@ -30,7 +27,6 @@ from indexes.search import require_faiss
 from indexes.staging import restore, staging_of
 
 IDENTITY = EncoderIdentity(architecture="a", weights_sha256="b" * 64, pooling="c", embed_dim=4, preprocess={})
-FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
 
 State = tuple[dict[str, tuple[str, str | None, bytes]], list[str]]
 
@@ -100,42 +96,6 @@ def state_of(out: Path) -> State:
     return contents(out), sorted(read_failures(out / "failures.parquet")["key"].to_pylist())
 
 
-def die_before(operation: int, folder: Path) -> None:
-    count = itertools.count()
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if (
-            event in FILE_OPERATIONS
-            and str(arguments[0]).startswith(str(folder))
-            and next(count) == operation
-        ):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def torn_fsync(descriptor: int) -> None:
-        """Lose half of what is not on the disk yet, as a power cut may; the rest survives a mere kill."""
-        if next(count) == operation:
-            status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode):
-                os.ftruncate(descriptor, status.st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-    os.fsync = torn_fsync
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Fork, run `work` in the child, and return its wait status."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(child, 0)[1]
-
-
 def every(folder: Path, name: str) -> int:
     before, after = folder / "before" / "x.index", folder / "after" / "x.index"
     require_faiss()
@@ -146,11 +106,11 @@ def every(folder: Path, name: str) -> int:
             shutil.copytree(before, after)
         CHANGES[name](after)
 
-    def killed() -> None:
-        die_before(operation, case)
-        CHANGES[name](case / "x.index")
+    def copy_before(case: Path) -> None:
+        if before.exists():
+            shutil.copytree(before, case / "x.index")
 
-    def repeated() -> None:
+    def repeated(case: Path, _: int) -> None:
         os.fsync = lambda _: None
         out, old, new = case / "x.index", state_of(before), state_of(after)
         assert old != new
@@ -167,18 +127,7 @@ def every(folder: Path, name: str) -> int:
             assert not staging_of(out).exists()
 
     assert in_child(undisturbed) == 0
-    for operation in itertools.count():
-        case = folder / str(operation)
-        case.mkdir()
-        if before.exists():
-            shutil.copytree(before, case / "x.index")
-        status = in_child(killed)
-        assert in_child(repeated) == 0, f"not as it was, or not repeated, after a kill before {operation}"
-        shutil.rmtree(case)
-        if status == 0:
-            break
-        assert status == signal.SIGKILL
-    return operation
+    return every_kill(folder, copy_before, lambda case: CHANGES[name](case / "x.index"), repeated)
 
 
 if __name__ == "__main__":

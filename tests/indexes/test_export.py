@@ -6,7 +6,16 @@ import pyarrow.parquet as pq
 import pytest
 from small_index import DIM, ENCODER, Row, build, bytes_of, origin, rows_of
 
-from indexes import Index, IndexExistsError, IndexReplacedError, IndexWriter, change, export
+from indexes import (
+    Index,
+    IndexBusyError,
+    IndexExistsError,
+    IndexReplacedError,
+    IndexWriter,
+    change,
+    export,
+)
+from indexes.staging import Staging
 
 PARTS = [
     [Row("a", "/1", "cat", content="x"), Row("b", "/2", content="x")],
@@ -111,3 +120,29 @@ def test_source_with_an_image_path_of_its_own(tmp_path: Path) -> None:
         writer.commit(origin())
     export.export(Index.open(out), tmp_path / "out")
     assert [row for row, _ in exported(tmp_path / "out")] == [{"key": "a", "image_path": "/a", "label": None}]
+
+
+def test_what_a_killed_export_left_is_removed_and_nothing_else(index: Index, tmp_path: Path) -> None:
+    """Of this version beside its place, finished or not; of earlier ones under a random name."""
+    for name in (".out-a1_b2c3d", ".out-original", ".out-short", "out.partial/index"):
+        (tmp_path / name / "img_emb").mkdir(parents=True)
+        (tmp_path / name / ("photos" if "original" in name else "metadata")).mkdir()
+    (tmp_path / "out.partial" / "lock").touch()
+    export.export(index, tmp_path / "out")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        ".out-original",
+        ".out-short",
+        "out",
+        "x.index",
+    ]
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "lock").touch()  # It was killed when all was done but this.
+    with pytest.raises(IndexExistsError):
+        export.export(index, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_of_two_at_once_the_second_is_refused(index: Index, tmp_path: Path) -> None:
+    with Staging(tmp_path / "out"), pytest.raises(IndexBusyError, match="another process is writing"):
+        export.export(index, tmp_path / "out")
+    export.export(index, tmp_path / "out")

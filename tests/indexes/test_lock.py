@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from indexes import IndexBusyError
+from indexes import IndexBusyError, IndexDamagedError
 from indexes.lock import exclusive
 
 ROOT = Path(__file__).parents[2]
@@ -167,3 +167,24 @@ def test_many_that_come_and_go_are_never_two_inside(tmp_path: Path) -> None:
     assert set(together) == {1}
     assert set(entered) == set(range(4))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
+@pytest.mark.parametrize("name", ["lock", "helpers"])
+def test_what_is_no_lock_is_refused_and_left_alone(tmp_path: Path, name: str, kind: str) -> None:
+    folder, secret = tmp_path / "x.partial", tmp_path / "secret"
+    folder.mkdir()
+    secret.write_text("secret")
+    there = folder / name
+    make = {
+        "link": lambda: there.symlink_to(secret),
+        "link to nothing": lambda: there.symlink_to(tmp_path / "nothing"),
+        "pipe": lambda: os.mkfifo(there),
+        "folder": there.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(IndexDamagedError, match=f"^{there} is no plain file, as a lock is: remove it$"):
+        exclusive(folder).__enter__()
+    assert secret.read_text() == "secret"
+    assert not (tmp_path / "nothing").exists()
+    assert there.is_symlink() or there.exists()

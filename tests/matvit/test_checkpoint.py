@@ -22,8 +22,9 @@ from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
 
 import matvit
-from matvit import CheckpointError, MatViT, Submodel, UnknownModelError
-from matvit.checkpoint import SHIPPED, weights_sha256
+from matvit import CheckpointError, MatViT, Submodel, UnknownModelError, atomic
+from matvit.checkpoint import SHIPPED, check_place, load, notes_of, weights_sha256
+from matvit.checkpoint import saved as saved_with
 from matvit.elastic_vit import MatEva, MatViTDistilled
 
 LOADER = Path(__file__).with_name("plain_timm_loader.py")
@@ -689,15 +690,46 @@ def test_a_directory_that_cannot_be_renamed(make_tiny, model, tmp_path, monkeypa
     before, rename = contents(tmp_path), Path.rename
 
     def refuse(path, target):
-        if path.name.startswith(".checkpoint-") and not path.name.endswith("-replaced"):
+        if path.name == ".new-checkpoint":
             raise PermissionError("not today")
         return rename(path, target)
 
+    monkeypatch.setattr(atomic, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(PermissionError, match="not today"):
         matvit.save(make_tiny(num_classes=3), place)
     assert contents(tmp_path) == before
     assert list(tmp_path.iterdir()) == [place] * earlier
+
+
+def test_a_checkpoint_that_stepped_aside_is_found_by_all_who_read_it(model, saved):
+    """After a kill between two renames, where two names cannot be swapped."""
+    before = contents(saved)
+    for read in (
+        lambda: matvit.load(saved),
+        lambda: matvit.load(str(saved), weights=False),
+        lambda: load(saved),
+        lambda: notes_of(saved),
+        lambda: check_place(saved),
+    ):
+        saved.rename(saved.with_name(".old-checkpoint"))
+        read()
+        assert contents(saved) == before
+        assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_what_is_saved_with_a_checkpoint_comes_in_the_same_step(make_tiny, saved):
+    before = contents(saved)
+    with pytest.raises(FileNotFoundError), saved_with(make_tiny(num_classes=3), saved) as folder:
+        (folder / "report" / "curve.csv").write_text("a folder that is not there")
+    assert contents(saved) == before
+    with saved_with(make_tiny(num_classes=3), saved) as folder:
+        (folder / "report").mkdir()
+        (folder / "report" / "curve.csv").write_text("1")
+        assert contents(saved) == before
+    assert matvit.load(saved).num_classes == 3
+    assert (saved / "report" / "curve.csv").read_text() == "1"
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 @pytest.mark.parametrize("name", [".", "../checkpoint", "../link"])

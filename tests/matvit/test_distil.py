@@ -147,7 +147,7 @@ def test_a_kill_while_saving_loses_nothing_and_leaves_nothing(refitted, tmp_path
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
     distil(model, [pictures(20, 2)], lessons, kept=kept)
     kept.rename(tmp_path / ".kept-replaced")
-    (tmp_path / ".kept-unfinished").mkdir()
+    (tmp_path / ".new-kept").mkdir()
     resumed = []
     distil(model, [pictures(20, 2)], lessons, kept=kept, on_resume=resumed.append)
     assert resumed == [2]
@@ -165,9 +165,21 @@ def test_damaged_state_is_refused(refitted, tmp_path):
         (kept / "state.json").write_text(text)
         with pytest.raises(TrainingError, match="cannot resume from"):
             distil(model, [pictures(20, 2)], lessons, kept=kept)
+    (kept / "photo.jpg").touch()
     (kept / "state.json").unlink()
     with pytest.raises(TrainingError, match="cannot resume from"):
         distil(model, [pictures(20, 2)], lessons, kept=kept)
+
+
+@pytest.mark.parametrize("gone", [["state.json"], ["state.safetensors"], ["state.json", "state.safetensors"]])
+def test_what_an_earlier_version_had_half_removed_stops_nothing(refitted, tmp_path, gone):
+    _, model = refitted
+    kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
+    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    for name in gone:
+        (kept / name).unlink()
+    distil(model, [pictures(20, 2)], lessons, kept=kept, on_resume=lambda _: pytest.fail("nothing is there"))
+    assert {file.name for file in kept.iterdir()} == {"state.json", "state.safetensors"}
 
 
 def test_minutes_in_place_of_epochs(refitted, monkeypatch):

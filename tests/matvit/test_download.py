@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -388,3 +389,34 @@ def test_a_place_that_cannot_be_written(site, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError, match=r"Not a directory|File exists"):
         fetch(site.url, tmp_path / "file" / "inside")
+
+
+@pytest.mark.parametrize("name", ["file.partial", "file.partial.json", ".file.lock"])
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
+def test_what_somebody_else_put_where_it_arrives_is_not_written_through(site, target, name, kind):
+    target.parent.mkdir()
+    secret, there = target.with_name("secret"), target.with_name(name)
+    secret.write_text("secret")
+    make = {
+        "link": lambda: there.symlink_to(secret),
+        "link to nothing": lambda: there.symlink_to(target.with_name("nothing")),
+        "pipe": lambda: os.mkfifo(there),
+        "folder": there.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(DownloadError, match=rf"^cannot download {site.url}: .*({name}|directory)") as caught:
+        fetch(site.url, target)
+    assert "\n" not in str(caught.value)
+    assert secret.read_text() == "secret"
+    assert not target.with_name("nothing").exists()
+    assert not target.exists()
+    there.rmdir() if kind == "folder" else there.unlink()
+    assert fetch(site.url, target) == SHA256
+
+
+def test_nothing_is_left_of_what_is_forgotten(site, target):
+    interrupted(site, target)
+    fetch(site.url, target)
+    target.with_name("file.partial.json").write_text("{}")  # by a process that was killed just before the end
+    download.forget(target)
+    assert names(target) == []

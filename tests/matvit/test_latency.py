@@ -265,6 +265,15 @@ def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(tiny: Ma
     assert times.points[0].ms > 0
 
 
+def test_what_a_killed_process_of_an_earlier_version_left_is_removed(tiny: MatViT, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    for name in ("tmpa1_b2c3d.tmp", "mine.tmp"):
+        (cache / name).touch()
+    measure(tiny)
+    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".tmp"]
+    assert (cache / "mine.tmp").exists()
+
+
 def test_a_write_that_fails_leaves_what_was_there(
     tiny: MatViT, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

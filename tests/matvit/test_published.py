@@ -13,6 +13,7 @@ import torch
 
 import matvit
 from matvit import CheckpointError, UnknownModelError, published
+from matvit.checkpoint import weights_sha256
 from matvit.errors import DownloadError
 from matvit.published import PUBLISHED, Published, checkpoint_of, obtain
 
@@ -135,6 +136,48 @@ def test_a_download_that_is_no_good_says_where_it_is(server, served, cache, cont
 def test_other_names(name):
     with pytest.raises(UnknownModelError, match=r"no published MatViT is called .*matvit-l16-in21k-in1k are"):
         checkpoint_of(name)
+
+
+def test_a_file_that_was_published_anew_is_refused_until_it_is_trusted(server, served, cache, tmp_path):
+    """By name, by URL, and put there by hand; what is made of the first one stays."""
+    directory = checkpoint_of(NAME)
+    before = weights_sha256(matvit.load(directory))
+    shutil.rmtree(directory)
+    shutil.copy(served / "params_a.msgpack", served / "checkpoint_2")
+    url, place, record = (
+        f"{server.url}/checkpoint_2",
+        cache / "published" / f"{NAME}.msgpack",
+        cache / "downloads.json",
+    )
+    for obtained in (lambda: checkpoint_of(NAME), lambda: obtain(url, tmp_path / "out")):
+        with pytest.raises(DownloadError, match=f"from {url} is not the file that was there first") as caught:
+            obtained()
+        assert str(record) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not directory.exists()
+    assert not (tmp_path / "out").exists()
+    shutil.copy(GOLDEN / "checkpoint_2", place)
+    assert weights_sha256(matvit.load(checkpoint_of(NAME))) == before
+    record.unlink()
+    obtain(url, tmp_path / "out")
+    assert len(server.asked) == 3, "what was refused is not downloaded again"
+
+
+def test_what_is_no_checkpoint_is_not_remembered(server, served, cache):
+    (served / "checkpoint_2").write_bytes(b"<html>")
+    with pytest.raises(CheckpointError):
+        checkpoint_of(NAME)
+    shutil.copy(GOLDEN / "checkpoint_2", cache / "published" / f"{NAME}.msgpack")
+    checkpoint_of(NAME)
+
+
+def test_a_file_that_a_killed_process_left_is_removed(server, cache):
+    checkpoint_of(NAME)
+    for left in (f"{NAME}.msgpack", f"{NAME}.msgpack.partial.json"):
+        (cache / "published" / left).touch()
+    checkpoint_of(NAME)
+    assert [file.name for file in (cache / "published").iterdir()] == [NAME]
+    assert len(server.asked) == 1
 
 
 # --- wherever a checkpoint is ---

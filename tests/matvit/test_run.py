@@ -1,7 +1,11 @@
 """A run directory: what is saved comes back; what is damaged or somebody else's is refused in one line."""
 
+import errno
 import json
-from collections.abc import Callable, Mapping
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from matvit.errors import TrainingError
+from matvit.errors import BusyError, TrainingError
 from matvit.run import Progress, RunDirectory
 
 RECIPE = "a recipe, which nobody parses here\n"
@@ -25,16 +29,22 @@ def recipe_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, recipe_file: Path) -> Callable[..., RunDirectory]:
+def opened(tmp_path: Path, recipe_file: Path) -> Iterator[Callable[..., RunDirectory]]:
     """Opens the run directory as the trainer does."""
+    with ExitStack() as held:
 
-    def opened(*, resume: bool = False) -> RunDirectory:
-        run = RunDirectory(tmp_path / "run", recipe_file, resume=resume)
-        run.open()
-        run.start(recipe_file)
-        return run
+        def opened(*, resume: bool = False) -> RunDirectory:
+            run = RunDirectory(tmp_path / "run", recipe_file, resume=resume)
+            held.enter_context(run.writing())
+            if not run.resumes:
+                run.start(Progress())
+            return run
 
-    return opened
+        yield opened
+
+
+def visible(run: Path) -> list[str]:
+    return sorted(file.name for file in run.iterdir() if not file.name.startswith("."))
 
 
 def network(seed: int) -> nn.Module:
@@ -129,7 +139,7 @@ def test_an_optimizer_that_cannot_be_kept_is_refused(opened: Callable[..., RunDi
     run = opened()
     with pytest.raises(TrainingError, match="an optimizer that keeps a list cannot be resumed"):
         run.save(Progress(), {"model": net}, optimizer)
-    assert [p.name for p in run.path.iterdir()] == ["config.toml"]
+    assert visible(run.path) == ["config.toml"]
 
 
 def test_a_run_killed_before_its_first_save_starts_over(opened: Callable[..., RunDirectory]) -> None:
@@ -139,7 +149,7 @@ def test_a_run_killed_before_its_first_save_starts_over(opened: Callable[..., Ru
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     again = opened(resume=True)
     progress = again.restore({"model": net}, torch.optim.AdamW(net.parameters()))
-    again.cut_metrics(progress)
+    again.start(progress)
     assert progress == Progress()
     assert same(before, net.state_dict())
     assert (run.path / "metrics.jsonl").read_text() == ""
@@ -265,9 +275,75 @@ def test_a_new_or_empty_directory_is_taken(
         place.mkdir(parents=True)
     run = RunDirectory(place, recipe_file, resume=resume)
     assert not run.resumes
-    run.open()
-    run.start(recipe_file)
+    with run.writing():
+        run.start(Progress())
     assert (place / "config.toml").read_text() == RECIPE
+    assert [file.name for file in place.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_was_killed_before_it_was_a_run_is_no_obstacle(
+    tmp_path: Path, recipe_file: Path, resume: bool
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for left in (".lock", ".config.toml.lock", ".new-config.toml"):
+        (run / left).write_text("a reci")
+    with (opened := RunDirectory(run, recipe_file, resume=resume)).writing():
+        opened.start(Progress())
+    assert {file.name: file.read_text() for file in run.iterdir()} == {"config.toml": RECIPE}
+
+
+# --- one writer, and a recipe that is written once ---
+
+
+def test_a_second_writer_is_refused_whatever_it_saw_before(tmp_path: Path, recipe_file: Path) -> None:
+    """Started in the same instant, both find an empty directory."""
+    first, second, resuming = (
+        RunDirectory(tmp_path / "run", recipe_file, resume=resume) for resume in (False, False, True)
+    )
+
+    def refused() -> None:
+        for run in (second, resuming):
+            with pytest.raises(BusyError, match=f"another process is writing {tmp_path / 'run'}"):
+                run.writing().__enter__()
+
+    with first.writing():
+        first.start(Progress())
+        thread = threading.Thread(target=refused)
+        thread.start()
+        thread.join()
+        assert visible(tmp_path / "run") == ["config.toml"]
+    with pytest.raises(TrainingError, match="is not empty"):
+        second.writing().__enter__()
+    with resuming.writing():
+        assert resuming.resumes
+
+
+def test_the_recipe_is_written_once_and_whole(
+    tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = RunDirectory(tmp_path / "run", recipe_file, resume=False), tmp_path / "run" / "config.toml"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk, run.writing():
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run.start(Progress())
+    assert not config.exists()
+    with run.writing():
+        run.start(Progress())
+    before = config.stat()
+    config.chmod(0o444)
+    monkeypatch.setattr(os, "fsync", full)
+    resumed = RunDirectory(tmp_path / "run", recipe_file, resume=True)
+    with resumed.writing():
+        resumed.start(Progress())
+    after = config.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert config.read_text() == RECIPE
 
 
 # --- after a kill ---
@@ -286,7 +362,7 @@ def test_lines_that_were_logged_after_the_last_save_are_cut(opened: Callable[...
         log.write('{"step": 4, "lo')  # the disk was full, or the power went
     again = opened(resume=True)
     progress = again.restore({"model": net}, optimizer)
-    again.cut_metrics(progress)
+    again.start(progress)
     again.log({"step": 3}, progress)
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -294,11 +370,11 @@ def test_lines_that_were_logged_after_the_last_save_are_cut(opened: Callable[...
 
 
 def test_leftovers_of_a_killed_writer_are_tidied(opened: Callable[..., RunDirectory], saved: Path) -> None:
-    for name in (".last-abc123", ".checkpoint-x", ".best-y"):
-        (saved / name).mkdir()
+    for name in (".last-abc123_4", ".checkpoint-x1234567", ".new-best"):
+        (saved / name).mkdir(mode=0o700)
         (saved / name / "model.safetensors").write_text("half of i")
     opened(resume=True)
-    assert sorted(p.name for p in saved.iterdir()) == ["config.toml", "last"]
+    assert sorted(p.name for p in saved.iterdir() if p.name != ".lock") == ["config.toml", "last"]
 
 
 @pytest.mark.parametrize("name", ["last", "checkpoint", "best"])
@@ -310,10 +386,10 @@ def test_a_kill_between_the_two_renames_loses_nothing(
         (saved / name / "model.safetensors").write_text("whole")
     before = {file.name: file.read_bytes() for file in (saved / name).iterdir()}
     (saved / name).rename(saved / f".{name}-replaced")
-    (saved / f".{name}-new").mkdir()
+    (saved / f".new-{name}").mkdir()
     run = opened(resume=True)
     assert {file.name: file.read_bytes() for file in (saved / name).iterdir()} == before
-    assert not list(saved.glob(".*"))
+    assert [file.name for file in saved.glob(".*")] == [".lock"]
     net = network(1)
     progress = run.restore({"model": net, "average": network(2)}, torch.optim.AdamW(net.parameters()))
     assert progress.step == 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,10 @@ def test_timms_name_of_a_directory_is_that_directory(encoder: Encoder, checkpoin
     assert (opened.identity, opened.location) == (encoder.identity, str(checkpoint))
     with pytest.raises(matvit.UnknownModelError, match=r"^local-dir:/nowhere: no such directory$"):
         Encoder.open("local-dir:/nowhere")
+
+
+def test_a_checkpoint_that_stepped_aside_is_found(checkpoint: Path, tmp_path: Path) -> None:
+    """After a kill in the instant of replacing it, where two names cannot be swapped."""
+    shutil.copytree(checkpoint, tmp_path / ".old-model")
+    encoder = Encoder.open(tmp_path / "model", device="cpu")
+    assert encoder.location == str(tmp_path / "model")
