@@ -1,7 +1,11 @@
 """The `matvit` command. Commands import torch, timm and FAISS themselves: `--help` answers at once."""
 
+import os
+import re
+import signal
 import sys
 from importlib.metadata import version
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -46,9 +50,37 @@ def _options(
 
 def main() -> None:
     """Run the command line; a mistake ends in one line on stderr and exit code 2, failed work in 1."""
+    signal.signal(signal.SIGINT, _Interrupt())
+    try:
+        _run()
+    except KeyboardInterrupt:  # outside of a command, which Typer answers for
+        say("matvit: interrupted")
+        sys.exit(130)
+
+
+class _Interrupt:
+    """Ctrl-C: the first one ends the work in order, as Python does; one more ends it here and now.
+
+    A worker process leaves both to its parent, which ends it.
+    """
+
+    def __init__(self) -> None:
+        self._process, self._seen = os.getpid(), False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return
+        if self._seen:
+            os._exit(130)  # What was written survives a kill at any moment.
+        self._seen = True
+        raise KeyboardInterrupt
+
+
+def _run() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(arguments, prog_name="matvit", standalone_mode=False)
+        sys.stdout.flush()  # or a disk that is full would show when nobody could say so any more
     except _UsageError as error:
         context = error.ctx.command_path if error.ctx else "matvit"  # type: ignore[attr-defined]
         message: str = error.format_message()  # type: ignore[attr-defined]
@@ -64,6 +96,7 @@ def main() -> None:
         if known is None or "--debug" in sys.argv:
             raise
         say(f"matvit: {_one_line(error)}")
+        _let_go_of_stdout()
         sys.exit(known)
     if code == 130:  # Typer's answer to Ctrl-C
         say("matvit: interrupted")
@@ -79,9 +112,30 @@ def exit_code(error: Exception) -> int | None:
 
 
 def _one_line(error: Exception) -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+        place = error.filename2 or error.filename  # of a copy, where to
+        message = f"{os.fsdecode(place)}: {error.strerror}" if place else error.strerror
+    return f"{message}: free some space there, or write elsewhere" if _is_full(error) else message
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk that is full is behind an error; libraries in Rust have just the number, in words."""
+    from indexes.files import FULL
+
+    if error is None:
+        return False
+    number = error.errno if isinstance(error, OSError) else None
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return number in FULL or (told is not None and int(told[1]) in FULL) or _is_full(error.__cause__)
+
+
+def _let_go_of_stdout() -> None:
+    """Flush what was printed; where that cannot be, keep Python from trying once more as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 if __name__ == "__main__":

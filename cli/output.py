@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich import filesize
 from rich.console import Console
@@ -24,8 +25,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+
+def console_on(**where: Any) -> Console:
+    """A console that prints text as it is: to rich, a file name such as `[red]:100:.jpg` is a program."""
+    return Console(markup=False, emoji=False, highlight=False, **where)
+
+
 # One console for messages and bars, so that a message is printed above a running bar.
-_stderr = Console(stderr=True)
+_stderr = console_on(stderr=True)
 _PLAIN_SECONDS = 10.0
 """How often a line is printed where no bar can be drawn."""
 
@@ -42,7 +49,7 @@ def command_line() -> str:
 
 def say(message: str) -> None:
     """Tell the person at the terminal something, in one line on stderr."""
-    _stderr.print(printable(message), markup=False, highlight=False, soft_wrap=True)
+    _stderr.print(printable(message), soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -55,12 +62,12 @@ def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> Non
     """Print rows under the keys of the first one."""
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(printable(name), overflow="fold")
     for row in rows:
         cells = (row.get(name) for name in rows[0])
         table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
     # Where stdout is no terminal, each row stays on a line of its own, however long.
-    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    console = console_on(width=None if sys.stdout.isatty() else 100_000)
     if title:
         console.print(Text(printable(title)), soft_wrap=True)
     console.print(table)
@@ -78,11 +85,12 @@ def progress(what: str, total: int | None, unit: str = "images") -> Iterator[Cal
     Yields:
         A function to call with the number done since its last call.
     """
+    what = printable(what)
     if not _stderr.is_terminal:
         yield from _plain(what, total, unit)
         return
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(unit),
@@ -149,8 +157,8 @@ def progress_bytes(*steps: str) -> Iterator[list["ByteCount"]]:
             count.end()
         return
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=_stderr) as bar:
-        yield [_ByteBar(step, bar) for step in steps]
+    with Progress(TextColumn("{task.description}", markup=False), *columns, console=_stderr) as bar:
+        yield [_ByteBar(printable(step), bar) for step in steps]
 
 
 class ByteCount:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from matvit.exchange import exchange
+from matvit.full_disk import naming
 from matvit.lock import exclusive
 
 _PATIENCE_S = 10.0
@@ -47,8 +48,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         new = _new(place)
         _remove(new)
         try:
-            yield new
-            _sync(new)
+            with naming(path):
+                yield new
+                _sync(new)
             new.replace(place)
             _sync(place.parent)
         finally:
@@ -78,8 +80,9 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         new = _new(place)
         new.mkdir()
         try:
-            yield new
-            _settle(new)
+            with naming(directory):
+                yield new
+                _settle(new)
             _put(new, place)
         finally:
             _remove(new)

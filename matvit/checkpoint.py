@@ -119,9 +119,11 @@ def notes_of(directory: str | Path) -> dict[str, Any]:
 def _notes(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    ours = config.get("matvit", {})
+    ours = config.get("matvit") if isinstance(config, dict) else None
+    if not isinstance(ours, dict):
+        return {}
     return {name: value for name, value in ours.items() if name not in _OWN_NOTES}
 
 

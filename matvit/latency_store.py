@@ -47,7 +47,7 @@ def kept(key: dict[str, Any]) -> dict[Submodel, float]:
         if stored["key"] != key:
             return {}
         measured = {Submodel(tuple(point["widths"])): float(point["ms"]) for point in stored["points"]}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
     return measured if all(0 < ms < math.inf for ms in measured.values()) else {}
 

@@ -15,9 +15,13 @@ _T = TypeVar("_T")
 RECIPES = Path(__file__).with_name("recipes")
 
 
+_LARGEST = 1e38
+"""What float32 holds, in which the optimizer computes."""
+
+
 def _within(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high or math.isinf(value):
-        limits = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+        limits = f"at least {low}" if high >= _LARGEST and value < low else f"from {low} to {high}"
         raise RecipeError(f"{key} must be {limits}, got {value}")
 
 
@@ -59,7 +63,7 @@ class Augment:
         for name in ("hflip", "erase", "mix_probability", "translate"):
             _within(f"augment.{name}", getattr(self, name), 0, 1)
         for name in ("degrees", "shear", "color_jitter", "mixup", "cutmix"):
-            _within(f"augment.{name}", getattr(self, name), 0, math.inf)
+            _within(f"augment.{name}", getattr(self, name), 0, _LARGEST)
         for name in ("zoom", "stretch"):
             _within(f"augment.{name}", getattr(self, name), 0, 0.99)
         _within("augment.crop", self.crop, 0.001, 1)
@@ -102,7 +106,7 @@ class Optim:
 
     def __post_init__(self) -> None:
         for name in ("lr", "min_lr", "weight_decay", "warmup_epochs", "warmup_steps", "clip_grad"):
-            _within(f"optim.{name}", getattr(self, name), 0, math.inf)
+            _within(f"optim.{name}", getattr(self, name), 0, _LARGEST)
         if not 0 <= self.ema_decay < 1:
             raise RecipeError(f"optim.ema_decay must be at least 0 and below 1, got {self.ema_decay}")
         if not 0 < self.layer_decay <= 1:
@@ -265,7 +269,9 @@ def read(path: Path) -> Recipe:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path}: {error}") from error
+        raise RecipeError(f"cannot read {path}: {error or type(error).__name__}") from error
+    except RecursionError as error:
+        raise RecipeError(f"cannot read {path}: it is nested too deeply") from error
     return _build(Recipe, table, where="")
 
 

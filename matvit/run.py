@@ -25,6 +25,7 @@ from torch import nn
 from matvit import state
 from matvit.atomic import tidy, whole_file
 from matvit.errors import TrainingError
+from matvit.full_disk import naming
 from matvit.lock import INSIDE, exclusive_inside
 
 CONFIG, METRICS, CHECKPOINT, BEST, LAST = "config.toml", "metrics.jsonl", "checkpoint", "best", "last"
@@ -134,7 +135,7 @@ class RunDirectory:
 
     def log(self, line: Mapping[str, Any], progress: Progress) -> None:
         """Append a line to the metrics."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as log:
+        with naming(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
             progress.metrics_bytes = log.tell()
 
