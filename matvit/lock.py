@@ -12,6 +12,8 @@ from matvit.errors import BusyError
 
 INSIDE = ".lock"
 """Name of the lock in a folder that is written to file by file."""
+_TRIES = 100
+"""For a folder whose former holders remove it just while it is made or looked into."""
 
 
 @contextmanager
@@ -59,15 +61,16 @@ def _held(file: Path, place: Path, patience_s: float) -> Iterator[None]:
         if not stat.S_ISREG(file.lstat().st_mode):  # Nor is a link followed that is put there after this.
             raise OSError(f"{file} is no plain file, as a lock is: remove it")
     lock, owner = FileLock(file, is_singleton=True), os.getpid()
-    while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    for left in reversed(range(_TRIES)):
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=patience_s)
             break
         except Timeout as error:
             raise BusyError(f"another process is writing {place}: wait for it to end, or stop it") from error
-        except FileNotFoundError:
-            continue  # The former holder removed the folder just then.
+        except (FileExistsError, FileNotFoundError):
+            if not left:
+                raise
     try:
         yield
     finally:

@@ -30,7 +30,12 @@ def die_before(operation: int, folder: Path) -> None:
     count = itertools.count()
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event in OPERATIONS and _place(arguments).startswith(str(folder)) and next(count) == operation:
+        if event not in OPERATIONS or not (place := _place(arguments)).startswith(str(folder)):
+            return
+        if next(count) == operation:
+            # Between opening a file anew and writing to it, nothing is told: die in that moment, not before.
+            if event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_TRUNC:
+                Path(place).write_bytes(b"")
             os.kill(os.getpid(), KILLED)
 
     def torn_fsync(descriptor: int) -> None:

@@ -144,6 +144,15 @@ def test_many_that_come_and_go_are_never_two_inside(lock: Lock, tmp_path: Path) 
     assert [path.name for path in tmp_path.rglob("*") if path.name != "run"] == []
 
 
+@pytest.mark.parametrize("place", ["file", "file/run", "nowhere", "nowhere/run", "nowhere/deep/run"])
+def test_a_place_that_cannot_be_made_says_so(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    with pytest.raises(OSError, match=r"File exists|Not a directory|No such file"):
+        exclusive_inside(tmp_path / place).__enter__()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]
+
+
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
 def test_what_is_no_lock_is_refused_and_left_alone(lock: Lock, tmp_path: Path, kind: str) -> None:
     (tmp_path / "secret").write_text("secret")
