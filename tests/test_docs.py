@@ -28,6 +28,7 @@ NOT_RUN = {
     "matvit bench": "measures for minutes",
     "matvit elasticize": "downloads a model",
     "dinov2-elastic": "needs that model",
+    "index relocate": "needs a folder that moved",
     "matvit notebook": "opens Jupyter, or takes minutes: see tests/notebooks",
 }
 

@@ -517,7 +517,7 @@ def test_an_index_remembers_a_published_name(
     assert lines(done.out)[0]["hits"][0]["path"] == str(file)
 
 
-def test_a_published_model_that_an_index_needs_is_fetched_with_a_bar(
+def test_a_published_model_that_an_index_needs_is_fetched_with_a_bar_once_agreed_to(
     matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
@@ -536,7 +536,10 @@ def test_a_published_model_that_an_index_needs_is_fetched_with_a_bar(
     built = matvit("index", "build", corpus, "-m", PUBLISHED, "-o", out)
     assert built.code == 0, built.err
     shutil.rmtree(tmp_path / "cache")
-    done = matvit("query", file, "-i", out, "-k", "1", "--json")
+    refused = matvit("query", file, "-i", out)
+    assert (refused.code, len(fetched)) == (2, 1)
+    assert f"pass -m {PUBLISHED} if you want it" in refused.err
+    done = matvit("query", file, "-i", out, "-m", PUBLISHED, "-k", "1", "--json")
     assert done.code == 0, done.err
     assert lines(done.out)[0]["hits"][0]["path"] == str(file)
     for err in (built.err, done.err):
