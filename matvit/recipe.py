@@ -15,14 +15,10 @@ _T = TypeVar("_T")
 RECIPES = Path(__file__).with_name("recipes")
 
 
-_LARGEST = 1e38
-"""What float32 holds, in which the optimizer computes."""
-
-
 def _within(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high or math.isinf(value):
-        limits = f"at least {low}" if high >= _LARGEST and value < low else f"from {low} to {high}"
-        raise RecipeError(f"{key} must be {limits}, got {value}")
+    """Refuse what is out of all range, for an overflow far from here would say nothing of the recipe."""
+    if not low <= value <= high:  # a NaN is not
+        raise RecipeError(f"{key} must be from {low} to {high}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +58,14 @@ class Augment:
     def __post_init__(self) -> None:
         for name in ("hflip", "erase", "mix_probability", "translate"):
             _within(f"augment.{name}", getattr(self, name), 0, 1)
-        for name in ("degrees", "shear", "color_jitter", "mixup", "cutmix"):
-            _within(f"augment.{name}", getattr(self, name), 0, _LARGEST)
+        for name, most in {
+            "degrees": 360,
+            "shear": 89,
+            "color_jitter": 100,
+            "mixup": 1000,
+            "cutmix": 1000,
+        }.items():
+            _within(f"augment.{name}", getattr(self, name), 0, most)
         for name in ("zoom", "stretch"):
             _within(f"augment.{name}", getattr(self, name), 0, 0.99)
         _within("augment.crop", self.crop, 0.001, 1)
@@ -105,8 +107,12 @@ class Optim:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "min_lr", "weight_decay", "warmup_epochs", "warmup_steps", "clip_grad"):
-            _within(f"optim.{name}", getattr(self, name), 0, _LARGEST)
+        for name in ("lr", "min_lr", "weight_decay"):
+            _within(f"optim.{name}", getattr(self, name), 0, 1000)
+        for name in ("warmup_epochs", "warmup_steps", "clip_grad"):
+            _within(f"optim.{name}", getattr(self, name), 0, 10**9)
+        for beta in self.betas:
+            _within("optim.betas", beta, 0, 1)
         if not 0 <= self.ema_decay < 1:
             raise RecipeError(f"optim.ema_decay must be at least 0 and below 1, got {self.ema_decay}")
         if not 0 < self.layer_decay <= 1:
@@ -176,8 +182,10 @@ class Objective:
             raise RecipeError(
                 "objective.probabilities must sum to 1, one for each of objective.granularities"
             )
-        if not 0 < self.distill_temperature < math.inf or not 0 <= self.distill_weight < math.inf:
-            raise RecipeError("objective.distill_temperature must be above 0, distill_weight at least 0")
+        if not 0 < self.distill_temperature < 10**6 or not 0 <= self.distill_weight < 10**6:
+            raise RecipeError(
+                "objective.distill_temperature must be above 0, distill_weight at least 0, both below 1000000"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +202,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         for name in ("every", "corpus"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"evaluation.{name} must be at least 1")
+            _within(f"evaluation.{name}", getattr(self, name), 1, 10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +234,8 @@ class Recipe:
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise RecipeError(f"{name} must be at least {least}")
+        for name, least, most in (("epochs", 1, 10**6), ("batch_size", 1, 2**20), ("seed", 0, 2**63 - 1)):
+            _within(name, getattr(self, name), least, most)
         if self.model.get("in_chans", 3) not in (1, 3):
             raise RecipeError("model.in_chans must be 1 (grey) or 3 (colour)")
         if "input_size" in self.preprocess:
@@ -269,9 +275,9 @@ def read(path: Path) -> Recipe:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path}: {error or type(error).__name__}") from error
+        raise RecipeError(f"cannot read {path}: {str(error) or type(error).__name__}") from error
     except RecursionError as error:
-        raise RecipeError(f"cannot read {path}: it is nested too deeply") from error
+        raise RecipeError(f"cannot read {path}: it is nested without end") from error
     return _build(Recipe, table, where="")
 
 
@@ -289,6 +295,9 @@ _SEQUENCES = {tuple[str, ...]: (str, "a list of strings"), tuple[float, ...]: (f
 
 
 def _value(kind: Any, value: Any, key: str) -> Any:
+    for number in value if isinstance(value, list) else [value]:
+        if type(number) is int and not -(2**63) <= number < 2**63:  # TOML's own limits
+            raise RecipeError(f"{key} is out of all range")
     wanted = getattr(kind, "__name__", str(kind)) if kind in (bool, int, float, str) else "a table"
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _build(kind, value, where=f"{key}.")  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ _ARGUMENTS = {name for kind in (VisionTransformer, Eva) for name in inspect.sign
 
 _MAX_DEPTH = 1000
 """Layers beyond that would keep a reader of a hostile config busy for hours."""
+_MAX_NUMBER = 2**20
+"""No width, size or rate is larger, and products of larger ones overflow far from here."""
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -30,13 +32,17 @@ def check_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     `timm.create_model` takes others, which load weights from anywhere.
 
     Raises:
-        NonsenseError: One of them does not, or the model would be absurdly deep.
+        NonsenseError: One of them does not, or a number is out of all range.
     """
     if others := arguments.keys() - _ARGUMENTS:
         raise NonsenseError(f"{min(others)!r} is no argument of a Vision Transformer")
     depth = arguments.get("depth", 0)
     if isinstance(depth, int | float) and depth > _MAX_DEPTH:
         raise NonsenseError(f"{depth} layers are more than {_MAX_DEPTH}")
+    for name, value in arguments.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= _MAX_NUMBER:  # a NaN is not
+                raise NonsenseError(f"{name} is out of all range")
     return arguments
 
 

@@ -156,8 +156,8 @@ def test_an_unknown_key_is_named_with_its_table(read, text, key):
         ("[optim]\nbetas = ['0.9']", "optim.betas must be a list of numbers; got ['0.9']"),
         ("[optim]\nlayer_decay = 0", "optim.layer_decay must be above 0 and at most 1, got 0.0"),
         ("[optim]\nlayer_decay = 1.5", "optim.layer_decay must be above 0 and at most 1, got 1.5"),
-        ("[evaluation]\nevery = 0", "evaluation.every must be at least 1"),
-        ("[evaluation]\ncorpus = 0", "evaluation.corpus must be at least 1"),
+        ("[evaluation]\nevery = 0", "evaluation.every must be from 1 to "),
+        ("[evaluation]\ncorpus = 0", "evaluation.corpus must be from 1 to "),
         ("[evaluation]\nevery = '1'", "evaluation.every must be int; got '1'"),
         ("[model]\nin_chans = 2", "model.in_chans must be 1 (grey) or 3 (colour)"),
         ("[preprocess]\ninput_size = [3, 8, 8]", "preprocess.input_size is not for recipes"),
@@ -174,7 +174,7 @@ def test_a_wrong_value_is_named(read, text, message):
 @pytest.mark.parametrize("value", [0, -1])
 def test_counts_start_at_one(read, key, value):
     lines = [line for line in LEAST.splitlines() if not line.startswith(key)]
-    with pytest.raises(RecipeError, match=f"{key} must be at least 1"):
+    with pytest.raises(RecipeError, match=f"{key} must be from 1 to "):
         read("\n".join([*lines, f"{key} = {value}"]))
 
 
@@ -185,6 +185,43 @@ def test_counts_start_at_one(read, key, value):
 def test_what_would_spoil_a_run_is_refused(read, text):
     with pytest.raises(RecipeError, match="must be"):
         read(LEAST + text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{name} = {10**400}" for name in ("epochs", "batch_size", "seed")),
+        *(f"{name} = {10**18}" for name in ("epochs", "batch_size")),
+        *(
+            f"[{table}]\n{name} = {number}"
+            for table, names in {
+                "optim": "lr min_lr weight_decay clip_grad ema_decay layer_decay warmup_epochs warmup_steps",
+                "augment": "degrees translate zoom shear crop stretch hflip color_jitter erase mixup cutmix",
+                "objective": "label_smoothing distill_weight distill_temperature",
+                "evaluation": "every corpus",
+            }.items()
+            for name in names.split()
+            for number in ("1e300", "-1e300", "nan", "inf", "-inf", 10**18, 10**400)
+        ),
+        *(f"[optim]\nbetas = [0.9, {number}]" for number in ("1e300", "nan", "inf", -1, 1.5, 10**400)),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_numbers_out_of_all_range_are_refused(read, text):
+    kept = [line for line in LEAST.splitlines() if line.split()[0] != text.split()[0]]
+    with pytest.raises(RecipeError, match=r"must be|is out of all range") as caught:
+        read("\n".join([*kept, text]))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("depth", [500, 3_000, 20_000])
+@pytest.mark.parametrize("nested", ["[]", ("{a=", "}")])
+def test_a_recipe_that_is_nested_without_end(read, nested, depth):
+    value = f"a = {nested[0] * depth}1{nested[1] * depth}"
+    with pytest.raises(RecipeError, match=r"unknown key a;|cannot read .*nested without end") as caught:
+        read(LEAST + value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["epochs = ", "not toml", "a = 1\na = 2"])
