@@ -108,7 +108,7 @@ class Optim:
 
     def __post_init__(self) -> None:
         for name in ("lr", "min_lr", "weight_decay"):
-            _within(f"optim.{name}", getattr(self, name), 0, 1000)
+            _within(f"optim.{name}", getattr(self, name), 0, 1e30)  # whose overflow training finds itself
         for name in ("warmup_epochs", "warmup_steps", "clip_grad"):
             _within(f"optim.{name}", getattr(self, name), 0, 10**9)
         for beta in self.betas:

@@ -201,7 +201,7 @@ def test_what_would_spoil_a_run_is_refused(read, text):
                 "evaluation": "every corpus",
             }.items()
             for name in names.split()
-            for number in ("1e300", "-1e300", "nan", "inf", "-inf", 10**18, 10**400)
+            for number in ("1e300", "1e31", "-1e300", "nan", "inf", "-inf", 10**400)
         ),
         *(f"[optim]\nbetas = [0.9, {number}]" for number in ("1e300", "nan", "inf", -1, 1.5, 10**400)),
     ],
