@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from importlib.metadata import version
 from types import FrameType
 from typing import Annotated
@@ -50,7 +51,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; a mistake ends in one line on stderr and exit code 2, failed work in 1."""
-    signal.signal(signal.SIGINT, _Interrupt())
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _Interrupt())
     try:
         _run()
     except KeyboardInterrupt:  # outside of a command, which Typer answers for

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from matvit.atomic import whole_file, write_text
+from matvit.atomic import write_text
 from retrieval.originals import thumbnail
+from retrieval.pictures import save_figure
 from retrieval.searcher import Hit, Hits
 
 _STYLE = """
@@ -45,8 +46,7 @@ def contact_sheet(
             _tile(cell, thumbnail(hit), f"{hit.score:.3f}\n{hit.label or Path(hit.key).name}", "0.25")
         for cell in cells:
             cell.set_axis_off()
-    with whole_file(path) as new:
-        figure.savefig(new, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _tile(axes: Axes, image: Image.Image | None, caption: str, colour: str) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from matvit.atomic import whole_file
 from matvit.latency import Profile
 from retrieval.ablation import ORDERS, Ordered, Searched
 from retrieval.elasticize import Checked, Report
 from retrieval.encoder import Encoder
 from retrieval.evaluate import Evaluation, Point
+from retrieval.pictures import save_figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -100,7 +100,7 @@ def plot_curve(
     axes.margins(y=0.12)
     _shares_of_full(axes, scale * full_gmacs)
     axes.legend(fontsize="small", loc="best")
-    _keep(figure, path)
+    save_figure(figure, path)
 
 
 _CONSISTENCY = {
@@ -146,7 +146,7 @@ def plot_consistency(path: Path, evaluation: Evaluation | Report, *, full_gmacs:
         axes.margins(y=0.15)
         axes.legend(fontsize="small", loc="lower right")
     _shares_of_full(above, scale * full_gmacs)
-    _keep(figure, path)
+    save_figure(figure, path)
 
 
 def plot_orders(
@@ -206,7 +206,7 @@ def plot_orders(
     axes.margins(y=0.12)
     _shares_of_full(axes, scale * full_gmacs)
     axes.legend(fontsize="small", loc="lower right")
-    _keep(figure, path)
+    save_figure(figure, path)
 
 
 def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
@@ -253,12 +253,7 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     axes.set_ylim(0, 1.12 * max(point.ms for point in profile.points))
     _shares_of_full(axes, compute[-1])
     axes.legend(fontsize="small", loc="lower right")
-    _keep(figure, path)
-
-
-def _keep(figure: Figure, path: Path) -> None:
-    with whole_file(path) as new:
-        figure.savefig(new, dpi=150)
+    save_figure(figure, path)
 
 
 def _compute_unit(full_gmacs: float) -> tuple[str, int]:

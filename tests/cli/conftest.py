@@ -1,7 +1,10 @@
 """Commands, run in this process."""
 
+import resource
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +25,11 @@ class Done:
 
 
 @pytest.fixture
-def matvit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def matvit(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Done]]:
     """Runs the console script's entry point in this process."""
+    handler = signal.getsignal(signal.SIGINT)
 
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["matvit", *map(str, arguments)])
@@ -32,7 +38,24 @@ def matvit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
             main()
         return Done(int(stop.value.code or 0), *capfd.readouterr())
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def nearly_full() -> Callable:
+    """A block in which no file may grow beyond so many bytes, as on a disk that is nearly full."""
+
+    @contextmanager
+    def files_of_at_most(size: int) -> Iterator[None]:
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+    return files_of_at_most
 
 
 @pytest.fixture
