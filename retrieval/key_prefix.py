@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from indexes import DuplicateKeyError, Index
 from indexes.prefixes import check_prefix, free_prefix, known_source
 from indexes.rows import read_failures
-from retrieval.files import is_gone, without_links
+from retrieval.files import without_links
+from retrieval.gone import is_gone
 from retrieval.images import ImageSource
 from retrieval.keys import CONTAINERS, own_key
 from retrieval.lists import is_list_name

@@ -8,7 +8,6 @@ from indexes.prefixes import plain
 from retrieval.errors import ImageSourceError
 from retrieval.torchvision_sets import TORCHVISION
 
-
 CONTAINERS = r"\.(?:tar|parquet)"
 """How files end that hold many images, whose keys begin with the file's name and a colon; in any case."""
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 ROW_COLUMNS = ("key", "path", "label", "content", "state", "duplicate_of")
 """What an index keeps of every image: nothing that a source carries along may have one of these names."""
 
+
 @dataclass(frozen=True)
 class Sample:
     """The undecoded bytes of one image, with what its source says about it.

@@ -239,3 +239,20 @@ def matvit_index(index: Path, tmp_path: Path) -> Callable[[], Path]:
         return tmp_path / "e" / "metadata" / "metadata_0.parquet"
 
     return exported
+
+
+def test_two_files_of_one_name(photos: Path, encoder: Encoder, tmp_path: Path) -> None:
+    build_index(open_source(photos), encoder, tmp_path / "i")
+    (tmp_path / "more").mkdir()
+    images = [{"bytes": item.data, "path": item.key} for item in read(photos)[:2] if isinstance(item, Sample)]
+    more = held(tmp_path / "more" / photos.name, images)
+    notes: list[str] = []
+    build_index(open_source(more), encoder, tmp_path / "i", extends=True, on_note=notes.append)
+    assert "from now on, keys of" in notes[0]
+    index = Index.open(tmp_path / "i")
+    (prefix,) = index.manifest.key_prefixes.values()
+    row = index.paths.index(str(more))
+    assert index.keys[row].startswith(f"{prefix}photos.parquet:")
+    hit = Hit(index.keys[row], 1.0, None, str(more))
+    assert thumbnail(hit) is not None
+    assert hit.place == f"{more}:{images[0]['path']}"
