@@ -103,7 +103,8 @@ def evaluate(
     floors: dict[str, Share] = {}
     if raw_pixels:
         try:
-            floors = raw_pixel_1nn(open_sources(searcher.index.manifest.sources), source)
+            manifest = searcher.index.manifest
+            floors = raw_pixel_1nn(open_sources(manifest.sources, manifest.excludes), source)
         except (EvaluationError, ImageSourceError) as error:
             say(f"raw pixels not measured: {error}")
     if json:

@@ -1,6 +1,7 @@
 """`matvit index build` and `add`: images in."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ def build(
     model: Model,
     out: Output,
     key_prefix: options.KeyPrefix = None,
+    exclude: options.Exclude = None,
     factory: options.Factory = "auto",
     rerank: options.Rerank = None,
     max_memory: options.MaxMemory = None,
@@ -53,7 +55,7 @@ def build(
 
     check_prefix(key_prefix or "")
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
-    source = open_source(images)
+    source = open_source(images, excludes=exclude or ())
     with joined(device) as where:
         _embed(
             source,
@@ -75,11 +77,13 @@ def add(
     index: options.IndexDir,
     model: options.ModelOverride = None,
     key_prefix: options.KeyPrefix = None,
+    exclude: options.Exclude = None,
     check_content: Annotated[
         bool, typer.Option("--check-content", help="Compare images by their bytes, not by size and time.")
     ] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove rows whose files are gone from the folder IMAGES.")
+        bool,
+        typer.Option("--prune", help="Remove rows whose files are gone from the folder IMAGES, or excluded."),
     ] = False,
     batch_size: options.BatchSize = 64,
     workers: options.Workers = None,
@@ -95,11 +99,11 @@ def add(
     Example: matvit index add photos/ -i photos.index --prune
     """
     from indexes import Index
-    from indexes.change import remove
+    from indexes.change import note_excludes, remove
     from indexes.kinds import AUTO
-    from indexes.prefixes import check_prefix
+    from indexes.prefixes import check_prefix, known_source
     from matvit.distributed import joined
-    from retrieval.images import open_source
+    from retrieval.images import open_source, place_of
     from retrieval.known import Known
     from retrieval.searcher import model_of
 
@@ -108,8 +112,10 @@ def add(
         tell = say if where[0].is_first else _silent
         opened = Index.open(index)
         known = Known(opened, check_content=check_content)
-        source = open_source(images, known=known.unchanged)
-        gone = known.gone(source)
+        place = known_source(opened.manifest, place_of(images)) or place_of(images)
+        remembered = tuple(opened.manifest.excludes.get(place, ()))
+        source = open_source(images, known=known.unchanged, excludes=[*remembered, *(exclude or ())])
+        gone, excluded = known.gone(source), known.excluded(source)
         tell(f"{known.skipped} files are as they were")
         if source.parts:
             model = fetched_for(index, model) or model_of(opened)
@@ -127,15 +133,21 @@ def add(
             )
         else:
             tell("nothing new")
-    if len(gone) and where[0].is_first:
-        latest = Index.open(index)  # whose rows may have followed files that moved
-        gone = latest.rows["path"].filter(latest.from_files(gone)).unique()
-    if len(gone) and where[0].is_first:
-        if prune:
-            count = remove(index, lambda latest: latest.from_files(gone), command=command_line())
-            say(f"{count} rows removed whose files are gone")
-        else:
-            say(f"{len(gone)} files are gone: --prune removes their rows")
+            if where[0].is_first and source.excludes != remembered:
+                note_excludes(index, place, source.excludes)
+    if where[0].is_first:
+        if len(gone):
+            latest = Index.open(index)  # whose rows may have followed files that moved
+            gone = latest.rows["path"].filter(latest.from_files(gone)).unique()
+        if known.doubts:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in known.doubts.most_common(5))
+            say(f"{known.doubts.total()} files may be gone or not, and keep their rows: {reasons}")
+        for files, what in ((gone, "gone"), (excluded, "excluded")):
+            if len(files) and prune:
+                count = remove(index, partial(Index.from_files, paths=files), command=command_line())
+                say(f"{count} rows removed whose files are {what}")
+            elif len(files):
+                say(f"{len(files)} files are {what}: --prune removes their rows")
     if json and where[0].is_first:
         _print_counts(index)
 
@@ -157,6 +169,8 @@ def _embed(
     from retrieval.embed import build_index
     from retrieval.encoder import Encoder
 
+    if source.excluded and where[0].is_first:
+        say(f"{source.excluded} files and folders are excluded")
     skipped = 0
 
     def skip(count: int) -> None:

@@ -1,6 +1,6 @@
 """`matvit index info` and `verify`: what is there, and whether it is whole."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +33,7 @@ def info(index: Index, json: options.Json = False) -> None:
         "columns": ", ".join(opened.rows.column_names),
         "sources": ", ".join(manifest.sources),
         "key prefixes": _prefixes(manifest.key_prefixes),
+        "excluded": _excludes(manifest.excludes),
         "model": manifest.encoder.architecture,
         "weights sha256": manifest.encoder.weights_sha256,
         "checkpoint": manifest.checkpoint,
@@ -59,6 +60,10 @@ def info(index: Index, json: options.Json = False) -> None:
 
 def _prefixes(key_prefixes: Mapping[str, str]) -> str | None:
     return ", ".join(f"{source}: {prefix}" for source, prefix in key_prefixes.items()) or None
+
+
+def _excludes(excludes: Mapping[str, Sequence[str]]) -> str | None:
+    return "; ".join(f"{source}: {', '.join(globs)}" for source, globs in excludes.items()) or None
 
 
 def _auto(calibration: Mapping[str, Any] | None, rows: int) -> str | None:

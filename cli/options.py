@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 IMAGES_HELP = (
     "A folder of images (flat, or one subfolder a class), one image file, WebDataset shards (x.tar, "
-    "'x-{000..009}.tar', 'x-*.tar'), a list of image files (x.parquet with a column path, or x.txt with one "
-    "path a line), or torchvision:NAME for a set's training images, torchvision:NAME/test for the others."
+    "'x-{000..009}.tar', 'x-*.tar'), a list of image files (x.parquet, x.csv, x.tsv or x.jsonl with a column "
+    "path, or x.txt with one path a line, or path and label), a parquet file that holds images as Hugging "
+    "Face's do, or torchvision:NAME for a set's training images, torchvision:NAME/test for the others."
 )
 
 MODEL_HELP = (
@@ -25,6 +26,14 @@ KeyPrefix = Annotated[
     typer.Option(
         help="What the keys of IMAGES begin with, such as 2024/; `add` remembers it. Default: what the index "
         "remembers of IMAGES, else nothing, or their name where others have their keys.",
+        show_default=False,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What to leave out of the folder IMAGES, like a line of a .gitignore: thumbs/, '*.gif', /raw. "
+        "Can be repeated; `add` remembers it.",
         show_default=False,
     ),
 ]

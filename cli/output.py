@@ -1,6 +1,7 @@
 """What commands print: tables and JSON on stdout, messages and progress on stderr."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -55,6 +56,16 @@ def say(message: str) -> None:
 def print_json(value: object) -> None:
     """Print one line of JSON on stdout."""
     sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def print_path(path: str, end: bytes) -> None:
+    """Print the very bytes of a path on stdout; at a terminal, which some would command, in one line."""
+    if sys.stdout.isatty():
+        sys.stdout.write(printable(path) + end.decode())
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + end)
     sys.stdout.flush()
 
 

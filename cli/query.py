@@ -11,7 +11,7 @@ import typer
 
 from cli import options
 from cli.models import fetched_for
-from cli.output import print_json, print_table, say, si
+from cli.output import print_json, print_path, print_table, say, si
 from cli.times import submodel_for
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from matvit.compiled import CompiledSubmodels
     from matvit.submodel import Submodel
+    from retrieval.samples import Failure
     from retrieval.searcher import Hit, Hits
 
 SHEETS = (".png", ".pdf", ".svg", ".html")
@@ -70,24 +71,35 @@ def query(
     paths: Annotated[
         bool, typer.Option("--paths", help="Print the paths of results and nothing else.")
     ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null", "-0", help="Paths end in NUL, not a line: those of --paths, and on stdin those for -."
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Find the images most like the given ones, each encoded by the submodel that fits the budget.
 
     With - as IMAGE, paths are read from stdin, one a line, and each gives a line of JSON while the model
-    stays warm. Exit code 1 if an image could not be read.
+    stays warm. --paths prints names of files as they are, which may hold anything but NUL: add -0 for
+    xargs -0. Exit code 1 if an image could not be read.
 
     Example: matvit query cat.jpg -i photos.index --budget 60% -k 5
 
     Example: matvit query --key 2019/cat.jpg -i photos.index --where "year > 2019" --paths
     """
     from retrieval.errors import UnreadableImageError
+    from retrieval.samples import Failure
     from retrieval.searcher import Searcher
 
     images = images or []
     stream = images == ["-"]
     if "-" in images and (len(images) > 1 or sheet):
         raise typer.BadParameter("- stands alone, and without --sheet")
+    how_shown = "json" if json else "paths" if paths else "json" if stream else "table"
+    if null and how_shown != "paths" and not stream:
+        raise typer.BadParameter("-0 is for paths: of results, with --paths, or on stdin, with -")
     if not (images or key or vectors):
         raise typer.BadParameter("say what to look for: images, --key or --vectors")
     if sheet and sheet.suffix.lower() not in SHEETS:
@@ -104,7 +116,7 @@ def query(
         "threshold": threshold,
         "where": where,
     }
-    show = partial(_show, how="json" if json or stream else "paths" if paths else "table")
+    show = partial(_show, how=how_shown, end=b"\0" if null else b"\n")
     drawn: list[tuple[str, str | Hit, Hits]] = []
     for row_key in key or []:
         hits = searcher.query_key(row_key, **how)
@@ -120,13 +132,16 @@ def query(
             show(f"{vectors}[{number}]", hits)
     submodel = submodel_for(searcher.encoder, searcher.meaning(budget)) if images else None
     failed = False
-    for path in _lines() if stream else _files(images):
+    for image in _named(b"\0" if null else b"\n") if stream else _files(images):
+        path = image.key if isinstance(image, Failure) else image
         try:
+            if isinstance(image, Failure):
+                raise UnreadableImageError(f"{path}: {image.reason}")
             hits = searcher.query(path, budget=submodel, **how)
         except UnreadableImageError as error:
             failed = True
             say(f"matvit: {error}")
-            if json or stream:
+            if how_shown == "json":
                 print_json({"query": path, "error": str(error)})
             continue
         show(path, hits)
@@ -145,22 +160,35 @@ def _tell_compiled(compiled: "CompiledSubmodels", submodel: "Submodel", seconds:
     say(f"compiled {submodel} in {seconds:.0f} s; frozen weights hold {si(compiled.memory_bytes)}B")
 
 
-def _lines() -> Iterator[str]:
+def _named(end: bytes) -> Iterator[str]:
+    """The paths on stdin, each as soon as it is there."""
+    given = iter(sys.stdin.buffer) if end == b"\n" else _between_nulls()
     # Decoded as arguments are: a name that is not UTF-8 must not end the stream.
-    return (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
+    return (os.fsdecode(path.rstrip(b"\r\n") if end == b"\n" else path) for path in given if path.strip())
 
 
-def _files(images: list[str]) -> Iterator[str]:
-    """The images named, those of a folder one by one."""
+def _between_nulls() -> Iterator[bytes]:
+    rest = b""
+    # What there is, without waiting for more.
+    while some := sys.stdin.buffer.read1(2**16):  # type: ignore[union-attr]  # missing in typeshed
+        *whole, rest = (rest + some).split(b"\0")
+        yield from whole
+    yield rest
+
+
+def _files(images: list[str]) -> "Iterator[str | Failure]":
+    """The images named, those of a folder one by one, and folders in it that cannot be listed."""
     from retrieval.errors import ImageSourceError
     from retrieval.folders import find_images
+    from retrieval.samples import Failure
 
     for image in images:
         if Path(image).is_dir():
-            keys = find_images(Path(image))
-            if not keys:
+            found = find_images(Path(image))
+            if not (found.keys or found.closed):
                 raise ImageSourceError(f"{image}: no images in this folder")
-            yield from (str(Path(image) / key) for key in keys)
+            yield from (Failure(str(Path(image) / key), reason) for key, reason in found.closed.items())
+            yield from (str(Path(image) / key) for key in found.keys)
         else:
             yield image
 
@@ -178,12 +206,12 @@ def _vectors(path: Path) -> "NDArray[np.floating]":
     return np.atleast_2d(vectors)
 
 
-def _show(query: str, hits: "Hits", how: str) -> None:
+def _show(query: str, hits: "Hits", how: str, end: bytes) -> None:
     if how == "json":
         print_json(_record(query, hits))
     elif how == "paths":
         for hit in hits:
-            typer.echo(hit.place)
+            print_path(hit.place, end)
     else:
         show_hits(query, hits)
 

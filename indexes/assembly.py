@@ -38,6 +38,7 @@ class Origin:
         sources: Where the images came from.
         command: What was run.
         key_prefixes: See `Manifest`.
+        excludes: See `Manifest`.
         calibration: See `Manifest`.
     """
 
@@ -48,6 +49,7 @@ class Origin:
     sources: list[str]
     command: str
     key_prefixes: Mapping[str, str] = field(default_factory=dict)
+    excludes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     calibration: Calibration | None = None
 
 
@@ -139,6 +141,7 @@ def assemble(
         sources=origin.sources,
         command=origin.command,
         key_prefixes={source: prefix for source, prefix in origin.key_prefixes.items() if prefix},
+        excludes={source: list(globs) for source, globs in origin.excludes.items()},
         calibration=origin.calibration,
         kind=kind,
         ntotal=len(rows),

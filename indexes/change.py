@@ -135,16 +135,24 @@ def note_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
         IndexBusyError: Another process is writing this index.
         IndexDamagedError: There is no whole index.
     """
+    _note(path, lambda index: {"calibration": checked({**calibration, "rows": len(index)}, Calibration)})
+
+
+def note_excludes(path: Path, source: str, globs: Sequence[str]) -> None:
+    """Write down what is left out of a source of an index: see `Manifest`; raises as `note_calibration`."""
+    _note(path, lambda index: {"excludes": {**index.manifest.excludes, source: list(globs)}})
+
+
+def _note(path: Path, facts: Callable[[Index], dict[str, Any]]) -> None:
+    """Change what the manifest of an index says of where it comes from, and nothing else."""
     with Staging(path, replaces=True) as staging:
         index = Index.open(path)
-        origin = origin_of([index.manifest], index.manifest.command)
-        record = checked({**calibration, "rows": len(index)}, Calibration)
         assemble(
             staging,
             index.vector_files,
             failures=read_failures(path / "failures.parquet"),
             removed=index.removed,
-            origin=replace(origin, calibration=record),
+            origin=replace(origin_of([index.manifest], index.manifest.command), **facts(index)),
             options=AUTO,
             base=index,
         )
@@ -171,6 +179,7 @@ def origin_of(manifests: Sequence[Manifest], command: str, prefixes: Sequence[st
         sources=list(dict.fromkeys(source for manifest in manifests for source in manifest.sources)),
         command=command,
         key_prefixes=key_prefixes,
+        excludes={source: globs for manifest in manifests for source, globs in manifest.excludes.items()},
         calibration=first.calibration if len(manifests) == 1 else None,
     )
 
@@ -219,11 +228,13 @@ class Relocation:
         files: Path of a row -> the new path and the state of the file there.
         sources: See `Manifest`.
         key_prefixes: See `Manifest`.
+        excludes: See `Manifest`.
     """
 
     files: Mapping[str, tuple[str, str]]
     sources: list[str]
     key_prefixes: Mapping[str, str]
+    excludes: Mapping[str, Sequence[str]]
 
 
 def relocate(path: Path, where: Callable[[Index], Relocation], *, command: str) -> None:
@@ -250,7 +261,7 @@ def relocate(path: Path, where: Callable[[Index], Relocation], *, command: str) 
             parts,
             failures=read_failures(path / "failures.parquet"),
             removed=index.removed,
-            origin=replace(origin, sources=now.sources, key_prefixes=now.key_prefixes),
+            origin=replace(origin, sources=now.sources, key_prefixes=now.key_prefixes, excludes=now.excludes),
             options=AUTO,
             base=index,
             known=known,

@@ -100,6 +100,7 @@ class Manifest:
         classes: The corpus' labels, sorted.
         sources: Where the images came from.
         key_prefixes: What the keys of a source begin with, by source, where they begin with anything.
+        excludes: Globs of what is left out of a source, by source.
         files: Every other file of the index, by POSIX path relative to its directory.
         created: UTC time in ISO 8601.
         command: What was run to make the index.
@@ -121,6 +122,7 @@ class Manifest:
     created: str
     command: str
     key_prefixes: dict[str, str] = field(default_factory=dict)
+    excludes: dict[str, list[str]] = field(default_factory=dict)
     calibration: Calibration | None = None
     format_version: int = FORMAT_VERSION
 

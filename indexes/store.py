@@ -225,6 +225,7 @@ class IndexWriter:
                 origin,
                 sources=list(dict.fromkeys([*before.sources, *origin.sources])),
                 key_prefixes={**before.key_prefixes, **origin.key_prefixes},
+                excludes={**before.excludes, **origin.excludes},
                 calibration=before.calibration,
             )
         sealed = assemble(

@@ -117,6 +117,7 @@ def build_index(
                 checkpoint=encoder.location,
                 # From any working directory, the corpus must be found again.
                 sources=[prefix.place],
+                excludes={prefix.place: source.excludes} if source.excludes else {},
                 command=command,
             )
             moved_N = None

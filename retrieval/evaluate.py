@@ -135,7 +135,7 @@ def evaluate(
     corpus = LabelledRows(index.labels, index.paths, index.keys, index.live.tolist())
     if same_encoder:
         sources = index.manifest.sources
-        rows, corpora = _embed_again(over(open_sources(sources)), encoder, submodels)
+        rows, corpora = _embed_again(over(open_sources(sources, index.manifest.excludes)), encoder, submodels)
         if not rows.same_images(corpus):
             raise EvaluationError(
                 f"the images at {', '.join(sources)} are no longer those of the index: build it again"

@@ -45,32 +45,6 @@ def without_links(path: str) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))  # noqa: PTH118,PTH119,PTH120
 
 
-def is_gone(path: str) -> bool:
-    """Whether a file is certainly no longer there.
-
-    A disk that is not mounted leaves an empty folder, and one that sleeps may answer with any error: what is
-    on them is not gone.
-    """
-    try:
-        if not Path(path).is_absolute() or _is_there(Path(path)):  # sets of torchvision's have no path
-            return False
-        above = next(folder for folder in Path(path).parents if _is_there(folder))
-        if not above.is_dir():
-            return True
-        with os.scandir(above) as entries:
-            return any(True for _ in entries)
-    except (OSError, ValueError):
-        return False
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 
@@ -82,7 +56,7 @@ def open_regular(path: Path) -> BinaryIO:
         # the path, so that nothing can be swapped in between.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError) as error:
-        raise UnreadableImageError(_why_closed(path, error)) from error
+        raise UnreadableImageError(why_closed(path, error)) from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
@@ -123,11 +97,14 @@ def _not_regular(mode: int) -> str:
     return f"not a regular file ({_KINDS.get(stat.S_IFMT(mode), 'unknown kind')})"
 
 
-def _why_closed(path: Path, error: OSError | ValueError) -> str:
+def why_closed(path: Path, error: OSError | ValueError) -> str:
+    """Why a file or folder could not be opened or listed, in a few words."""
     match getattr(error, "errno", None):
         case errno.EACCES | errno.EPERM:
             return "permission denied"
-        case errno.ENOENT | errno.ELOOP:
+        case errno.ELOOP:
+            return "broken symlink"
+        case errno.ENOENT:
             return "broken symlink" if path.is_symlink() else "no such file"
         case errno.ENXIO:  # what a socket answers, and a device without a driver
             return _not_regular(path.stat().st_mode)

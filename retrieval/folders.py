@@ -2,62 +2,102 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from retrieval.errors import UnreadableImageError
-from retrieval.files import read_regular, state_of
-from retrieval.formats import is_image_name
+from retrieval.excludes import Excludes, is_passed_over
+from retrieval.files import open_regular, read_regular, state_of, why_closed
+from retrieval.formats import HEAD_BYTES, is_image_name, looks_like_image
 from retrieval.samples import Failure, Part, Sample, is_utf8, printable
 
 PART_SIZE = 10_000
 
+_NO_PICTURES = (
+    *(".json", ".jsonl", ".xml", ".xmp", ".txt", ".lst", ".cls", ".csv", ".tsv", ".md", ".html", ".ini"),
+    *(".yaml", ".yml", ".db", ".log", ".aae", ".dop", ".pp3"),
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg", ".3gp", ".wmv"),
+    *(".mp3", ".wav", ".m4a", ".aac", ".flac", ".tar", ".gz", ".tgz", ".zip", ".parquet", ".arrow"),
+    *(".npy", ".npz", ".safetensors", ".pt", ".pth", ".h5"),
+)
+"""Endings of what lies beside pictures by the thousand: opening each would take longer than the walk."""
 
-def find_images(root: Path) -> list[str]:
-    """Keys of all image candidates under `root`, sorted: anything named like an image, whatever it is.
 
-    A candidate that turns out to be no readable image fails when it is read, not here. Symlinks are
-    followed, except back into a folder that is being walked.
+@dataclass(frozen=True)
+class Found:
+    """What a walk through a folder came to.
+
+    Attributes:
+        keys: Of all that may be an image, sorted: paths relative to the folder, POSIX.
+        closed: Folders that could not be listed, by such a path, and why.
+        excluded: Files and folders that the user's globs left out.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    closed: dict[str, str] = field(default_factory=dict)
+    excluded: int = 0
+
+
+def find_images(root: Path, excludes: Excludes | None = None) -> Found:
+    """All image candidates under `root`: whatever is named like a picture or begins like one.
+
+    A candidate that turns out to be no readable image fails when it is read, not here. Every folder is walked
+    once, however many symlinks lead to it: under its own name where it has one below `root`, else under that
+    of the first link, by depth in links, then by name.
 
     Raises:
         OSError: If `root` itself cannot be listed.
     """
+    excludes = excludes or Excludes()
     keys: list[str] = []
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        prefix, above = pending.pop()
+    closed: dict[str, str] = {}
+    excluded = 0
+    walked: set[tuple[int, int]] = set()
+    pending, links = [""], list[str]()
+    while pending or links:
+        if not pending:  # all that is walked under names of its own comes before what links lead to
+            pending, links = sorted(links, reverse=True), []
+        prefix = pending.pop()
         folder = root / prefix
+        below: list[str] = []
         try:
             status = folder.stat()
-            entries = list(os.scandir(folder))
-        except OSError:
+            here = (status.st_dev, status.st_ino)
+            entries = [] if here in walked else _listed(folder)
+        except OSError as error:
             if not prefix:
                 raise
-            keys.append(
-                prefix.rstrip("/")
-            )  # reading it will fail too and say why: nothing is lost in silence
+            # Whatever lies in it may not be lost in silence.
+            closed[prefix.rstrip("/")] = why_closed(folder, error)
             continue
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            continue
+        walked.add(here)
         for entry in entries:
             key = prefix + entry.name
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if is_passed_over(entry.name):
                 continue
-            if is_image_name(entry.name):
+            is_folder, is_link = _kind(entry)
+            if excludes(f"{key}/" if is_folder else key):
+                excluded += 1
+            elif is_folder:
+                (links if is_link else below).append(f"{key}/")
+            elif is_image_name(entry.name) or _begins_like_image(entry):
                 keys.append(key)
-            elif _may_be_folder(entry):
-                pending.append((f"{key}/", above | {here}))
-    return sorted(keys)
+        pending += reversed(below)
+    return Found(sorted(keys), closed, excluded)
 
 
-def file_parts(root: Path, keys: Sequence[str]) -> tuple[Part, ...]:
+def file_parts(
+    root: Path, keys: Sequence[str], closed: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Part, ...]:
     """Parts of `PART_SIZE` images each.
 
     Args:
         root: Absolute path of the folder.
         keys: Paths relative to `root`, POSIX, sorted.
+        closed: Folders among `keys` of which no image can be read, and why.
     """
     pieces = [(name, keys[rows.start : rows.stop]) for name, rows in part_rows(len(keys))]
     return tuple(
@@ -65,7 +105,7 @@ def file_parts(root: Path, keys: Sequence[str]) -> tuple[Part, ...]:
             name=name,
             fingerprint=fingerprint((key, root / key) for key in some),
             size=len(some),
-            read=partial(_read, root, some),
+            read=partial(_read, root, some, {key: closed[key] for key in some if key in closed}),
             names=partial(_names, root, some),
         )
         for name, some in pieces
@@ -87,21 +127,46 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     return digest.hexdigest()
 
 
-def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether something is a folder, and whether a symlink."""
     try:
-        return entry.is_dir()
+        return entry.is_dir(), entry.is_symlink()
     except OSError:
-        return True  # cannot be told from here: walking into it will fail and say why
+        return not is_image_name(entry.name), False  # not to be told: going on will fail and say why
 
 
 def _names(root: Path, keys: Sequence[str]) -> list[tuple[str, str]]:
     return [(key, str(root / key)) for key in keys if is_utf8(key)]
 
 
-def _read(root: Path, keys: Sequence[str]) -> Iterator[Sample | Failure]:
+def _begins_like_image(entry: os.DirEntry[str]) -> bool:
+    try:
+        is_file = not entry.name.lower().endswith(_NO_PICTURES) and entry.is_file()
+    except OSError:
+        return False
+    return is_file and begins_like_image(Path(entry.path))
+
+
+def begins_like_image(path: Path) -> bool:
+    """Whether a file can be read and its first bytes are those of a picture, whatever its name."""
+    try:
+        with open_regular(path) as file:
+            return looks_like_image(file.read(HEAD_BYTES))
+    except (UnreadableImageError, OSError):
+        return False
+
+
+def _read(root: Path, keys: Sequence[str], closed: Mapping[str, str]) -> Iterator[Sample | Failure]:
     for key in keys:
         label, slash, _ = key.partition("/")
         try:
+            if key in closed:
+                raise UnreadableImageError(closed[key])
             if not is_utf8(key):
                 raise UnreadableImageError("file name is not UTF-8")
             state = state_of(root / key)  # before the bytes: what changes in between is read again next time

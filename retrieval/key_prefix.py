@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from indexes import DuplicateKeyError, Index
 from indexes.prefixes import check_prefix, free_prefix, known_source
 from indexes.rows import read_failures
-from retrieval.files import is_gone, without_links
+from retrieval.files import without_links
+from retrieval.gone import is_gone
 from retrieval.images import ImageSource
-from retrieval.keys import own_key
+from retrieval.keys import CONTAINERS, own_key
 from retrieval.lists import is_list_name
 from retrieval.torchvision_sets import TORCHVISION
 
-_IN_SHARD = re.compile(r"^(.*?\.tar):.*$", re.DOTALL | re.IGNORECASE)
+_IN_CONTAINER = re.compile(f"^(.*?{CONTAINERS}):.*$", re.DOTALL | re.IGNORECASE)
 
 
 class KeyPrefix:
@@ -111,7 +112,7 @@ class KeyPrefix:
         assert self._base is not None
         manifest = self._base.manifest
         for failed in read_failures(self._base.path / "failures.parquet")["key"].to_pylist():
-            for name in {failed, _IN_SHARD.sub(r"\1", failed)} & path_of.keys():
+            for name in {failed, _IN_CONTAINER.sub(r"\1", failed)} & path_of.keys():
                 places = {
                     str(folder / name.removeprefix(manifest.key_prefixes.get(source, "")))
                     for source in manifest.sources
@@ -125,13 +126,13 @@ class KeyPrefix:
 def _holders(index: Index, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Which names rows of an index have, and the files of those rows: see `retrieval.samples.Part`."""
     rows = index.live_rows.select(["key", "path"])
-    in_shards = pc.ends_with(rows["path"], ".tar", ignore_case=True)
+    in_containers = pc.match_substring_regex(rows["path"], f"{CONTAINERS}$", ignore_case=True)
     wanted = pa.array(names, pa.string())
-    images = rows.filter(pc.and_(pc.invert(in_shards), pc.is_in(rows["key"], wanted)))
+    images = rows.filter(pc.and_(pc.invert(in_containers), pc.is_in(rows["key"], wanted)))
     yield from zip(images["key"].to_pylist(), images["path"].to_pylist(), strict=True)
-    shards = rows.filter(in_shards).group_by("path").aggregate([("key", "min")])
+    containers = rows.filter(in_containers).group_by("path").aggregate([("key", "min")])
     asked = set(names)
-    for path, key in zip(shards["path"].to_pylist(), shards["key_min"].to_pylist(), strict=True):
+    for path, key in zip(containers["path"].to_pylist(), containers["key_min"].to_pylist(), strict=True):
         name = key[: len(key) - len(own_key(path, key))] + Path(path).name
         if name in asked:
             yield name, path

@@ -1,5 +1,6 @@
 """What an image is called where it lies, apart from what an index or a source puts before that."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,20 +8,23 @@ from indexes.prefixes import plain
 from retrieval.errors import ImageSourceError
 from retrieval.torchvision_sets import TORCHVISION
 
+CONTAINERS = r"\.(?:tar|parquet)"
+"""How files end that hold many images, whose keys begin with the file's name and a colon; in any case."""
 
-def is_shard(path: str) -> bool:
-    """Whether the images of this path are members of a shard."""
-    return path.lower().endswith(".tar")
+
+def is_container(path: str) -> bool:
+    """Whether the images of this path are members of a shard, or rows of a parquet file."""
+    return re.search(f"{CONTAINERS}$", path, re.IGNORECASE) is not None
 
 
 def own_key(path: str, key: str) -> str:
-    """The key by which a shard or a set knows an image; empty of an image file, which knows none.
+    """The key by which a container or a set knows an image; empty of an image file, which knows none.
 
     Args:
         path: Of a row.
-        key: Of that row. No prefix holds a colon, so that the first one ends the name of the shard.
+        key: Of that row. No prefix holds a colon, so that the first one ends the name of a container.
     """
-    if is_shard(path):
+    if is_container(path):
         return key[max(0, key.find(f"{Path(path).name}:")) :]
     if path.startswith(TORCHVISION):
         return key[max(0, key.rfind(f"{path.rpartition('/')[2]}/")) :]

@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from indexes import Index
 from retrieval.decode import decode
 from retrieval.errors import UnreadableImageError
+from retrieval.excludes import Excludes
 from retrieval.files import state_of
+from retrieval.gone import Missing
 from retrieval.images import ImageSource
 from retrieval.originals import everything
 from retrieval.samples import content_of
+from retrieval.torchvision_sets import TORCHVISION
 
 
 class Known:
@@ -29,12 +32,14 @@ class Known:
 
     Attributes:
         skipped: Files that were found to be as they were.
+        doubts: Why files that are not to be had may be there all the same, and how many for each reason.
     """
 
     def __init__(self, index: Index, *, check_content: bool = False) -> None:
         self._rows = index.rows.filter(pa.array(index.live))
         self._check_content = check_content
         self.skipped = 0
+        self.doubts: Counter[str] = Counter()
 
     def unchanged(self, paths: Sequence[str]) -> NDArray[np.bool_]:
         """Which of these files, as they are now, the index has."""
@@ -52,12 +57,42 @@ class Known:
         return same
 
     def gone(self, source: ImageSource) -> pa.Array:
-        """The files that rows come from and that are no longer in a source which is a folder."""
-        paths = self._rows["path"].unique()
-        if not Path(source.text).is_dir():
-            return paths.slice(0, 0)
-        inside = paths.filter(pc.starts_with(paths, os.path.realpath(source.text).rstrip("/") + "/"))
-        return inside.filter(pa.array([not Path(path).exists() for path in inside.to_pylist()], pa.bool_()))
+        """The files that rows come from and that are no longer in a source which is a folder.
+
+        Those that are not to be had and of which that cannot be told are in `doubts` from then on.
+        """
+        missing, gone = Missing(os.path.realpath(source.text)), []
+        self.doubts = Counter()
+        for path in self._inside(source):
+            is_missing, doubt = missing.is_missing(path)
+            if doubt:
+                self.doubts[doubt] += 1
+            elif is_missing:
+                gone.append(path)
+        return pa.array(gone, pa.string())
+
+    def excluded(self, source: ImageSource) -> pa.Array:
+        """The files of rows of a source which is a folder that it passes over though they are there.
+
+        Rows that another source brought, such as a folder within this one, are none of its own.
+        """
+        root, excludes = os.path.realpath(source.text).rstrip("/"), Excludes(source.excludes)
+
+        def is_left_out(path: str, key: str) -> bool:
+            own = path[len(root) + 1 :]
+            is_own = key.endswith(own) or f"{own}:" in key
+            return is_own and excludes.passes_over(own) and os.path.lexists(path)
+
+        files = self._inside(source).items()
+        return pa.array([path for path, key in files if is_left_out(path, key)], pa.string())
+
+    def _inside(self, source: ImageSource) -> dict[str, str]:
+        """The files below a folder that rows come from, each with a key; nothing for other sources."""
+        root = os.path.realpath(source.text)
+        if source.text.startswith(TORCHVISION) or not Path(root).is_dir():
+            return {}
+        inside = self._rows.filter(pc.starts_with(self._rows["path"], root.rstrip("/") + "/"))
+        return dict(zip(inside["path"].to_pylist(), inside["key"].to_pylist(), strict=True))
 
     def same_file(self, path: str, there: str, *, check_content: bool = False) -> bool:
         """Whether a file elsewhere is the one that rows come from: by size and time, or else by its images.

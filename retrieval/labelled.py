@@ -15,7 +15,7 @@ from matvit.errors import TrainingError
 from retrieval.decode import decode, in_mode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import open_regular, read_regular
-from retrieval.folders import find_images
+from retrieval.folders import Found, find_images
 from retrieval.keys import shard_prefixes
 from retrieval.shards import expand, locate
 from retrieval.tars import Span
@@ -101,7 +101,11 @@ def open_labelled(
         return _torchvision(text, mode, train, class_to_idx)
     folder = Path(text)
     shards = sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() == ".tar")
-    keys = [key for key in find_images(folder) if "/" in key] if folder.is_dir() else []
+    found = find_images(folder) if folder.is_dir() else Found()
+    if found.closed:  # its images would be missing, perhaps with a whole class
+        closed, reason = min(found.closed.items())
+        raise TrainingError(f"{text}/{closed}: {reason}; make it readable, or remove it")
+    keys = [key for key in found.keys if "/" in key]
     if keys and shards:
         raise TrainingError(f"{text} holds both images in class folders and shards: move one kind elsewhere")
     if shards or text.lower().endswith(".tar"):

@@ -1,40 +1,44 @@
-"""Lists of image files: parquet with a column of paths, or text with one path a line."""
+"""Lists of images: files of paths in many formats, and parquet files that hold images themselves."""
 
 import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from retrieval.embedded import embedded_parts
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import open_regular, read_regular, state_of, true_place
 from retrieval.folders import fingerprint, part_rows
-from retrieval.samples import ROW_COLUMNS, Failure, Known, Part, Sample, none_known, printable
+from retrieval.list_columns import Columns, UnusableListError
+from retrieval.list_parquet import parquet_list
+from retrieval.list_text import OBJECTS, TABLES, json_lines, plain_list, table, text_of
+from retrieval.samples import ROW_COLUMNS, Failure, Known, Part, Sample, none_known
 from retrieval.shards import check_local
 
 PARQUET = ".parquet"
 TEXTS = (".txt", ".lst")
 _OWN = ("key", "path", "label")
-_SNIFFED_BYTES = 8192
 
 
 def is_list_name(name: str) -> bool:
     """Whether `name` ends as the name of a list does."""
-    return name.lower().endswith((PARQUET, *TEXTS))
+    return name.lower().endswith((PARQUET, *TABLES, *OBJECTS, *TEXTS))
 
 
 def list_parts(place: Path, known: Known = none_known) -> tuple[Part, ...]:
     """Parts of `folders.PART_SIZE` rows each, in the list's own order.
 
-    A parquet list has a column `path` and may have `key` and `label`; every other column is carried along
-    as text: numbers, dates and truth values as Arrow prints them, nested values as JSON, nulls left out; one
-    whose name an index takes for itself, or that starts with `list.`, becomes `list.NAME`. A text list is
-    UTF-8, one path a line. Paths are relative to the list's folder, or absolute. Without a key column, an
-    image is called what the list calls its file.
+    Parquet, CSV, TSV and JSON lines have a column of paths and may have `key` and one of labels, under any of
+    the names in `retrieval.list_columns`; every other column is carried along as text, nulls left out; one
+    whose name an index takes for itself, or that starts with `list.`, becomes `list.NAME`. Other text is one
+    path a line, with or without a label: see `retrieval.list_text`. Paths are relative to the list's folder,
+    or absolute. Without a key column, an image is called what the list calls its file.
+
+    A parquet list may hold the images themselves, as Hugging Face's do: an image is then called after the
+    list, a colon, and its key, its path where all have one of their own, or its number, counted from 0.
 
     Args:
         place: Absolute path of the list.
@@ -45,8 +49,15 @@ def list_parts(place: Path, known: Known = none_known) -> tuple[Part, ...]:
             key twice, or a path with a scheme.
     """
     root = true_place(place.parent)
-    rows = _rows(place)
-    _check(place, rows)
+    columns = _columns(place)
+    rows = _rows(columns, place.name)
+    if columns.images:
+        _check(place, rows, "key")
+        if known([str(place)])[0]:
+            return ()
+        return embedded_parts(place, rows, columns.images, columns.group_rows)
+    _check(place, rows, "path", "key")
+    _check_local(place, rows["path"])
     paths = [str(root / path) for path in rows["path"].to_pylist()]
     rows = rows.filter(pa.array(~known(paths)))
     parts = []
@@ -58,123 +69,69 @@ def list_parts(place: Path, known: Known = none_known) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _rows(place: Path) -> pa.Table:
-    """Columns `key`, `path`, `label` and the others, all text."""
+def _columns(place: Path) -> Columns:
+    name = place.name.lower()
     try:
         with open_regular(place) as file:
-            columns = _parquet(file) if place.name.lower().endswith(PARQUET) else _lines(file)
+            if name.endswith(PARQUET):
+                return parquet_list(file)
+            text = text_of(file)
+        if name.endswith(TABLES):
+            return table(text, is_tsv=name.endswith(".tsv"))
+        return json_lines(text) if name.endswith(OBJECTS) else plain_list(text, place.parent)
     except UnreadableImageError as error:
         raise ImageSourceError(f"{place}: {error}; every list must be there and readable") from error
-    except _UnusableListError as error:
+    except UnusableListError as error:
         raise ImageSourceError(f"{place}: {error}") from error
-    paths = columns["path"]
+
+
+def _rows(columns: Columns, name: str) -> pa.Table:
+    """Columns `key`, `path`, `label` and the others, all text."""
+    paths = columns.paths
+    keys = _keys_within(columns, name) if columns.images else paths if columns.keys is None else columns.keys
     own = {
-        "key": columns.get("key", paths),
+        "key": keys,
         "path": paths,
-        "label": columns.get("label", pa.nulls(len(paths), pa.large_string())),
+        "label": pa.nulls(len(paths), pa.large_string()) if columns.labels is None else columns.labels,
     }
-    return pa.table(own | {_carried(name): columns[name] for name in columns if name not in _OWN})
+    return pa.table(own | {_carried(other): column for other, column in columns.others.items()})
+
+
+def _keys_within(columns: Columns, name: str) -> pa.Array:
+    """Keys of images that a list of this name holds."""
+    keys, paths = columns.keys, columns.paths
+    if keys is None and not paths.null_count and pc.count_distinct(paths).as_py() == len(paths):
+        keys = paths
+    if keys is None:
+        keys = pc.cast(pa.array(range(len(paths)), pa.int64()), pa.large_string())
+    start, nothing = (pa.scalar(text, pa.large_string()) for text in (f"{name}:", ""))
+    return pc.binary_join_element_wise(start, keys, nothing)
 
 
 def _carried(name: str) -> str:
     return f"list.{name}" if name in ROW_COLUMNS or name.startswith("list.") else name
 
 
-class _UnusableListError(Exception):
-    """What is wrong with a list, and what to do."""
-
-
-_NO_TEXT_FILE = _UnusableListError("not UTF-8 text; a text list holds one path a line")
-
-
-def _lines(file: BinaryIO) -> dict[str, Any]:
-    try:
-        start = file.read(_SNIFFED_BYTES)
-        text = (start + (b"" if b"\0" in start else file.read())).decode("utf-8-sig")
-    except OSError as error:
-        raise _UnusableListError(f"cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise _NO_TEXT_FILE from error
-    if "\0" in text:
-        raise _NO_TEXT_FILE
-    lines = pc.utf8_rtrim(pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten(), "\r")
-    return {"path": lines.filter(pc.not_equal(pc.utf8_trim_whitespace(lines), ""))}
-
-
-def _parquet(file: BinaryIO) -> dict[str, Any]:
-    try:
-        # Not pq.read_table: that takes folders named like a=b for columns.
-        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            _check_columns(parquet.schema_arrow)
-            table = parquet.read()
-        table.validate(full=True)
-        return {name: _as_text(name, table[name]) for name in table.column_names}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(printable(str(error)).split())[:200]
-        raise _UnusableListError(f"not a parquet file, or a damaged one ({reason})") from error
-
-
-def _check_columns(schema: pa.Schema) -> None:
-    names = schema.names
-    if "path" not in names:
-        raise _UnusableListError(f"no column `path` among {', '.join(map(repr, names))[:200]}; name it so")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise _UnusableListError(f"two columns are called {min(twice)!r}; rename one")
-    if "" in names:
-        raise _UnusableListError("a column has no name; give it one")
-    for column in schema:
-        if column.type not in (pa.binary(), pa.large_binary()) and _holds_bytes(column.type):
-            raise _no_text(column.name)
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_nested(kind):
-        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
-    return "binary" in str(kind)  # by name: older Arrow lacks some of these types
-
-
-def _as_text(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    try:
-        # Arrow casts no nested values, and of an extension only its storage, which may be bytes.
-        if pa.types.is_nested(column.type) or isinstance(column.type, pa.BaseExtensionType):
-            chunks = [[_text(value) for value in chunk.to_pylist()] for chunk in column.chunks]
-            return pa.chunked_array(chunks, pa.large_string())
-        return pc.cast(column, pa.large_string())
-    # Bytes that some writers call text, or times that Python does not know.
-    except (ValueError, OverflowError) as error:
-        raise _no_text(name) from error
-
-
-def _no_text(name: str) -> _UnusableListError:
-    return _UnusableListError(
-        f"column {name!r} holds what has no form as text, such as bytes; leave it out of the list"
-    )
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, dict | list | tuple):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return None if value is None else str(value)
-
-
-def _check(place: Path, rows: pa.Table) -> None:
+def _check(place: Path, rows: pa.Table, *filled: str) -> None:
     if not len(rows):
         raise ImageSourceError(f"{place}: no entries; list one image file or more")
-    for name in ("path", "key"):
-        filled = pc.fill_null(pc.not_equal(rows[name], ""), False)
-        if (row := pc.index(filled, False).as_py()) >= 0:
+    for name in filled:
+        is_filled = pc.fill_null(pc.not_equal(rows[name], ""), False)
+        if (row := pc.index(is_filled, False).as_py()) >= 0:
             raise ImageSourceError(f"{place}: entry {row + 1} has no {name}; fill it in or remove the row")
-    with_colon = rows["path"].filter(pc.match_substring(rows["path"], ":"))
-    for chunk in with_colon.chunks:
+    if pc.count_distinct(rows["key"]).as_py() < len(rows):
+        counts = pc.value_counts(rows["key"])
+        key = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
+        raise ImageSourceError(f"{place}: the key {key!r} comes twice; give every image its own key")
+
+
+def _check_local(place: Path, paths: pa.ChunkedArray) -> None:
+    for chunk in paths.filter(pc.match_substring(paths, ":")).chunks:
         for path in chunk:
             try:
                 check_local(path.as_py())
             except ImageSourceError as error:
                 raise ImageSourceError(f"{place}: {' '.join(str(error).split())}") from error
-    if pc.count_distinct(rows["key"]).as_py() < len(rows):
-        counts = pc.value_counts(rows["key"])
-        key = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
-        raise ImageSourceError(f"{place}: the key {key!r} comes twice; give every image its own key")
 
 
 def _fingerprint(root: Path, rows: pa.Table) -> str:

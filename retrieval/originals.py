@@ -9,7 +9,7 @@ from retrieval.decode import decode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import read_regular
 from retrieval.images import open_source
-from retrieval.keys import is_shard, own_key
+from retrieval.keys import is_container, own_key
 from retrieval.samples import Sample
 from retrieval.searcher import Hit
 from retrieval.torchvision_sets import TORCHVISION
@@ -34,9 +34,9 @@ def originals(path: str, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def everything(path: str) -> Iterator[tuple[str, bytes]]:
-    """Key and encoded image of all in a file, a shard or a set; an image file does not know its key."""
+    """Key and encoded image of all in a file, shard, parquet file or set; image files do not know theirs."""
     try:
-        if is_shard(path) or path.startswith(TORCHVISION):
+        if is_container(path) or path.startswith(TORCHVISION):
             for item in (item for part in open_source(path).parts for item in part.read()):
                 if isinstance(item, Sample):
                     yield item.key, item.data

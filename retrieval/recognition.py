@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexes import Index
-from retrieval.files import is_gone, without_links
+from retrieval.files import without_links
+from retrieval.gone import is_gone
 
 
 class KnownContents:

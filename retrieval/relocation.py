@@ -1,7 +1,7 @@
 """A library that moved: its rows follow it, without a vector being made again."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -105,14 +105,18 @@ class _Move:
         """What to write down."""
         manifest = self._index.manifest
         sources: dict[str, str] = {}
+        excludes: dict[str, Sequence[str]] = {}
         for source in manifest.sources:
-            prefix = manifest.key_prefixes.get(source, "")
+            prefix, globs = manifest.key_prefixes.get(source, ""), manifest.excludes.get(source, [])
             place, below = self._moved(source)
             if place is None or below or keeps_old:
-                sources[source] = prefix
+                sources[source], excludes[source] = prefix, globs
             if place is not None:
                 sources[place] = prefix + below
-        return Relocation(files, list(sources), sources)
+                # Within a folder of the source, paths relative to the source mean nothing.
+                excludes[place] = [glob for glob in globs if not below or "/" not in glob.rstrip("/")]
+        excludes = {source: globs for source, globs in excludes.items() if globs}
+        return Relocation(files, list(sources), sources, excludes)
 
     def _moved(self, source: str) -> tuple[str | None, str]:
         """Where a source is now, None if it did not move, and which of its folders that is, if not all."""

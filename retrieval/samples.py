@@ -17,7 +17,7 @@ class Sample:
 
     Attributes:
         key: Name of the image in its source, unique there.
-        path: Absolute path of the image file, or of the shard that holds it.
+        path: Absolute path of the image file, or of the shard or parquet file that holds it.
         label: Class name, where the source has one.
         state: Changes when the file at `path` does.
         extra: Further columns the source carries, such as `caption`.
@@ -54,7 +54,7 @@ class Part:
         size: Samples and failures that `read` yields; None where only reading tells.
         read: Yields them, in the same order on every call.
         names: What is known of their keys before they are read: key and path of each image, or of a shard
-            its path and what its keys begin with, up to the colon.
+            or parquet file what its keys begin with, up to the colon, and its path.
     """
 
     name: str

@@ -20,7 +20,7 @@ from matvit.hub import is_here
 from matvit.submodel import Submodel
 from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import MissingModelError, UnreadableImageError
-from retrieval.keys import is_shard, own_key
+from retrieval.keys import is_container, own_key
 from retrieval.preprocess import ImageLike
 
 _Budget = TypeVar("_Budget")
@@ -38,7 +38,7 @@ class Hit:
         key: Its name in the corpus.
         score: Cosine between the query's embedding and its own, -1 to 1.
         label: Its class, where the corpus has one.
-        path: The image file, or the shard that holds it.
+        path: The image file, or the shard or parquet file that holds it.
     """
 
     key: str
@@ -48,8 +48,8 @@ class Hit:
 
     @property
     def place(self) -> str:
-        """Where the image is, in a shard its member's stem, too."""
-        if not is_shard(self.path):
+        """Where the image is, in a shard its member's stem, in a parquet file its key, too."""
+        if not is_container(self.path):
             return self.path
         return f"{self.path}:{own_key(self.path, self.key).removeprefix(f'{Path(self.path).name}:')}"
 

@@ -30,7 +30,8 @@ _MAX_COLUMNS = 256  # of a shard: names that differ from sample to sample would 
 UNDERSTOOD = (
     "understood are a folder of images or of .tar shards, an image file, "
     "local shards such as x.tar, x-{000..009}.tar or x-*.tar, "
-    "a list of image files as .parquet, .txt or .lst, and torchvision:NAME or torchvision:NAME/test"
+    "a list of images as .parquet, .csv, .tsv, .jsonl, .txt or .lst, "
+    "and torchvision:NAME or torchvision:NAME/test"
 )
 _SCHEME = re.compile(r"(?:^|::)\s*([a-z][a-z0-9+.-]+:)(?!:)", re.IGNORECASE)  # `::` separates names
 

@@ -57,7 +57,8 @@ def test_a_thousand_images_of_which_seven_are_broken(
     (photos / "empty.jpg").touch()
     (photos / "text.jpg").write_text("not what the name says")
     (photos / "bomb.png").write_bytes(png_bomb(60_000))
-    (photos / "x.jpg").mkdir()
+    (photos / "wrong.heic").write_text("nor this")
+    (photos / "x.jpg").mkdir()  # a folder, in which nothing is
     (photos / "link.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(photos / "y.jpg")
 
@@ -72,7 +73,7 @@ def test_a_thousand_images_of_which_seven_are_broken(
         "empty.jpg": "empty file (0 bytes)",
         "text.jpg": "not an image",
         "bomb.png": "60000 x 60000 pixels is over the limit of 178956970",
-        "x.jpg": "is a directory",
+        "wrong.heic": "not an image",
         "link.jpg": "broken symlink",
         "y.jpg": "not a regular file (FIFO)",
     }

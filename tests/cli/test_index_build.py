@@ -1,5 +1,6 @@
 """`matvit index build` and `add`: kinds, what a nightly run finds, and what is refused in one line."""
 
+import errno
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from failing_disk import fail_below
 from PIL import Image
 from small_world import files_of, picture, shard_of
 
@@ -19,6 +21,7 @@ from indexes import Index, verify
 from indexes.rows import read_failures
 from indexes.staging import Staging
 from retrieval import Encoder, build_index, open_source
+from retrieval.known import Known
 
 
 @pytest.fixture
@@ -44,6 +47,11 @@ def one_line(done: Any, message: str, code: int = 2) -> None:
 def told(done: Any) -> list[str]:
     """What was said beside progress."""
     return [line for line in done.err.splitlines() if not line.startswith("Embedding: ")]
+
+
+def live_keys(index: Path) -> list[str]:
+    opened = Index.open(index)
+    return opened.rows.filter(pa.array(opened.live))["key"].to_pylist()
 
 
 def later(file: Path) -> None:
@@ -215,6 +223,132 @@ def test_an_emptied_folder_prunes_nothing(matvit: Callable, photos: Path, out: P
     photos.mkdir()
     one_line(matvit("index", "add", photos, "-i", out, "--prune"), "no images and no .tar shards")
     assert len(Index.open(out)) == 16
+
+
+def test_a_folder_that_does_not_answer_is_a_failure_and_keeps_its_rows(
+    matvit: Callable, photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root enters everything, the disk is made to answer with errors."""
+    (photos / "blue" / "00.jpg").unlink()
+    with monkeypatch.context() as patch:
+        fail_below(photos / "red", errno.EIO, patch)
+        done = matvit("index", "add", photos, "-i", out, "--prune", "--json")
+    assert done.code == 0
+    assert json.loads(done.out) == {"index": str(out), "indexed": 15, "failures": 1}
+    reason = "cannot be opened: Input/output error"
+    assert told(done)[1:] == [
+        f"not indexed: red: {reason}",
+        f"16 images indexed, 1 not readable: {out}",
+        f"8 files may be gone or not, and keep their rows: 8 {reason}",
+        "1 rows removed whose files are gone",
+    ]
+    assert told(matvit("index", "add", photos, "-i", out, "--prune")) == [
+        "15 files are as they were",
+        "nothing new",
+    ]
+
+
+def test_a_disk_within_a_folder_that_is_not_mounted_prunes_nothing(
+    matvit: Callable, photos: Path, out: Path
+) -> None:
+    shutil.rmtree(photos / "red")
+    (photos / "red").mkdir()
+    done = matvit("index", "add", photos, "-i", out, "--prune")
+    assert told(done) == [
+        "8 files are as they were",
+        "nothing new",
+        f"8 files may be gone or not, and keep their rows: 8 {photos}/red is empty, as where a disk is not "
+        "mounted",
+    ]
+    assert len(Index.open(out)) == 16
+    (photos / "red").rmdir()
+    done = matvit("index", "add", photos, "-i", out, "--prune")
+    assert told(done)[-1] == "8 rows removed whose files are gone"
+
+
+# --- exclude ---
+
+
+def test_what_is_excluded_is_remembered(
+    matvit: Callable, photos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "i"
+    build = ("index", "build", photos, "-m", checkpoint, "-o", out)
+    done = matvit(*build, "--exclude", "blue/", "--exclude", "*.jpg")
+    assert done.code == 0, done.err
+    assert "3 files and folders are excluded" in told(done)
+    assert sorted(Index.open(out).keys) == [f"red/{n:02}.png" for n in range(8) if n % 4]
+    assert json.loads(matvit("index", "info", out, "--json").out)["excluded"] == f"{photos}: blue/, *.jpg"
+
+    (tmp_path / "link").symlink_to("photos")
+    (photos / "blue" / "new.png").write_bytes((photos / "blue" / "01.png").read_bytes())
+    for name in (photos, f"{photos}/", tmp_path / "link"):
+        assert told(matvit("index", "add", name, "-i", out))[-1] == "nothing new"
+    (photos / "red" / "new.jpg").write_bytes(b"broken")
+    (photos / "red" / "new.png").write_bytes((photos / "red" / "01.png").read_bytes())
+    done = matvit("index", "add", photos, "-i", out, "--json")
+    assert json.loads(done.out) == {"index": str(out), "indexed": 7, "failures": 0}
+
+    # More of them, with nothing new: also remembered, and --prune removes what came in before.
+    done = matvit("index", "add", photos, "-i", out, "--exclude", "0[1-3].png")
+    assert told(done)[-2:] == ["nothing new", "3 files are excluded: --prune removes their rows"]
+    assert Index.open(out).manifest.excludes == {str(photos): ["blue/", "*.jpg", "0[1-3].png"]}
+    assert verify(out) == []
+    done = matvit("index", "add", photos, "-i", out, "--prune")
+    assert told(done)[-1] == "3 rows removed whose files are excluded"
+    assert sorted(live_keys(out)) == ["red/05.png", "red/06.png", "red/07.png", "red/new.png"]
+    done = matvit("index", "add", photos, "-i", out, "--exclude", "!01.png", "--json")
+    assert json.loads(done.out)["indexed"] == 5, "a glob can be taken back"
+
+    for command in (("merge", out, "-o", tmp_path / "all"), ("remove", out, "red/05.png"), ("compact", out)):
+        assert matvit("index", *command).code == 0
+    for index in (out, tmp_path / "all"):
+        assert Index.open(index).manifest.excludes[str(photos)] == ["blue/", "*.jpg", "0[1-3].png", "!01.png"]
+
+
+def test_rows_of_a_storage_s_own_folders_go(matvit: Callable, photos: Path, out: Path) -> None:
+    """As indexes have that were made before those were passed over."""
+    (photos / "red").rename(photos / "@eaDir")
+    rows = Index.open(out).rows
+    moved = [path.replace("/red/", "/@eaDir/") for path in rows["path"].to_pylist()]
+    index = Index.open(out)
+    index.rows = rows.set_column(rows.column_names.index("path"), "path", pa.array(moved))
+    assert len(Known(index).excluded(open_source(photos))) == 0, "their keys are those of another source"
+    keys = [key.replace("red/", "@eaDir/") for key in rows["key"].to_pylist()]
+    index.rows = index.rows.set_column(rows.column_names.index("key"), "key", pa.array(keys))
+    assert len(Known(index).excluded(open_source(photos))) == 8
+
+
+def test_the_corpus_of_an_evaluation_is_what_was_not_excluded(
+    matvit: Callable, photos: Path, checkpoint: Path, queries: Path, tmp_path: Path
+) -> None:
+    build = ("index", "build", photos, "-m", checkpoint, "-o", tmp_path / "i", "--exclude", "*.jpg")
+    assert matvit(*build).code == 0
+    ask = (
+        "evaluate",
+        queries,
+        "-i",
+        tmp_path / "i",
+        "--budget",
+        "S",
+        "--same-encoder",
+        "--raw-pixels",
+        "--json",
+    )
+    done = matvit(*ask)
+    assert done.code == 0, done.err
+    assert "not measured" not in done.err
+
+
+@pytest.mark.parametrize("glob", ["", "!", "["])
+def test_what_is_no_glob(matvit: Callable, photos: Path, out: Path, checkpoint: Path, glob: str) -> None:
+    message = "write it as in a .gitignore"
+    one_line(
+        matvit("index", "build", photos, "-m", checkpoint, "-o", out.with_name("j"), "--exclude", glob),
+        message,
+    )
+    one_line(matvit("index", "add", photos, "-i", out, "--exclude", glob), message)
+    one_line(matvit("index", "add", photos / "red/01.png", "-i", out, "--exclude", "a"), "is for folders")
 
 
 def test_another_model_adds_nothing(

@@ -54,6 +54,7 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
         "columns": "key, path, label, content, state, duplicate_of",
         "sources": f"{photos}, {corpus}/blue",
         "key prefixes": None,
+        "excluded": None,
         "model": "matvit_tiny_patch16_224",
         "weights sha256": manifest.encoder.weights_sha256,
         "checkpoint": str(checkpoint),

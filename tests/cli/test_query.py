@@ -1,5 +1,6 @@
 """`matvit query`: results, JSON lines, stdin, contact sheets."""
 
+import errno
 import io
 import json
 import os
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiler import needs_compiler
+from failing_disk import fail_below
 from PIL import Image
 from small_world import files_of, random_matvit, shard_of
 
 import matvit as library
-from retrieval import Searcher
+from cli.main import main
+from cli.output import print_path
+from retrieval import Encoder, Searcher, build_index, open_source
 
 GOLDEN = Path(__file__).parents[1] / "matvit" / "golden"
 PUBLISHED = "matvit-b16-in1k"
@@ -462,6 +466,106 @@ def test_paths_and_nothing_else(
     done = matvit("query", files[2], "--key", "x:y.tar:blue-03", "-i", tmp_path / "i", "-k", 1, "--paths")
     assert len(done.out.splitlines()) == 2
     assert done.out.splitlines()[1] == f"{tmp_path}/x:y.tar:blue-02"
+
+
+NAMES = (
+    b"plain.png",
+    b"two\nlines.png",
+    b" spaces and 'quotes' .png",
+    b"tab\t\x1b[31m.png",
+    "Zoë.png".encode(),
+)
+
+
+@pytest.fixture
+def oddly_named(encoder: Encoder, corpus: Path, tmp_path: Path) -> tuple[Path, list[bytes]]:
+    """An index of pictures with the names that files may have, and their paths."""
+    (tmp_path / "odd").mkdir()
+    for name, file in zip(NAMES, files_of(corpus)[1:], strict=False):
+        (tmp_path / "odd" / os.fsdecode(name)).write_bytes(file.read_bytes())
+    build_index(open_source(tmp_path / "odd"), encoder, tmp_path / "odd.index")
+    return tmp_path / "odd.index", [os.fsencode(tmp_path / "odd") + b"/" + name for name in NAMES]
+
+
+def test_paths_are_the_very_bytes_of_names(
+    oddly_named: tuple[Path, list[bytes]],
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, paths = oddly_named
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+
+    def printed(*arguments: object) -> bytes:
+        ask = ("query", *map(os.fsdecode, paths), "-i", index, "-k", 1, "--paths", *arguments)
+        monkeypatch.setattr(sys, "argv", ["matvit", *map(str, ask)])
+        with pytest.raises(SystemExit):
+            main()
+        return capfdbinary.readouterr().out
+
+    assert printed() == b"".join(path + b"\n" for path in paths)
+    assert printed("-0") == printed("--null") == b"".join(path + b"\0" for path in paths)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\0"])
+def test_at_a_terminal_paths_stay_escaped(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    print_path("a\x1b[31m\ncaf\udce9 é.png", end)
+    assert terminal.getvalue() == "a\\x1b[31m\\ncaf\\udce9 é.png" + end.decode()
+
+
+def test_bytes_that_are_no_utf8_come_out_as_they_are(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    print_path(os.fsdecode(b"caf\xe9\n.png"), b"\0")
+    assert capfdbinary.readouterr().out == b"caf\xe9\n.png\0"
+
+
+@pytest.mark.parametrize("last", [b"", b"\0", b"\0\0"])
+def test_names_between_nulls_on_stdin(
+    matvit: Callable, oddly_named: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch, last: bytes
+) -> None:
+    index, paths = oddly_named
+    given = b"\0".join([*paths, b"gone\n.png"]) + last
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+    done = matvit("query", "-", "-0", "-i", index, "-k", 1)
+    assert done.code == 1
+    *found, wrong = lines(done.out)
+    assert [record["query"] for record in found] == [os.fsdecode(path) for path in paths]
+    assert [record["hits"][0]["path"] for record in found] == [os.fsdecode(path) for path in paths]
+    assert wrong == {"query": "gone\n.png", "error": "gone\n.png: no such file"}
+
+
+def test_names_between_nulls_in_and_out(
+    matvit: Callable, oddly_named: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, paths = oddly_named
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\0".join(paths))))
+    done = matvit("query", "-", "-0", "-i", index, "-k", 1, "--paths")
+    assert (done.code, done.err) == (0, "")
+    assert os.fsencode(done.out).split(b"\0")[:-1] == paths
+
+
+def test_nulls_without_paths_mean_nothing(matvit: Callable, index: Path, corpus: Path) -> None:
+    for how in ((), ("--json",), ("--json", "--paths")):
+        done = matvit("query", files_of(corpus)[0], "-i", index, "-0", *how)
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+        assert "-0 is for paths: of results, with --paths, or on stdin, with -" in done.err
+
+
+def test_a_folder_within_one_that_cannot_be_listed(
+    matvit: Callable, index: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(corpus / "red", tmp_path / "q" / "red")
+    (tmp_path / "q" / "closed").mkdir()
+    fail_below(tmp_path / "q" / "closed", errno.EIO, monkeypatch)
+    done = matvit("query", tmp_path / "q", "-i", index, "-k", 1, "--json")
+    assert done.code == 1
+    wrong, *found = lines(done.out)
+    assert wrong["query"] == f"{tmp_path}/q/closed"
+    assert wrong["error"] == f"{tmp_path}/q/closed: cannot be opened: Input/output error"
+    assert len(found) == 8
 
 
 def test_a_page_of_queries_and_rows(

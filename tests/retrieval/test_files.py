@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import UnreadableImageError
-from retrieval.files import is_gone, open_regular, read_regular, without_links
+from retrieval.files import open_regular, read_regular, without_links
 
 
 def test_regular_files_are_read_whole(tmp_path: Path) -> None:
@@ -34,18 +34,6 @@ def test_sockets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         listener.bind("s.jpg")
         with pytest.raises(UnreadableImageError, match=r"not a regular file \(socket\)"):
             open_regular(Path("s.jpg"))
-
-
-def test_what_is_gone_and_what_may_come_back(tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "here.png").touch()
-    (tmp_path / "empty").mkdir()  # as of a disk that is not mounted
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "dangling.png").symlink_to("nowhere")
-    gone = ("full/a.png", "full/sub/sub/a.png", "full/here.png/a.png", "nowhere/a.png", "dangling.png")
-    there = ("full/here.png", "empty/a.png", "empty/sub/a.png", "loop/a.png", "full", "full/\0.png")
-    assert [name for name in (*gone, *there) if is_gone(f"{tmp_path}/{name}")] == list(gone)
-    assert not is_gone("torchvision:cifar10/train")
 
 
 def test_a_file_where_its_folder_truly_is(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Keys, labels, parts and fingerprints of folders."""
 
+import errno
 import os
 import random
 from pathlib import Path
 
 import pytest
+from failing_disk import fail_below
 
 from retrieval import files, folders
-from retrieval.folders import file_parts, find_images
+from retrieval.excludes import Excludes
+from retrieval.folders import Found, file_parts, find_images
 from retrieval.samples import Failure, Part, Sample
 
 
@@ -18,7 +21,8 @@ def fill(root: Path, *keys: str) -> None:
 
 
 def parts(root: Path) -> tuple[Part, ...]:
-    return file_parts(root, find_images(root))
+    found = find_images(root)
+    return file_parts(root, sorted([*found.keys, *found.closed]), found.closed)
 
 
 def read(root: Path) -> list[Sample | Failure]:
@@ -48,7 +52,7 @@ def test_keys_are_sorted_relative_paths_and_labels_their_first_folder(tmp_path: 
 
 def test_hidden_names_are_skipped(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", ".b.jpg", ".git/c.jpg", "__MACOSX/d.jpg", "sub/._e.jpg")
-    assert find_images(tmp_path) == ["a.jpg"]
+    assert find_images(tmp_path).keys == ["a.jpg"]
 
 
 def test_symlinks_are_followed_but_never_in_circles(tmp_path: Path) -> None:
@@ -57,7 +61,119 @@ def test_symlinks_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root" / "a" / "up").symlink_to(tmp_path / "root")
     (tmp_path / "root" / "alias.jpg").symlink_to("a/1.jpg")
-    assert find_images(tmp_path / "root") == ["a/1.jpg", "alias.jpg", "linked/2.jpg"]
+    assert find_images(tmp_path / "root").keys == ["a/1.jpg", "alias.jpg", "linked/2.jpg"]
+
+
+def test_a_folder_is_walked_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
+    """Links to a folder inside, outside, above and below others, and to links; made in any order."""
+    fill(tmp_path / "root", "b/1.jpg", "b/deep/2.jpg")
+    fill(tmp_path / "elsewhere", "3.jpg", "sub/4.jpg")
+    links = {
+        "root/a": "b",  # sorts before the folder itself
+        "root/c": "b/deep",
+        "root/b/up": "..",
+        "root/y": "../elsewhere/sub",
+        "root/x": "../elsewhere",
+        "root/z": "../elsewhere",
+        "root/b/deep/w": "../../../elsewhere",
+        "elsewhere/back": "../root",
+        "elsewhere/again": "sub",
+        "elsewhere/more": "../more",
+        "root/zz": "x",
+    }
+    fill(tmp_path / "more", "5.jpg")
+    for name in random.sample(sorted(links), len(links)):
+        (tmp_path / name).symlink_to(links[name])
+    assert find_images(tmp_path / "root").keys == [
+        "b/1.jpg",
+        "b/deep/2.jpg",
+        "b/deep/w/3.jpg",
+        "b/deep/w/more/5.jpg",
+        "b/deep/w/sub/4.jpg",
+    ]
+    (tmp_path / "root/b/deep/w").unlink()
+    assert find_images(tmp_path / "root").keys == [
+        "b/1.jpg",
+        "b/deep/2.jpg",
+        "x/3.jpg",
+        "x/more/5.jpg",
+        "x/sub/4.jpg",
+    ]
+
+
+def test_a_folder_named_like_an_image_is_entered(tmp_path: Path) -> None:
+    fill(tmp_path, "holiday.jpg/1.jpg", "a/b.PNG/c.tiff/2.webp", "empty.heic/notes.txt")
+    (tmp_path / "link.jpg").symlink_to("holiday.jpg")
+    (tmp_path / "outside.gif").symlink_to(tmp_path.parent / "nowhere")
+    assert find_images(tmp_path).keys == ["a/b.PNG/c.tiff/2.webp", "holiday.jpg/1.jpg", "outside.gif"]
+
+
+def test_a_storage_s_own_folders_are_passed_over_but_walked_when_named(tmp_path: Path) -> None:
+    own = ("@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+    fill(tmp_path, "a.jpg", *(f"{name}/b.jpg" for name in own), *(f"sub/{name}/c/d.jpg" for name in own))
+    assert find_images(tmp_path) == Found(["a.jpg"])
+    assert find_images(tmp_path / "@eaDir").keys == ["b.jpg"]
+
+
+def test_what_begins_like_a_picture_is_one_whatever_its_name(tmp_path: Path) -> None:
+    pictures = ("IMG_0001", "photo.jpg.bak", "photo.jpg~", "a.b/0a3f", "upload.tmp", "x.dat", "é", "clip.THM")
+    for name in pictures:
+        fill(tmp_path, name)
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0" + bytes(600))
+    fill(tmp_path, "notes", "x.bin", "README", "a.py")
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(b"\xff")
+    (tmp_path / "nowhere").symlink_to("gone")
+    os.mkfifo(tmp_path / "fifo")
+    assert find_images(tmp_path) == Found(sorted(pictures))
+
+
+def test_what_lies_beside_pictures_is_not_even_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "a.jpg", "a.json", "a.jpg.XMP", "b.mp4", "c.tar", "Thumbs.db", "d.parquet", ".hidden")
+    opened = []
+    monkeypatch.setattr(folders, "open_regular", opened.append)
+    assert find_images(tmp_path).keys == ["a.jpg"]
+    assert opened == []
+
+
+def test_without_the_name_of_a_picture_what_cannot_be_opened_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "IMG_1", "a.jpg")
+    fail_below(tmp_path / "IMG_1", errno.EACCES, monkeypatch)
+    assert find_images(tmp_path) == Found(["a.jpg"])
+
+
+@pytest.mark.parametrize(
+    "number, reason",
+    [
+        (errno.EACCES, "permission denied"),
+        (errno.EIO, "cannot be opened: Input/output error"),
+        (errno.ESTALE, "cannot be opened: Stale file handle"),
+        (errno.ETIMEDOUT, "cannot be opened: Connection timed out"),
+        (errno.ENAMETOOLONG, "cannot be opened: File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_fails_by_name_and_stops_nothing(
+    tmp_path: Path, number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "a.jpg", "closed/b.jpg", "closed/sub/c.jpg", "d/e.jpg")
+    fail_below(tmp_path / "closed", number, monkeypatch)
+    assert find_images(tmp_path) == Found(["a.jpg", "d/e.jpg"], {"closed": reason})
+    items = read(tmp_path)
+    assert items[1] == Failure("closed", reason)
+    assert [item.key for item in items] == ["a.jpg", "closed", "d/e.jpg"]
+    with pytest.raises(OSError, match=os.strerror(number)):
+        find_images(tmp_path / "closed")
+
+
+def test_what_is_excluded_is_counted_and_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "a.jpg", "a.gif", "thumbs/b.jpg", "2019/thumbs/c.jpg", "2019/d.gif", "2019/e.jpg")
+    fail_below(tmp_path / "thumbs", errno.EIO, monkeypatch)
+    found = find_images(tmp_path, Excludes(["thumbs/", "*.gif"]))
+    assert found == Found(["2019/e.jpg", "a.jpg"], {}, 4)
 
 
 def test_a_link_to_itself_is_reported(tmp_path: Path) -> None:

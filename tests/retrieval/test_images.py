@@ -1,5 +1,6 @@
 """A folder with everything that can be wrong in it, and what counts as a source."""
 
+import errno
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from failing_disk import fail_below
 from PIL import Image
 
 from retrieval.images import (
@@ -22,6 +24,7 @@ from retrieval.images import (
     UnreadableImageError,
     decode,
     open_source,
+    open_sources,
 )
 
 
@@ -62,6 +65,7 @@ def read(source: ImageSource) -> list[Sample | Failure]:
 def test_seven_broken_images_among_a_thousand_are_reported_and_stop_nothing(tmp_path: Path) -> None:
     for number in range(993):
         (tmp_path / f"{number:04}.png").write_bytes(encoded((number % 256, number // 256, 0)))
+    (tmp_path / "wrong.heic").write_text("not what the name says either")
     (tmp_path / "truncated.jpg").write_bytes(encoded(form="JPEG", side=64)[:-60])
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("not what the name says")
@@ -83,14 +87,16 @@ def test_seven_broken_images_among_a_thousand_are_reported_and_stop_nothing(tmp_
         except UnreadableImageError as error:
             failures[sample.key] = str(error)
 
-    assert source.size == 1000
+    assert source.size == 1001
+    inside = decoded.pop()
     assert decoded == [(f"{number:04}.png", (number % 256, number // 256, 0)) for number in range(993)]
+    assert inside == ("x.jpg/inside.png", (200, 10, 10)), "a folder is a folder, whatever its name"
     assert failures == {
         "truncated.jpg": "truncated image",
         "empty.jpg": "empty file (0 bytes)",
         "text.jpg": "not an image",
+        "wrong.heic": "not an image",
         "bomb.png": "60000 x 60000 pixels is over the limit of 178956970",
-        "x.jpg": "is a directory",
         "link.jpg": "broken symlink",
         "y.jpg": "not a regular file (FIFO)",
     }
@@ -101,6 +107,67 @@ def test_one_image_file_is_a_source(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "cat.PNG"))
     assert read(source) == [Sample("cat.PNG", str(tmp_path / "cat.PNG"), None, {}, encoded())]
     assert source.text == str(tmp_path / "cat.PNG")
+
+
+@pytest.mark.parametrize("name", ["IMG_0001", "cat.jpg.bak", "x.dat"])
+def test_an_image_file_is_one_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(encoded())
+    assert read(open_source(tmp_path / name)) == [Sample(name, str(tmp_path / name), None, {}, encoded())]
+
+
+def test_only_folders_have_something_to_exclude(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    (tmp_path / "list.txt").write_text("a.png")
+    (tmp_path / "x.tar").write_bytes(bytes(10240))
+    for text in (tmp_path / "a.png", tmp_path / "list.txt", tmp_path / "x.tar", "torchvision:cifar10"):
+        with pytest.raises(ImageSourceError, match="--exclude is for folders, which this is not"):
+            open_source(text, excludes=["*.gif"])
+
+
+def test_what_is_left_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "thumbs").mkdir()
+    for name in ("a.png", "b.gif", "thumbs/c.png"):
+        (tmp_path / name).write_bytes(encoded())
+    source = open_source(tmp_path, excludes=["*.gif", "thumbs/", "*.gif"])
+    assert ([item.key for item in read(source)], source.excluded) == (["a.png"], 2)
+    assert source.excludes == ("*.gif", "thumbs/")
+    with pytest.raises(ImageSourceError, match=r"no images .* with 3 files and folders excluded; name one"):
+        open_source(tmp_path, excludes=["*"])
+    both = open_sources([str(tmp_path), str(tmp_path / "thumbs")], {str(tmp_path): ["thumbs/", "b.gif"]})
+    assert [item.key for item in read(both)] == ["a.png", "c.png"]
+
+
+def test_shards_are_excluded_by_name(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar", ".c.tar"):
+        (tmp_path / name).write_bytes(bytes(10240))
+    assert [part.name for part in open_source(tmp_path, excludes=["a.*"]).parts] == ["b.tar"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_source_that_does_not_answer_is_not_said_to_be_missing(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    fail_below(tmp_path / "photos", number, monkeypatch)
+    for name in ("photos", "photos/a.jpg", "photos/list.txt"):
+        with pytest.raises(ImageSourceError, match=rf"cannot be read \({os.strerror(number)}\)"):
+            open_source(tmp_path / name)
+
+
+def test_shards_beside_a_folder_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(10240))
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def listing(path: str) -> object:
+        if str(path) == str(tmp_path / "closed"):
+            raise PermissionError(errno.EACCES, "")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert read(open_source(tmp_path)) == [Failure("closed", "permission denied")]
 
 
 def test_relative_sources_yield_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +228,9 @@ def test_a_folder_of_shards_is_a_source_only_without_images(tmp_path: Path) -> N
         ("nowhere.jpg", "no such file or folder"),
         ("n" * 5000, "cannot be read"),
         ("empty", "no images and no .tar shards"),
-        ("list.csv", "understood are a folder"),
+        ("list.doc", "understood are a folder"),
+        ("list.csv", "not a table with a header line"),
+        ("list.jsonl", "no column of paths among"),
         ("list.txt", "no entries"),
         ("list.parquet", "not a parquet file, or a damaged one"),
         ("torchvision:CIFAR10", "torchvision keeps its sets in"),
@@ -177,7 +246,7 @@ def test_what_is_no_source_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     (tmp_path / "empty").mkdir()
-    for name in ("list.csv", "list.txt", "list.parquet"):
+    for name in ("list.doc", "list.csv", "list.jsonl", "list.txt", "list.parquet"):
         (tmp_path / name).touch()
     with pytest.raises(ImageSourceError, match=message) as caught:
         open_source(text)

@@ -1,5 +1,6 @@
 """Adding to an index: which files are as they were, which are new, and which are gone."""
 
+import errno
 import io
 import itertools
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from failing_disk import fail_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_index import DIM, ENCODER, origin
@@ -276,11 +278,81 @@ def test_gone_are_deleted_files_of_that_folder_alone(indexed: Callable, tmp_path
     (tmp_path / "imag/x.png").write_bytes(png(0))
     source, known = look(index, images)
     assert keys(source) == ["a/renamed.png", "b/2.png"]
-    assert known.gone(source).to_pylist() == [
-        f"{images}/{name}" for name in ("a/0.png", "a/1.png", "b/2.png")
-    ]
+    assert known.gone(source).to_pylist() == [f"{images}/{name}" for name in ("a/0.png", "a/1.png")]
+    assert known.doubts == {"broken symlink": 1}, "a link may lead to a disk that is not mounted"
     source, known = look(index, tmp_path / "imag")
     assert known.gone(source).to_pylist() == []
+
+
+@BY_BOTH
+@pytest.mark.parametrize(
+    "number, reason",
+    [
+        (errno.EACCES, "permission denied"),
+        (errno.EIO, "cannot be opened: Input/output error"),
+        (errno.ESTALE, "cannot be opened: Stale file handle"),
+        (errno.ENAMETOOLONG, "cannot be opened: File name too long"),
+    ],
+)
+def test_a_folder_that_does_not_answer_keeps_its_rows_and_fails_by_name(
+    indexed: Callable,
+    tmp_path: Path,
+    number: int,
+    reason: str,
+    check_content: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = folder_of(tmp_path / "images")
+    index = indexed(images)
+    (images / "b/0.png").unlink()
+    fail_below(images / "a", number, monkeypatch)
+    source, known = look(index, images, check_content=check_content)
+    assert [item for part in source.parts for item in part.read()] == [Failure("a", reason)]
+    assert known.gone(source).to_pylist() == [f"{images}/b/0.png"]
+    assert known.doubts == {reason: 3}
+
+
+@pytest.mark.parametrize("fate", ["emptied", "unmounted link"])
+def test_a_disk_within_a_folder_that_is_not_mounted_keeps_its_rows(
+    indexed: Callable, tmp_path: Path, fate: str
+) -> None:
+    images = folder_of(tmp_path / "images")
+    (images / "a").rename(tmp_path / "disk")
+    (images / "a").symlink_to(tmp_path / "disk")
+    index = indexed(images)
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    if fate == "emptied":
+        (tmp_path / "disk").mkdir()
+    source, known = look(index, images)
+    assert (source.parts, known.gone(source).to_pylist()) == ((), [])
+    (reason,) = known.doubts
+    assert ("is empty, as where a disk is not mounted" in reason) == (fate == "emptied")
+    assert known.doubts.total() == 3
+
+
+def test_excluded_are_files_that_a_folder_s_own_rows_come_from(
+    indexed: Callable, encoder: Encoder, tmp_path: Path
+) -> None:
+    images = folder_of(tmp_path / "images")
+    index = indexed(images)
+    build_index(look(index, images / "a")[0], encoder, index, extends=True)  # nothing: they are known
+    (images / "a/9.png").write_bytes(png(9))
+    build_index(look(index, images / "a")[0], encoder, index, extends=True)  # as 9.png, which was named so
+    known = Known(Index.open(index))
+    for globs, names in (([], []), (["a"], ["a/0.png", "a/1.png", "a/2.png"]), (["/b/1.*"], ["b/1.png"])):
+        source = open_source(images, known=known.unchanged, excludes=globs)
+        assert known.excluded(source).to_pylist() == [f"{images}/{name}" for name in names]
+        assert known.gone(source).to_pylist() == []
+    (images / "b/1.png").unlink()
+    source = open_source(images, known=known.unchanged, excludes=["/b/1.*"])
+    assert known.excluded(source).to_pylist() == [], "it is gone"
+
+
+def test_excluded_shards(indexed: Callable, tmp_path: Path) -> None:
+    images = shards_of(tmp_path / "images")
+    known = Known(Index.open(indexed(images)))
+    source = open_source(images, known=known.unchanged, excludes=["y*"])
+    assert known.excluded(source).to_pylist() == [f"{images}/y.tar"]
 
 
 def test_a_deleted_shard_is_gone(indexed: Callable, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Labelled images for training, from folders, shards and torchvision's sets, every one by its number."""
 
+import errno
 import io
 import os
 import pickle
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from failing_disk import fail_below
 from PIL import Image
 from small_world import write_shard
 from torch.utils.data import DataLoader, Dataset
@@ -405,3 +407,13 @@ def test_a_set_that_is_not_there_is_one_clear_line(cache: Path, name: str) -> No
     assert message.startswith(f"torchvision:{name}: ")
     assert "\n" not in message
     assert len(message) > len(f"torchvision:{name}: ") + 5
+
+
+def test_a_class_that_cannot_be_listed_ends_training_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be missing without a word, and its number be another's."""
+    write_folder(tmp_path, ["cat/1.png", "dog/1.png"])
+    fail_below(tmp_path / "dog", errno.EACCES, monkeypatch)
+    with pytest.raises(TrainingError, match=r"dog: permission denied; make it readable, or remove it"):
+        open_labelled(tmp_path, "RGB")

@@ -15,41 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_lists import extras, fill, parquet, read, refused, text
 
 from retrieval import folders
 from retrieval.errors import ImageSourceError
-from retrieval.images import ImageSource, open_source
+from retrieval.images import open_source
 from retrieval.samples import Failure, Sample
-
-
-def fill(root: Path, *names: str) -> None:
-    """Files that hold their own names."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(name.encode())
-
-
-def parquet(place: Path, **columns: Any) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), place)
-    return place
-
-
-def text(place: Path, content: str | bytes) -> Path:
-    place.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return place
-
-
-def read(source: ImageSource | str | Path) -> list[Sample | Failure]:
-    source = source if isinstance(source, ImageSource) else open_source(source)
-    return [item for part in source.parts for item in part.read()]
-
-
-def extras(place: Path) -> list[dict[str, str]]:
-    found = read(place)
-    assert all(isinstance(item, Sample) for item in found)
-    return [dict(item.extra) for item in found if isinstance(item, Sample)]
-
 
 # --- what a list says ---
 
@@ -314,16 +285,6 @@ def test_what_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
 # --- lists that are none ---
 
 
-def refused(place: str | Path) -> str:
-    with pytest.raises(ImageSourceError) as caught:
-        open_source(place)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(place) in message
-    message.encode()
-    return message
-
-
 @pytest.mark.parametrize("content", [b"", b"\n\r\n  \n", b"\xef\xbb\xbf", b"\t\n"])
 def test_text_without_entries(tmp_path: Path, content: bytes) -> None:
     assert "no entries" in refused(text(tmp_path / "x.txt", content))
@@ -346,7 +307,14 @@ def test_text_that_is_none(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     "columns, message",
     [
-        ({"file": ["a"]}, "no column `path` among 'file'; name it so"),
+        (
+            {"file_": ["a"], "id": [1]},
+            "no column of paths among 'file_', 'id'; call it one of path, image_path,",
+        ),
+        (
+            {"url": ["a"]},
+            "file_path, filepath, file_name, filename, file, image_file, image_name, img_name, image",
+        ),
         ({"path": pa.array([], pa.string())}, "no entries"),
         ({"path": pa.nulls(0)}, "no entries"),
         ({"path": ["a", None]}, "entry 2 has no path"),
@@ -357,14 +325,14 @@ def test_text_that_is_none(tmp_path: Path, content: bytes) -> None:
         ({"path": ["a", "b", "c"], "key": [1, 2, 2]}, "the key '2' comes twice"),
         ({"path": ["a"], "": ["b"]}, "a column has no name"),
         ({"path": ["a"], "pixels": [b"\xff\xd8"]}, "column 'pixels' holds what has no form as text"),
-        ({"path": ["a"], "image": [{"bytes": b"text"}]}, "column 'image' holds what has no form as text"),
+        ({"path": ["a"], "x": [{"bytes": b"", "id": 1}]}, "column 'x' holds what has no form as text"),
         ({"path": ["a"], "hash": pa.array([b"abcd"], pa.binary(4))}, "column 'hash' holds what has no form"),
         (
             {"path": ["a"], "t": pa.array([[2**60]], pa.list_(pa.timestamp("ms")))},
             "column 't' holds what has no",
         ),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_parquet_that_is_no_list(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     assert message in refused(parquet(tmp_path / "x.parquet", **columns))

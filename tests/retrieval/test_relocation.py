@@ -13,7 +13,7 @@ import pytest
 from nightly import Nightly, folder, png, shards
 
 from indexes import Index, IndexBusyError, RelocationError, verify
-from indexes.change import remove
+from indexes.change import note_excludes, remove
 from indexes.staging import Staging
 from retrieval import Encoder
 from retrieval.relocation import relocate_index
@@ -240,3 +240,16 @@ def test_a_busy_index(nightly: Nightly, photos: Path, tmp_path: Path) -> None:
     with Staging(nightly.out, replaces=True), pytest.raises(IndexBusyError):
         relocate(nightly, photos, new)
     assert Index.open(nightly.out).paths[0] == str(photos / "0.png")
+
+
+def test_what_is_excluded_moves_along(nightly: Nightly, photos: Path, tmp_path: Path) -> None:
+    note_excludes(nightly.out, str(photos), ["raw/", "/a/thumbs"])
+    photos.rename(tmp_path / "new")
+    relocate(nightly, photos, tmp_path / "new")
+    assert nightly.index.manifest.excludes == {str(tmp_path / "new"): ["raw/", "/a/thumbs"]}
+    (tmp_path / "new" / "a").rename(tmp_path / "a")
+    relocate(nightly, tmp_path / "new" / "a", tmp_path / "a")
+    assert nightly.index.manifest.excludes == {
+        str(tmp_path / "new"): ["raw/", "/a/thumbs"],
+        str(tmp_path / "a"): ["raw/"],
+    }
