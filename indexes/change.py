@@ -1,7 +1,7 @@
 """Changes of finished indexes: each makes a new index, of hard links where it can, and swaps it in whole."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +234,7 @@ class Relocation:
     files: Mapping[str, tuple[str, str]]
     sources: list[str]
     key_prefixes: Mapping[str, str]
-    excludes: Mapping[str, Sequence[str]]
+    excludes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def relocate(path: Path, where: Callable[[Index], Relocation], *, command: str) -> None:
