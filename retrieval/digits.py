@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from matvit.full_disk import naming
 from retrieval.errors import MissingExtraError
 
 
@@ -32,5 +33,6 @@ def write_digits(folder: Path) -> tuple[Path, Path]:
         for row in chosen:
             place = folder / split / str(digits.target[row])
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[row]).save(place / f"{row:04d}.png")
+            with naming(place):
+                Image.fromarray(pixels[row]).save(place / f"{row:04d}.png")
     return folder / "train", folder / "test"

@@ -1,5 +1,6 @@
 """The demo's images: all of scikit-learn's digits, once each, split by class."""
 
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -42,3 +43,14 @@ def test_every_call_writes_the_same_files(folders: tuple[Path, Path], tmp_path: 
         assert {file.relative_to(first): file.read_bytes() for file in files_of(first)} == {
             file.relative_to(second): file.read_bytes() for file in files_of(second)
         }
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, usual[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_digits(tmp_path / "digits")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert str(caught.value.filename).startswith(f"{tmp_path}/digits/train/")
