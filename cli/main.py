@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cli import ablate, bench, demo, elasticize, evaluate, index, notebook, plan, query, scenic, train
-from cli.output import say
+from cli.output import say, to_stdout
 
 # Typer carries a click of its own and exports just this much of it.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -51,13 +51,16 @@ def _options(
 
 def main() -> None:
     """Run the command line; a mistake ends in one line on stderr and exit code 2, failed work in 1."""
+    interrupt = _Interrupt()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _Interrupt())
+        signal.signal(signal.SIGINT, interrupt)
     try:
         _run()
     except KeyboardInterrupt:  # outside of a command, which Typer answers for
         say("matvit: interrupted")
         sys.exit(130)
+    finally:
+        interrupt.seen = True  # What is left is Python's own end, which would tell of an interrupt at length.
 
 
 class _Interrupt:
@@ -67,14 +70,14 @@ class _Interrupt:
     """
 
     def __init__(self) -> None:
-        self._process, self._seen = os.getpid(), False
+        self.seen, self._process = False, os.getpid()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return
-        if self._seen:
+        if self.seen:
             os._exit(130)  # What was written survives a kill at any moment.
-        self._seen = True
+        self.seen = True
         raise KeyboardInterrupt
 
 
@@ -82,7 +85,8 @@ def _run() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(arguments, prog_name="matvit", standalone_mode=False)
-        sys.stdout.flush()  # or a disk that is full would show when nobody could say so any more
+        with to_stdout():  # or a disk that is full would show when nobody could say so any more
+            sys.stdout.flush()
     except _UsageError as error:
         context = error.ctx.command_path if error.ctx else "matvit"  # type: ignore[attr-defined]
         message: str = error.format_message()  # type: ignore[attr-defined]

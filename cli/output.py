@@ -53,20 +53,32 @@ def say(message: str) -> None:
     _stderr.print(printable(message), soft_wrap=True)
 
 
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Let errors of printing name what was printed to."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "stdout"
+        raise
+
+
 def print_json(value: object) -> None:
     """Print one line of JSON on stdout."""
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+    with to_stdout():
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
 
 
 def print_path(path: str, end: bytes) -> None:
     """Print the very bytes of a path on stdout; at a terminal, which some would command, in one line."""
-    if sys.stdout.isatty():
-        sys.stdout.write(printable(path) + end.decode())
-    else:
+    with to_stdout():
+        if sys.stdout.isatty():
+            sys.stdout.write(printable(path) + end.decode())
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(os.fsencode(path) + end)
         sys.stdout.flush()
-        sys.stdout.buffer.write(os.fsencode(path) + end)
-    sys.stdout.flush()
 
 
 def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> None:
@@ -79,9 +91,10 @@ def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> Non
         table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
     # Where stdout is no terminal, each row stays on a line of its own, however long.
     console = console_on(width=None if sys.stdout.isatty() else 100_000)
-    if title:
-        console.print(Text(printable(title)), soft_wrap=True)
-    console.print(table)
+    with to_stdout():
+        if title:
+            console.print(Text(printable(title)), soft_wrap=True)
+        console.print(table)
 
 
 @contextmanager

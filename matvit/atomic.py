@@ -41,7 +41,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         BusyError: Another process is writing it, and does not end.
     """
     if path.exists() and (not path.is_file() or path.absolute().is_relative_to("/dev")):
-        yield path
+        with naming(path):
+            yield path
         return
     place = _place(path)
     with exclusive(place, patience_s=_PATIENCE_S):

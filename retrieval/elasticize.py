@@ -203,7 +203,7 @@ def check(
         if submodel in encoder.space.uniforms():
             slice_QD = corpus_QD if submodel == full else embedded(sliced, submodel)
             if submodel != full:
-                measures["slice_cosine"] = _mean((slice_QD * corpus_QD).sum(1))
+                measures["slice_cosine"] = _mean(_cosines(slice_QD, corpus_QD))
         cost = encoder.cost(submodel)
         ms = profile(submodel) if profile else None
         points.append(Checked(submodel, cost, cost.macs / encoder.cost(full).macs, measures, ms))
@@ -216,7 +216,7 @@ def _measures(
     wanted_QK: NDArray[np.int64],
     labels_Q: NDArray[np.str_] | None,
 ) -> dict[str, Share | Estimate]:
-    cosines_Q, found_QK = (vectors_QD * corpus_QD).sum(1), _neighbours(vectors_QD, corpus_QD)
+    cosines_Q, found_QK = _cosines(vectors_QD, corpus_QD), _neighbours(vectors_QD, corpus_QD)
     same_Q = found_QK[:, 0] == wanted_QK[:, 0]
     measures: dict[str, Share | Estimate] = {
         "cosine": _mean(cosines_Q),
@@ -230,6 +230,10 @@ def _measures(
         measures["one_nn"] = Share(int(right_Q.sum()), len(right_Q))
         measures["difference"] = _mean(right_Q.astype(np.float64) - best_Q)
     return measures
+
+
+def _cosines(one_QD: NDArray[np.float32], other_QD: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (one_QD * other_QD).sum(1).clip(-1, 1)
 
 
 def _neighbours(vectors_QD: NDArray[np.float32], corpus_QD: NDArray[np.float32]) -> NDArray[np.int64]:

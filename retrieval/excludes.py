@@ -11,11 +11,15 @@ from retrieval.samples import is_utf8, printable
 _NOT_THE_USERS = frozenset(
     {
         "@eadir",  # Synology's thumbnails
+        "@tmp",
+        "@synoresource",
+        "@__thumb",
         "#recycle",
         "#snapshot",
         "@recycle",  # QNAP's
         "@recently-snapshot",
         "$recycle.bin",  # Windows'
+        "recycler",
         "system volume information",
         "lost+found",
         "network trash folder",  # macOS's, on shares
@@ -26,9 +30,9 @@ _NOT_THE_USERS = frozenset(
 """Names in lower case: thumbnails, bins and snapshots would be found as copies of what is searched."""
 
 
-def is_passed_over(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or the storage's own."""
-    return name.startswith(".") or name.lower() in _NOT_THE_USERS
+def is_passed_over(name: str, *, is_folder: bool) -> bool:
+    """Whether a file or folder of this name is hidden, or a folder the storage's own."""
+    return name.startswith(".") or (is_folder and name.lower() in _NOT_THE_USERS)
 
 
 class Excludes:
@@ -63,7 +67,9 @@ class Excludes:
 
     def passes_over(self, key: str) -> bool:
         """Whether a walk never comes to a file, for its own name or for that of a folder above it."""
-        return any(map(is_passed_over, key.split("/"))) or self(key)
+        *folders, name = key.split("/")
+        hidden = is_passed_over(name, is_folder=False)
+        return hidden or any(is_passed_over(each, is_folder=True) for each in folders) or self(key)
 
     @cached_property
     def _spec(self) -> GitIgnoreSpec:

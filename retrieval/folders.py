@@ -56,17 +56,18 @@ def find_images(root: Path, excludes: Excludes | None = None) -> Found:
     closed: dict[str, str] = {}
     excluded = 0
     walked: set[tuple[int, int]] = set()
-    pending, links = [""], list[str]()
+    pending, links, by_link = [""], list[str](), False
     while pending or links:
         if not pending:  # all that is walked under names of its own comes before what links lead to
-            pending, links = sorted(links, reverse=True), []
+            pending, links, by_link = sorted(links, reverse=True), [], True
         prefix = pending.pop()
         folder = root / prefix
         below: list[str] = []
         try:
             status = folder.stat()
             here = (status.st_dev, status.st_ino)
-            entries = [] if here in walked else _listed(folder)
+            # Not without a link: there are shares that number all their folders alike.
+            entries = [] if by_link and here in walked else _listed(folder)
         except OSError as error:
             if not prefix:
                 raise
@@ -76,9 +77,9 @@ def find_images(root: Path, excludes: Excludes | None = None) -> Found:
         walked.add(here)
         for entry in entries:
             key = prefix + entry.name
-            if is_passed_over(entry.name):
-                continue
             is_folder, is_link = _kind(entry)
+            if is_passed_over(entry.name, is_folder=is_folder):
+                continue
             if excludes(f"{key}/" if is_folder else key):
                 excluded += 1
             elif is_folder:

@@ -56,7 +56,7 @@ class Missing:
             if not stat.S_ISDIR(status.st_mode):
                 return None
             with os.scandir(folder) as entries:
-                is_empty = all(is_passed_over(entry.name) for entry in entries)
+                is_empty = all(is_passed_over(entry.name, is_folder=True) for entry in entries)
         except _NOT_THERE:
             if folder == self._root:
                 return "their folder is not there"

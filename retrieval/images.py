@@ -163,7 +163,7 @@ def _parts(text: str, mode: int, known: Known) -> tuple[Part, ...]:
 def _folder(text: str, known: Known, excludes: Excludes) -> ImageSource:
     folder = true_place(_placed(text))
     found = find_images(folder, excludes)
-    beside = sorted(path for path in folder.iterdir() if not is_passed_over(path.name))
+    beside = sorted(path for path in folder.iterdir() if not is_passed_over(path.name, is_folder=False))
     beside = [path for path in beside if not excludes(path.name)]
     shards = [path for path in beside if path.name.lower().endswith(".tar") and not _is_folder(path)]
     packed = [path for path in beside if (is_packed_tar if shards else why_packed)(path.name)]

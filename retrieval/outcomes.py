@@ -55,7 +55,7 @@ class Outcomes:
     def add(self, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> None:
         """Take a batch of labelled queries and what each submodel makes of it, the full encoder first."""
         vectors_SQD = np.stack([each.vectors for each in predictions])
-        self._keep("cosine", np.einsum("sqd,qd->sq", vectors_SQD, vectors_SQD[0]))
+        self._keep("cosine", np.einsum("sqd,qd->sq", vectors_SQD, vectors_SQD[0]).clip(-1, 1))
         full = predictions[0].log_probabilities
         if full is not None:
             logs = [each.log_probabilities for each in predictions]

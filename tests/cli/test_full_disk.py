@@ -1,5 +1,7 @@
 """A disk that is full: one line that names what could not be written and says what to do."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +61,47 @@ def test_training_names_its_directory(
     assert f"{tmp_path / 'run'}" in done.err.splitlines()[-1]
     assert done.err.endswith(": free some space there, or write elsewhere\n")
     assert "Traceback" not in done.err
+
+
+DEV_FULL = Path("/dev/full")
+needs_dev_full = pytest.mark.skipif(not DEV_FULL.exists(), reason="needs /dev/full, as Linux has it")
+TO_DO = ": free some space there, or write elsewhere\n"
+
+
+@needs_dev_full
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "html"])
+def test_a_link_to_what_is_full(
+    matvit: Callable, index: Path, corpus: Path, tmp_path: Path, suffix: str
+) -> None:
+    sheet = tmp_path / f"sheet.{suffix}"
+    sheet.symlink_to(DEV_FULL)
+    done = matvit("query", files_of(corpus)[0], "-i", index, "--sheet", sheet)
+    assert done.code == 1
+    assert done.err == f"matvit: {sheet}: No space left on device{TO_DO}"
+    assert sheet.is_symlink()
+
+
+@needs_dev_full
+@pytest.mark.parametrize(
+    "words, named",
+    [(["notebook"], "stdout: "), (["plan", "{model}", "--json"], "stdout: "), (["--help"], "")],
+)
+def test_stdout_that_is_full(checkpoint: Path, words: list[str], named: str) -> None:
+    entry = [sys.executable, "-c", "from cli.main import main; main()"]
+    with DEV_FULL.open("w") as full:
+        done = subprocess.run(
+            [*entry, *(word.format(model=checkpoint) for word in words)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, f"matvit: {named}No space left on device{TO_DO}")
+
+
+def test_a_pipe_is_written_into(index: Path, corpus: Path, checkpoint: Path) -> None:
+    entry = [sys.executable, "-c", "from cli.main import main; main()"]
+    done = subprocess.run(
+        [*entry, "plan", checkpoint, "--csv", "/dev/stdout"], capture_output=True, text=True, check=True
+    )
+    assert "submodel,widths," in done.stdout

@@ -15,12 +15,12 @@ from retrieval.excludes import Excludes, is_passed_over
     ],
 )
 def test_what_a_storage_keeps_for_itself(name: str) -> None:
-    assert is_passed_over(name)
+    assert is_passed_over(name, is_folder=True)
 
 
 @pytest.mark.parametrize("name", ["eaDir", "recycle", "snapshot", "a.jpg", "lost", "#1.jpg", "@home", "$"])
 def test_what_may_be_the_user_s(name: str) -> None:
-    assert not is_passed_over(name)
+    assert not is_passed_over(name, is_folder=True)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,27 @@ def test_a_storage_s_own_folders_are_passed_over_but_walked_when_named(tmp_path:
     assert find_images(tmp_path / "@eaDir").keys == ["b.jpg"]
 
 
+def test_files_of_such_names_are_the_user_s(tmp_path: Path) -> None:
+    for name in ("lost+found", "#snapshot", "@tmp"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0" + bytes(600))
+    assert find_images(tmp_path).keys == ["#snapshot", "@tmp", "lost+found"]
+
+
+def test_real_folders_are_all_walked_where_a_share_numbers_them_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "a/1.jpg", "a/b/2.jpg", "c/3.jpg")
+    stat = Path.stat
+
+    def alike(path: Path, **options: bool) -> os.stat_result:
+        fields = list(stat(path, **options))
+        fields[1:3] = 7, 7
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(Path, "stat", alike)
+    assert find_images(tmp_path).keys == ["a/1.jpg", "a/b/2.jpg", "c/3.jpg"]
+
+
 def test_what_begins_like_a_picture_is_one_whatever_its_name(tmp_path: Path) -> None:
     pictures = ("IMG_0001", "photo.jpg.bak", "photo.jpg~", "a.b/0a3f", "upload.tmp", "x.dat", "é", "clip.THM")
     for name in pictures:
