@@ -63,7 +63,10 @@ def calibrate(
             {"submodel": str(s), "losses": c.losses, "gains": c.gains, "p_value": c.p_value}
             for s, c in found.comparisons
         ]
-        print_json(found.record() | {"tested": tested, "queries_needed_for_the_next": found.needed})
+        print_json(
+            found.record()
+            | {"alone": found.alone, "tested": tested, "queries_needed_for_the_next": found.needed}
+        )
     else:
         _show(found)
 

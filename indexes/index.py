@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,8 @@ class Index:
         self._faiss = faiss
         self._generation = generation_of(path)
         self._device = "cpu"
+        self._moving = Lock()
+        self._moved: tuple[DeviceSearch | None] | None = None  # not tried yet
         self._sound: set[Path] = set()
         self._live: Selection | None = None  # all
         if len(removed):
@@ -119,8 +122,8 @@ class Index:
         Returns:
             What searches from now on, and where.
         """
-        self._device = device
-        vars(self).pop("_on_device", None)
+        with self._moving:
+            self._device, self._moved = device, None
         if self._is_exact and self._on_device is not None:
             return f"matrix products on {device}"
         return search.backend()
@@ -129,8 +132,14 @@ class Index:
     def _is_exact(self) -> bool:
         return self.manifest.kind.factory == "Flat"
 
-    @cached_property
+    @property
     def _on_device(self) -> DeviceSearch | None:
+        with self._moving:  # Threads that begin at once must not move the vectors twice.
+            if self._moved is None:
+                self._moved = (self._move(),)
+            return self._moved[0]
+
+    def _move(self) -> DeviceSearch | None:
         if self._device == "cpu":
             return None
         try:
@@ -227,8 +236,8 @@ class Index:
         count = self.manifest.ntotal if among is None else among.count
         k = min(k, count)
         how = kind.factory if among is None else f"{kind.factory} among {count} rows"
-        if self._is_exact and self._on_device is not None:
-            scores_QK, rows_QK = self._on_device.search(queries_QD, k, among)
+        if self._is_exact and (on_device := self._on_device) is not None:
+            scores_QK, rows_QK = on_device.search(queries_QD, k, among)
             return Found(scores_QK, rows_QK, how)
         # Kinds that cannot search among some rows find so many more, of which the others are then dropped.
         spare = 0 if among is None or search.selects(self._faiss) else self.manifest.ntotal - count
@@ -268,8 +277,8 @@ class Index:
         if self._is_exact:
             return self.search(queries_QD, k)[:2]
         queries_QD, k = self._checked(queries_QD, k), min(k, len(self))
-        if self._on_device is not None:
-            return self._on_device.search(queries_QD, k, self._live)
+        if (on_device := self._on_device) is not None:
+            return on_device.search(queries_QD, k, self._live)
         return search.exact(queries_QD, self.vectors, k, self._live)
 
     @property
@@ -309,6 +318,10 @@ class Index:
                 raise IndexDamagedError(f"{files[part]} has changed since it was written: restore it")
             self._sound.add(files[part])
         return self.vectors.take(rows_N)
+
+    def is_current(self) -> bool:
+        """Whether what is on disk still is what was opened."""
+        return generation_of(self.path) == self._generation
 
     def check_generation(self) -> None:
         """Check that what is on disk still is what was opened.

@@ -49,8 +49,8 @@ def sampled(
         with_full: Train the full encoder beside it.
 
     Raises:
-        SubmodelError: A granularity is unknown or named twice, or there is none.
-        ValueError: The probabilities are no distribution over the granularities.
+        SubmodelError: A granularity is unknown or named twice, there is none, or the probabilities are no
+            distribution over them.
     """
     _check(space, granularities)
     submodels = [space.uniform(name) for name in granularities]
@@ -61,7 +61,7 @@ def sampled(
         or not all(p >= 0 for p in probabilities)
         or not math.isclose(sum(probabilities), 1, abs_tol=1e-6)
     ):
-        raise ValueError(
+        raise SubmodelError(
             f"probabilities must sum to 1, one for each of {', '.join(granularities)}; got {probabilities}"
         )
     bounds = list(accumulate(probabilities))[:-1]

@@ -45,6 +45,8 @@ def build(settings: Recipe, *, num_classes: int) -> MatViT:
         )
     except NonsenseError as error:
         raise TrainingError(f"cannot build {settings.architecture} from the recipe: {error}") from error
+    if not plain.global_pool:
+        raise TrainingError(f"the recipe's {settings.architecture} has no pooling: drop model.global_pool")
     return elastic(plain)
 
 
@@ -91,7 +93,7 @@ def objective(settings: Recipe, model: MatViT, *, device: torch.device, mixes: b
         )
     try:
         choose = _choice(settings, space)
-    except (SubmodelError, ValueError) as error:
+    except SubmodelError as error:
         raise TrainingError(str(error)) from error
     return NestedTask(model, criterion, choose, distill=distill, reduction=goal.reduction, device=device)
 

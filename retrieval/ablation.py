@@ -122,7 +122,7 @@ class Queries:
 
     def __init__(self, searcher: Searcher, samples: Sequence[Sample], images: torch.Tensor) -> None:
         self._searcher, self._samples, self._images = searcher, samples, images
-        index = searcher.index
+        self._index = index = searcher.index
         self._corpus = LabelledRows(index.labels, index.paths, index.keys, index.live.tolist())
 
     @classmethod
@@ -136,8 +136,10 @@ class Queries:
     ) -> "Queries":
         """Read labelled images, of which so many at most are kept, evenly spaced.
 
+        Those of whose class the corpus has no other image are left out: whatever they find is wrong.
+
         Raises:
-            EvaluationError: None has a label.
+            EvaluationError: None has a label, or none has one of another image of the corpus.
         """
         samples: list[Sample] = []
         images: list[torch.Tensor] = []
@@ -149,8 +151,12 @@ class Queries:
             on_images(len(batch.samples) + len(batch.failures))
         if not samples:
             raise EvaluationError(f"no query in {source.text} has a label: use one subfolder a class")
-        kept = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
-        return cls(searcher, [samples[i] for i in kept], torch.cat(images)[kept])
+        everything = cls(searcher, samples, torch.cat(images))
+        there = np.flatnonzero(everything._corpus.relevant(samples) > 0)
+        if not len(there):
+            raise EvaluationError("none of the queries' labels is that of another image of the corpus")
+        kept = there[np.unique(np.linspace(0, len(there) - 1, min(most, len(there))).astype(int))]
+        return cls(searcher, [samples[i] for i in kept], everything._images[kept])
 
     def halves(self) -> tuple["Queries", "Queries"]:
         """Every other query, and the rest."""
@@ -167,7 +173,7 @@ class Queries:
         encoder = self._searcher.encoder
         blocks = torch.split(self._images, _BATCH)
         vectors_QD = np.concatenate([encoder.embed(some, submodel) for some in blocks])
-        found = self._corpus.neighbours(self._samples, *self._searcher.index.exact(vectors_QD, 2))
+        found = self._corpus.neighbours(self._samples, *self._index.exact(vectors_QD, 2))
         return found.relevant[:, 0]
 
 

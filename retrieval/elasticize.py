@@ -226,9 +226,12 @@ def _measures(
     if found_QK.shape[1] == _OVERLAP:
         measures[f"overlap_{_OVERLAP}"] = _mean(metrics.overlap(found_QK, wanted_QK))
     if labels_Q is not None:
-        right_Q, best_Q = (labels_Q[near[:, 0]] == labels_Q for near in (found_QK, wanted_QK))
-        measures["one_nn"] = Share(int(right_Q.sum()), len(right_Q))
-        measures["difference"] = _mean(right_Q.astype(np.float64) - best_Q)
+        _, classes_Q, counts = np.unique(labels_Q, return_inverse=True, return_counts=True)
+        there_Q = counts[classes_Q] > 1  # Whatever one that is alone in its class finds is wrong.
+        right_Q, best_Q = ((labels_Q[near[:, 0]] == labels_Q)[there_Q] for near in (found_QK, wanted_QK))
+        if there_Q.any():
+            measures["one_nn"] = Share(int(right_Q.sum()), len(right_Q))
+            measures["difference"] = _mean(right_Q.astype(np.float64) - best_Q)
     return measures
 
 

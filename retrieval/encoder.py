@@ -1,9 +1,10 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
 from collections.abc import Mapping
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,6 +111,7 @@ class Encoder:
         self.model.reset_classifier(0)
         self.space, self.cost = self.model.space, self.model.cost
         self.latency: Profile | None = None
+        self._measuring = Lock()
         self.compiled = _compiled(self.model) if compile else None
         # The weights never change here: a submodel is cut once, and shares their memory ever after.
         self._cuts: dict[Submodel, Any] = {}
@@ -160,9 +162,10 @@ class Encoder:
         return resolve(budget, self.space, self.cost, self._known_latency)
 
     def _known_latency(self) -> Profile:
-        if self.latency is None:
-            self.latency = latency.profile(self.model, device=self.device, dtype=self.dtype)
-        return self.latency
+        with self._measuring:  # Threads that measure at once would measure each other.
+            if self.latency is None:
+                self.latency = latency.profile(self.model, device=self.device, dtype=self.dtype)
+            return self.latency
 
     @torch.inference_mode()
     def embed(self, images: Tensor, submodel: Submodel | None = None) -> NDArray[np.float32]:
@@ -199,14 +202,13 @@ def are_units(vectors_BD: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 def _converted(model: matvit.Elastic, device: torch.device, dtype: torch.dtype) -> matvit.Elastic:
     """The model on a device and in a number format; `Module.to` would convert the caller's own tensors."""
-    own = matvit.elastic(model)
-    for module in own.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            tensor = parameter.detach().to(device, dtype)
-            setattr(module, name, torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, buffer.to(device, dtype if buffer.is_floating_point() else buffer.dtype))
-    return own
+    converted: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        tensor = parameter.detach().to(device, dtype)
+        converted[id(parameter)] = torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        converted[id(buffer)] = buffer.to(device, dtype if buffer.is_floating_point() else buffer.dtype)
+    return deepcopy(model, converted)
 
 
 def _unit(embeddings_BD: Tensor) -> NDArray[np.float32]:

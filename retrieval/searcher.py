@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexes import Index, IndexReplacedError, Manifest
+from indexes import Index, IndexReplacedError, Manifest, UnknownKeyError
 from matvit.atomic import restore
 from matvit.cost import Cost
 from matvit.errors import BudgetError
@@ -187,7 +187,8 @@ class _State:
 class Searcher:
     """An index and the encoder that made it, ready for queries, of any number of threads.
 
-    An index that is replaced on disk is opened anew where a search needs what is no longer there.
+    An index that is replaced on disk is opened anew where a query needs what is no longer there, or asks for
+    a key that was not.
 
     Args:
         index: An open index.
@@ -325,8 +326,7 @@ class Searcher:
         Raises:
             UnknownKeyError: No row has this key.
         """
-        state = self._state
-        return state.hit(int(state.index.with_keys([key]).argmax()), 1.0)
+        return self._answered(lambda state: state.hit(int(state.index.with_keys([key]).argmax()), 1.0))
 
     def _answered(self, answer: Callable[[_State], _Answer]) -> _Answer:
         """What one state of the index answers: a later one, where files of the present one are gone."""
@@ -334,10 +334,14 @@ class Searcher:
             state = self._state
             try:
                 return answer(state)
+            except UnknownKeyError:
+                if state.index.is_current():
+                    raise
             except IndexReplacedError:
-                with self._reopening:
-                    if self._state is state:  # Else another thread has opened it.
-                        self._state = _State(Index.open(state.index.path), state.encoder)
+                pass
+            with self._reopening:
+                if self._state is state:  # Else another thread has opened it.
+                    self._state = _State(Index.open(state.index.path), state.encoder)
         return answer(self._state)
 
 

@@ -354,6 +354,9 @@ def test_a_searcher_that_lives_long_goes_on_with_the_index_that_replaced_its_own
     assert searcher.row("red/02.png").path == str(corpus / "red" / "02.png")
     with pytest.raises(UnknownKeyError):
         searcher.query_key("red/01.png")
+    # And a key that has come since.
+    build_index(open_source(corpus), encoder, out, extends=True)
+    assert searcher.row("red/01.png").path == str(corpus / "red" / "01.png")
 
 
 # The kind: whatever of an index one query reads (vectors, conditions, keys, paths, labels, calibration) while
