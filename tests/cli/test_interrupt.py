@@ -49,7 +49,7 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
         assert said, process.communicate()
 
 
-@pytest.mark.parametrize("workers, often", [(0, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize("workers, often", [(0, 1), (2, 3)])
 def test_a_build_ends_quietly(
     corpus: Path, checkpoint: Path, tmp_path: Path, workers: int, often: int
 ) -> None:

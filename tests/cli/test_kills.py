@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 LEAST = {"save": 20, "save-without-swap": 20, "export": 25, "elasticize": 150, "train": 150}
 """File operations that each has at the least."""
-OFTEN = {"save": 1, "save-without-swap": 2, "export": 2, "elasticize": 31, "train": 17}
+OFTEN = {"save": 1, "save-without-swap": 2, "export": 2, "elasticize": 61, "train": 33}
 """For every run of the tests: before every how manieth of them it is killed."""
 
 
