@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexes.search import nearest
+from indexes.faiss_kinds.search import nearest
 from retrieval import Encoder, open_source
 from retrieval.batches import batches
 

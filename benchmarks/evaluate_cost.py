@@ -25,7 +25,7 @@ from indexes import Index
 from retrieval import build_index, open_source
 from retrieval.batches import batches
 from retrieval.encoder import Encoder
-from retrieval.evaluate import evaluate
+from retrieval.measuring.evaluate import evaluate
 from retrieval.searcher import Searcher
 
 BATCH = 64

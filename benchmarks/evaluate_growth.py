@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from indexes.search import exact
+from indexes.faiss_kinds.search import exact
 from indexes.vectors import Vectors, write_vectors
-from retrieval.metrics import DEPTH
+from retrieval.measuring.metrics.registry import DEPTH
 
 PART = 10_000
 IMAGENET, IMAGENET_QUERIES, BUDGETS = 1_281_167, 50_000, 4

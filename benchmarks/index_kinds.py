@@ -3,7 +3,7 @@
     python benchmarks/index_kinds.py
 
 Vectors of 384 dimensions in clusters, stored as an index of this project stores them (float16). Each kind
-is built and tuned by `indexes.kinds`, then searched through `indexes.Index`; by hand is
+is built and tuned by `indexes.faiss_kinds.build`, then searched through `indexes.Index`; by hand is
 `faiss.Index.search` of the very same file with the same parameters, followed, where candidates are ranked
 again, by the few lines of numpy that one would write for it. Both search the same batches in turn, several
 times; printed are medians. The bar is 0.95 x the queries/s by hand.
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from indexes import EncoderIdentity, Index, IndexWriter
 from indexes.assembly import Origin
-from indexes.kinds import KindOptions
-from indexes.search import exact
+from indexes.faiss_kinds.options import KindOptions
+from indexes.faiss_kinds.search import exact
 
 Vectors = NDArray[np.float32]
 KINDS = ("Flat", "HNSW32", "IVF4096,PQ48")

@@ -30,13 +30,14 @@ from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
 import matvit
-from indexes.search import nearest
+from indexes.faiss_kinds.search import nearest
 from matvit import GRANULARITIES, recipe
 from matvit.device import pick_device
 from matvit.train import Execution, Hooks, train
-from retrieval.figures import Series, plot_curve
-from retrieval.intervals import Share
 from retrieval.labelled import LabelledImages
+from retrieval.measuring.estimate import Share
+from retrieval.showing.figures import plot_curve
+from retrieval.showing.series import Series
 from retrieval.training import open_data
 
 Row = dict[str, Any]
@@ -82,7 +83,7 @@ def trained(name: str, text: str, images: LabelledImages, out: Path, how: Execut
                 flush=True,
             )
 
-    train(file, images, out / name, how=how, hooks=Hooks(on_line=tell), resume=True)
+    train(file, images, out / name, how=how, hooks=Hooks(write=tell), resume=True)
     return matvit.load(out / name / "checkpoint").to(how.device)
 
 

@@ -9,7 +9,8 @@ import argparse
 import csv
 from pathlib import Path
 
-from retrieval.figures import Series, plot_curve
+from retrieval.showing.figures import plot_curve
+from retrieval.showing.series import Series
 
 
 def series(spec: str, column: str) -> Series:

@@ -16,8 +16,8 @@ from matvit.elastic_vit import refitted
 from matvit.elasticize import ready
 from matvit.nested import hidden_of, output_of, take_units
 from matvit.refits import named_ffns
-from retrieval.elasticize import Images
 from retrieval.encoder import Encoder
+from retrieval.learning.drawn_images import DrawnImages
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     full = ready(matvit.load(options.model))
     encoder = Encoder(full, device=torch.device("cpu"), dtype=torch.float32)
-    images = Images.read(options.images, encoder, fit=options.limit, check=200)
+    images = DrawnImages.read(options.images, encoder, fit=options.limit, check=200)
     seen: dict[str, list[torch.Tensor]] = {name: [] for name, _, _ in named_ffns(full)}
     for name, ffn, _ in named_ffns(full):
         _, layer = output_of(ffn)

@@ -7,13 +7,13 @@ import typer
 
 from cli import options
 from cli.alone import alone_in_output
-from cli.models import fetched_for
-from cli.output import command_line, percent, print_json, print_table, progress, say, si
+from cli.output import command_line, percent, print_json, print_table, say, si
+from cli.progress import progress
 
 if TYPE_CHECKING:
     from retrieval.ablation import Searched
     from retrieval.images import ImageSource
-    from retrieval.intervals import Estimate
+    from retrieval.measuring.estimate import Estimate
     from retrieval.searcher import Searcher
 
 SEARCH_QUERIES = 4000
@@ -53,23 +53,23 @@ def ablate(
     Example: matvit ablate photos/test -i photos.index -o results/ --search 50
     """
     from retrieval.ablation import compare_orders, orders
-    from retrieval.evaluate import evaluate
     from retrieval.images import open_source
+    from retrieval.measuring.evaluate import evaluate
     from retrieval.searcher import Searcher
 
     if search:
         _require_optuna()
     source = open_source(queries)
-    searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
-    space = searcher.encoder.space
-    submodels = list(dict.fromkeys(submodel for _, submodel, _ in orders(space, seed)))
-    with progress("Evaluating", source.size) as advance:
+    with progress() as bar:
+        searcher = Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar)
+        space = searcher.encoder.space
+        submodels = list(dict.fromkeys(submodel for _, submodel, _ in orders(space, seed)))
         result = evaluate(
             searcher,
             source,
             list(dict.fromkeys([*submodels, *space.uniforms()])),
             workers=workers,
-            on_images=advance,
+            progress=bar,
         )
     measured, means = compare_orders(space, result, seed)
     searched = _search(searcher, source, search, seed) if search else []
@@ -95,8 +95,8 @@ def ablate(
             print_table([_columns(searcher, each) for each in searched])
     if output:
         from matvit.atomic import write_text
-        from retrieval.figures import plot_orders
-        from retrieval.tables import write_csv
+        from retrieval.csv_table import write_csv
+        from retrieval.showing.figures import plot_orders
 
         write_csv(output / "orders.csv", by_order)
         write_csv(output / "means.csv", summary)
@@ -111,14 +111,14 @@ def ablate(
 def _search(searcher: "Searcher", source: "ImageSource", evaluations: int, seed: int) -> "list[Searched]":
     from retrieval.ablation import Queries, search
 
-    with progress("Reading", source.size) as advance:
-        seen, others = Queries.read(searcher, source, most=SEARCH_QUERIES, on_images=advance).halves()
+    with progress() as bar:
+        seen, others = Queries.read(searcher, source, most=SEARCH_QUERIES, progress=bar).halves()
     curve, cost = searcher.encoder.space.curve, searcher.encoder.cost
     # Evenly spaced on the curve, without its ends, where there is nothing to choose.
     budgets = [cost(curve[round(len(curve) * i / 6)]).macs for i in range(1, 6)]
-    with progress("Searching", evaluations * len(budgets), unit="submodels") as advance:
+    with progress() as bar:
         return [
-            search(searcher, seen, others, budget, evaluations=evaluations, seed=seed, on_evaluation=advance)
+            search(searcher, seen, others, budget, evaluations=evaluations, seed=seed, progress=bar)
             for budget in budgets
         ]
 

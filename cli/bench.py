@@ -1,7 +1,6 @@
 """`matvit bench`: ways of running one encoder, side by side on this machine."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.models import fetched
-from cli.output import percent, print_json, print_table, progress, say
+from cli.output import percent, print_json, print_table, say
+from cli.progress import progress
 
 if TYPE_CHECKING:
     from matvit.bench import Result
+    from matvit.profile import Profile
     from matvit.submodel import Submodel
 
 
@@ -56,38 +56,35 @@ def bench(
     import torch
 
     from matvit.bench import compare, engines, open_model
+    from matvit.budget import resolve
     from matvit.device import pick_device
-    from matvit.latency import Setting
+    from matvit.latency import measure, setting_here
 
     place = pick_device(device)
     if threads:
         torch.set_num_threads(threads)
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
-    encoder, untrained = open_model(fetched(model))
-    encoder.to(place)
-    budgets = submodel or encoder.space.granularities
-    submodels = list(dict.fromkeys(encoder.submodel(budget) for budget in budgets))
-    sizes = batch_size or ([1, 32, 256] if place.type == "cuda" else [1])
-    with ExitStack() as stack:
-        bar: list[Callable[[int], None]] = []
+    with progress() as bar:
+        encoder, untrained = open_model(model, progress=bar)
+        encoder.to(place)
+        budgets = submodel or encoder.space.granularities
+        space, cost = encoder.space, encoder.cost
 
-        def start(total: int) -> None:
-            bar.append(stack.enter_context(progress("Comparing", total, unit="steps")))
+        def times() -> "Profile":
+            return measure(encoder, device=place, dtype=torch.float32, progress=bar)
 
-        def advance(count: int) -> None:
-            bar[0](count)
-
+        submodels = list(dict.fromkeys(resolve(budget, space, cost, times) for budget in budgets))
+        sizes = batch_size or ([1, 32, 256] if place.type == "cuda" else [1])
         results = compare(
             encoder,
             ways=engines(place, compiled=compile),
             submodels=submodels,
             batch_sizes=sizes,
             repeats=repeats,
-            on_total=start,
-            on_step=advance,
+            progress=bar,
         )
-    setting = Setting.here(place, torch.float32)
+    setting = setting_here(place, torch.float32)
     threads_used = [f"{setting.threads} thread{'s' * (setting.threads > 1)}"] if setting.threads else []
     random = ["random weights"] if untrained else []
     where = [f"{model} on {setting.device}", *threads_used, f"torch {setting.torch_version}"]
@@ -102,7 +99,7 @@ def bench(
             of_size = [result for result in results if result.batch_size == size]
             print_table(_table(of_size, submodels), title=f"batch of {size}")
     if csv:
-        from retrieval.tables import write_csv
+        from retrieval.csv_table import write_csv
 
         write_csv(csv, records)
         say(f"kept: {csv}")

@@ -1,72 +1,66 @@
-"""`matvit plan --calibrate`: what the budget `auto` of an index shall mean."""
+"""`matvit calibrate`: what the budget `auto` of an index shall mean."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.models import fetched_for
-from cli.output import percent, print_json, print_table, progress, say
+from cli import options
+from cli.output import percent, print_json, print_table, say, say_failures
+from cli.progress import progress
 
 if TYPE_CHECKING:
-    from retrieval.calibrate import Calibration
+    from retrieval.measuring.calibrate import Calibration
 
 
 def calibrate(
-    index: Path,
-    queries: str,
-    *,
-    model: str | None,
-    max_drop: float,
-    held_out: float,
-    device: str,
-    dtype: str,
-    json: bool,
+    queries: options.Images,
+    index: options.IndexDir,
+    max_drop: Annotated[
+        float, typer.Option(help="What the submodel may lose, in points of 1-NN accuracy against XL.")
+    ] = 0.5,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the queries that only check the choice.")
+    ] = 0.5,
+    model: options.ModelOverride = None,
+    batch_size: options.BatchSize = 64,
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
 ) -> None:
-    """Find the cheapest submodel that can be promised, and keep it with the index.
+    """Find the cheapest submodel that labelled queries promise; the index keeps it as its budget auto.
 
-    Args:
-        index: The index directory.
-        queries: Labelled images, as commands are given them.
-        model: What `-m` says.
-        max_drop: In points of 1-NN accuracy.
-        held_out: Share of the queries that only check.
-        device: As everywhere.
-        dtype: As everywhere.
-        json: Print JSON.
+    Queries should be like those to be asked for. One part of them chooses, with 95 % confidence; the others
+    check the choice.
+
+    Example: matvit calibrate photos/test -i photos.index --max-drop 0.5
     """
-    from retrieval.calibrate import calibrate as run
-    from retrieval.calibrate import keep
-    from retrieval.images import open_source
-    from retrieval.promise import queries_needed
+    from retrieval.measuring.calibrate import calibrate as run
     from retrieval.searcher import Searcher
 
     if not 0 < max_drop < 100:
         raise typer.BadParameter(f"--max-drop {max_drop:g}: write points of accuracy, such as 0.5")
-    source = open_source(queries)
-    searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
-    with progress("Calibrating", source.size) as advance:
-        found = run(searcher, source, max_drop=max_drop / 100, held_out=held_out, on_images=advance)
-    fewest = queries_needed(max_drop / 100)
-    for failure in found.failures[:20]:
-        say(f"not readable: {failure.key}: {failure.reason}")
+    with progress() as bar:
+        found = run(
+            Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar),
+            queries,
+            max_drop=max_drop / 100,
+            held_out=held_out,
+            batch_size=batch_size,
+            workers=workers,
+            progress=bar,
+        )
+    found.save(index)
+    say_failures(found.failures)
     if found.alone:
         say(f"{found.alone} queries of whose class the corpus has no other image are left out")
-    if found.queries < (fewest or 0):
+    if found.queries < (found.fewest or 0):
         say(
             f"{found.queries} queries are too few to promise a drop below {max_drop:g} points: at least "
-            f"{fewest} are needed, or a larger --max-drop"
+            f"{found.fewest} are needed, or a larger --max-drop"
         )
-    keep(found, index)
     if json:
-        tested = [
-            {"submodel": str(s), "losses": c.losses, "gains": c.gains, "p_value": c.p_value}
-            for s, c in found.comparisons
-        ]
-        print_json(
-            found.record()
-            | {"alone": found.alone, "tested": tested, "queries_needed_for_the_next": found.needed}
-        )
+        print_json(found.to_dict())
     else:
         _show(found)
 

@@ -9,8 +9,9 @@ import typer
 
 from cli import options
 from cli.alone import alone_in_output
-from cli.evaluate import as_json, keep, show
-from cli.output import print_json, print_table, progress, say, si
+from cli.evaluate import show
+from cli.output import command_line, print_json, print_table, say, si
+from cli.progress import progress
 from cli.query import show_hits
 from cli.train import run
 
@@ -34,7 +35,7 @@ def demo(
 
     Example: matvit demo
     """
-    from indexes.search import require_faiss
+    from indexes.faiss_kinds.search import require_faiss
     from matvit.checkpoint import SHIPPED
     from matvit.device import pick_device, pick_dtype
     from matvit.lock import INSIDE
@@ -59,19 +60,18 @@ def _show(
     checkpoint: Path, corpus: Path, queries: Path, place: Path, device: str, dtype: str, json: bool
 ) -> None:
     from indexes import Index
-    from retrieval.contact_sheet import contact_sheet
     from retrieval.embed import build_index
     from retrieval.encoder import Encoder
-    from retrieval.evaluate import evaluate
     from retrieval.images import open_source
-    from retrieval.pixels import raw_pixel_1nn
+    from retrieval.measuring.evaluate import evaluate
     from retrieval.searcher import Searcher
+    from retrieval.showing.contact_sheet import contact_sheet
 
     encoder = Encoder.open(checkpoint, device=device, dtype=dtype)
     images = open_source(corpus)
     say(f"1. The full encoder embeds {images.size} images once, into {place / 'digits.index'}")
-    with progress("Embedding", images.size) as advance:
-        build_index(images, encoder, place / "digits.index", command="matvit demo", on_images=advance)
+    with progress() as bar:
+        build_index(images, encoder, place / "digits.index", command="matvit demo", progress=bar)
     searcher = Searcher(Index.open(place / "digits.index"), encoder)
 
     say("2. Each query says what it may cost; a smaller encoder inside the same weights answers")
@@ -86,11 +86,9 @@ def _show(
     contact_sheet(place / "neighbours.png", sheet)
 
     say("3. 1-NN accuracy of the 360 held-out digits against query compute")
-    held_out = open_source(queries)
-    with progress("Evaluating", held_out.size) as advance:
-        result = evaluate(searcher, held_out, encoder.space.curve, on_images=advance)
-    floors = raw_pixel_1nn(images, held_out)
-    keep(result, floors, place / "evaluation", searcher)
+    with progress() as bar:
+        result = evaluate(searcher, queries, raw_pixels=True, progress=bar)
+    result.save(place / "evaluation", command=command_line())
     made = {
         "images": "digits",
         "index": "digits.index",
@@ -100,9 +98,9 @@ def _show(
     }
     paths = {what: str(place / name) for what, name in made.items()}
     if json:
-        print_json(as_json(result, floors) | {"made": paths})
+        print_json(result.to_dict() | {"made": paths})
         return
-    show(result, floors)
+    show(result)
     print_table([{"made": what, "where": path} for what, path in paths.items()])
     example = ["matvit", "query", str(asked[0]), "-i", paths["index"], "--budget", "60%"]
     say(f"Try: {shlex.join(example)}")

@@ -1,6 +1,6 @@
 """`matvit evaluate`: retrieval against query compute."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,15 +8,13 @@ import typer
 
 from cli import options
 from cli.alone import alone_in_output
-from cli.models import fetched_for
-from cli.output import command_line, percent, print_json, print_table, progress, say, si
-from cli.times import measured, submodel_for
+from cli.output import command_line, percent, print_json, print_table, say, say_failures, si
+from cli.progress import progress
 
 if TYPE_CHECKING:
-    from matvit.submodel import Submodel
-    from retrieval.evaluate import Evaluation, Point
-    from retrieval.intervals import Share
-    from retrieval.searcher import Searcher
+    from retrieval.measuring.curve import Point
+    from retrieval.measuring.estimate import Share
+    from retrieval.measuring.evaluation import Evaluation
 
 
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -73,110 +71,41 @@ def evaluate(
 
     Example: matvit evaluate photos/test -i photos.index --budget all -o results/
     """
-    from retrieval.errors import EvaluationError, ImageSourceError
-    from retrieval.evaluate import evaluate as run
-    from retrieval.images import open_source, open_sources
-    from retrieval.pixels import raw_pixel_1nn
+    from retrieval.measuring.evaluate import evaluate as run
     from retrieval.searcher import Searcher
 
-    source = open_source(queries)
-    searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
-    encoder = searcher.encoder
-    chosen: list[Submodel] = []
-    for text in budget or ["all"]:
-        curve = encoder.space.curve
-        chosen += curve if text == "all" else [submodel_for(encoder, searcher.meaning(text))]
-    if measure and encoder.latency is None:
-        encoder.latency = measured(encoder.model, device=encoder.device, dtype=encoder.dtype)
-    total = None if source.size is None else source.size + same_encoder * len(searcher.index)
-    with progress("Evaluating", total) as advance:
+    with progress() as bar:
         result = run(
-            searcher,
-            source,
-            list(dict.fromkeys(chosen)),
+            Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar),
+            queries,
+            budget or ["all"],
             same_encoder=same_encoder,
-            profile=encoder.latency if measure else None,
+            raw_pixels=raw_pixels,
+            measure=measure,
             batch_size=batch_size,
             workers=workers,
-            on_images=advance,
+            progress=bar,
         )
-    floors: dict[str, Share] = {}
-    if raw_pixels:
-        try:
-            manifest = searcher.index.manifest
-            floors = raw_pixel_1nn(open_sources(manifest.sources, manifest.excludes), source)
-        except (EvaluationError, ImageSourceError) as error:
-            say(f"raw pixels not measured: {error}")
     if json:
         _tell(result)
-        print_json(as_json(result, floors))
+        print_json(result.to_dict())
     else:
-        show(result, floors)
+        show(result)
     if output:
-        keep(result, floors, output, searcher)
+        say(f"kept in {output}: {', '.join(result.save(output, command=command_line()))}")
 
 
-def show(result: "Evaluation", floors: "Mapping[str, Share]") -> None:
+def show(result: "Evaluation") -> None:
     """Print the curve, and the floors it stands on, as a table."""
     _tell(result)
     print_table(
         [_columns(point) for point in result.points]
-        + [_floor(f"raw pixels, {name}", share) for name, share in floors.items()]
+        + [_floor(f"raw pixels, {name}", share) for name, share in result.raw_pixels.items()]
     )
-
-
-def as_json(result: "Evaluation", floors: "Mapping[str, Share]") -> dict[str, object]:
-    """The curve and its floors in plain values; accuracies are shares, 0 to 1."""
-    return {
-        "points": result.table(),
-        "raw_pixels": {name: _json(share) for name, share in floors.items()},
-        "queries": result.queries,
-        "unlabelled": result.unlabelled,
-        "alone": result.alone,
-        "failures": len(result.failures),
-        "left_out": result.left_out,
-    }
-
-
-def keep(result: "Evaluation", floors: "Mapping[str, Share]", output: Path, searcher: "Searcher") -> None:
-    """Write the curve as a table, pictures and the command that measured it."""
-    from matvit.atomic import write_text
-    from retrieval.contact_sheet import contact_sheet
-    from retrieval.disagreements import disagreements
-    from retrieval.figures import (
-        adaptive_series,
-        plot_consistency,
-        plot_curve,
-        same_encoder_series,
-    )
-    from retrieval.tables import write_csv
-
-    output.mkdir(parents=True, exist_ok=True)
-    write_csv(output / "curve.csv", result.table())
-    full_gmacs = searcher.encoder.cost(searcher.encoder.space.full).gmacs
-    if floors:
-        write_csv(output / "raw_pixels.csv", [{"distance": name, **_json(s)} for name, s in floors.items()])
-    curves = [adaptive_series(result)]
-    if any(point.same_encoder for point in result.points):
-        curves.append(same_encoder_series(result))
-    plot_curve(
-        output / "curve.png",
-        curves,
-        full_gmacs=full_gmacs,
-        floors={f"raw pixels, {name}": share.value for name, share in floors.items()},
-    )
-    plot_consistency(output / "consistency.png", result, full_gmacs=full_gmacs)
-    made = ["curve.csv", "curve.png", "consistency.png"]
-    if rows := disagreements(searcher, result):
-        contact_sheet(output / "disagreements.png", rows, columns=5)
-        made.append("disagreements.png")
-    write_text(output / "command.txt", command_line() + "\n")
-    say(f"kept in {output}: {', '.join(made)}")
 
 
 def _tell(result: "Evaluation") -> None:
-    for failure in result.failures[:20]:
-        say(f"not readable: {failure.key}: {failure.reason}")
+    say_failures(result.failures)
     notes = {
         "not readable": len(result.failures),
         "without a label, left out": result.unlabelled,
@@ -195,12 +124,12 @@ def _columns(point: "Point") -> dict[str, object]:
         "MACs": si(point.cost.macs),
         "parameters": si(point.cost.params),
         "of XL": percent(point.share_of_full),
-        "adaptive 1-NN %": str(point.adaptive),
+        "adaptive 1-NN %": str(point["adaptive_1nn"]),
     }
     if point.ms is not None:
         row["ms"] = f"{point.ms:.3g}"
-    if point.same_encoder is not None:
-        row["same encoder 1-NN %"] = str(point.same_encoder)
+    if "same_encoder_1nn" in point.measures:
+        row["same encoder 1-NN %"] = str(point["same_encoder_1nn"])
     for name, (title, text) in _SHOWN.items():
         if name in point.measures:
             row[title] = text(point.measures[name].value)
@@ -209,8 +138,3 @@ def _columns(point: "Point") -> dict[str, object]:
 
 def _floor(name: str, share: "Share") -> dict[str, object]:
     return {"submodel": name, "adaptive 1-NN %": str(share)}
-
-
-def _json(share: "Share") -> dict[str, float]:
-    low, high = share.interval
-    return {"accuracy": share.value, "low": low, "high": high, "queries": share.total}

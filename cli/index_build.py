@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.models import fetched, fetched_for
-from cli.output import command_line, print_json, progress, say, steps
+from cli.output import command_line, print_json, say
+from cli.progress import progress
 
 if TYPE_CHECKING:
     import torch
 
-    from indexes.kinds import KindOptions
+    from indexes.faiss_kinds.options import KindOptions
     from matvit.distributed import Processes
     from retrieval.images import ImageSource
 
@@ -59,7 +59,7 @@ def build(
     with joined(device) as where:
         _embed(
             source,
-            fetched(model),
+            model,
             out,
             kind=kind,
             key_prefix=key_prefix,
@@ -100,25 +100,25 @@ def add(
     """
     from indexes import Index
     from indexes.change import note_excludes, remove
-    from indexes.kinds import AUTO
+    from indexes.faiss_kinds.options import AUTO
     from indexes.prefixes import check_prefix, known_source
     from matvit.distributed import joined
-    from retrieval.images import open_source, place_of
+    from retrieval.images import location_of, open_source
     from retrieval.known import Known
     from retrieval.searcher import model_of
 
     check_prefix(key_prefix or "")
     with joined(device) as where:
-        tell = say if where[0].is_first else _silent
+        tell = say if where[0].is_first else _nobody
         opened = Index.open(index)
         known = Known(opened, check_content=check_content)
-        place = known_source(opened.manifest, place_of(images)) or place_of(images)
+        place = known_source(opened.manifest, location_of(images)) or location_of(images)
         remembered = tuple(opened.manifest.excludes.get(place, ()))
         source = open_source(images, known=known.unchanged, excludes=[*remembered, *(exclude or ())])
         gone, excluded = known.gone(source), known.excluded(source)
         tell(f"{known.skipped} files are as they were")
         if source.parts:
-            model = fetched_for(index, model) or model_of(opened)
+            model = model or model_of(opened)
             _embed(
                 source,
                 model,
@@ -166,27 +166,17 @@ def _embed(
     extends: bool = False,
 ) -> None:
     from indexes.rows import read_failures
+    from matvit.progress import silent
     from retrieval.embed import build_index
     from retrieval.encoder import Encoder
 
     if source.excluded and where[0].is_first:
         say(f"{source.excluded} files and folders are excluded")
-    skipped = 0
-
-    def skip(count: int) -> None:
-        nonlocal skipped
-        skipped += count
-        advance(count)
-
     processes, place = where
     if processes.is_first and source.note:
         say(source.note)
-    encoder = Encoder.open(model, device=str(place), dtype=dtype)
-    alone = processes.world_size == 1
-    bar = (
-        progress("Embedding", source.size if alone else None) if processes.is_first else nullcontext(_silent)
-    )
-    with bar as advance:
+    with progress() if processes.is_first else nullcontext(silent) as bar:
+        encoder = Encoder.open(model, device=str(place), dtype=dtype, progress=bar)
         manifest = build_index(
             source,
             encoder,
@@ -198,15 +188,10 @@ def _embed(
             batch_size=batch_size,
             workers=workers,
             processes=processes,
-            on_images=advance,
-            on_skip=skip,
-            on_progress=steps(),
-            on_note=say,
+            progress=bar,
         )
     if not processes.is_first:
         return
-    if skipped:
-        say(f"{skipped} images were embedded before this run was interrupted, and were not repeated")
     failures = read_failures(out / "failures.parquet").to_pylist()
     for failure in failures[:20]:
         say(f"not indexed: {failure['key']}: {failure['reason']}")
@@ -225,8 +210,8 @@ def _print_counts(index: Path) -> None:
     print_json({"index": str(index), "indexed": found, "failures": failures})
 
 
-def _silent(_: object) -> None:
-    pass
+def _nobody(_: str) -> None:
+    """Of several processes, one tells."""
 
 
 COMMANDS = (build, add)

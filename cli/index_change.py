@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.output import command_line, progress, say, steps
+from cli.output import command_line, say
+from cli.progress import progress
 
 Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
 
@@ -56,10 +57,11 @@ def compact(
     Example: matvit index compact photos.index
     """
     from indexes.change import gather
-    from indexes.kinds import KindOptions
+    from indexes.faiss_kinds.options import KindOptions
 
     kind = KindOptions(factory=factory) if factory else None
-    manifest = gather([index], index, command=command_line(), options=kind, on_progress=steps())
+    with progress() as bar:
+        manifest = gather([index], index, command=command_line(), options=kind, progress=bar)
     say(f"{manifest.ntotal} rows: {index}")
 
 
@@ -84,16 +86,8 @@ def merge(
     from indexes.change import gather
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
-    manifest = gather(
-        indexes,
-        out,
-        command=command_line(),
-        options=kind,
-        on_progress=steps(),
-        on_prefix=lambda path, prefix: say(
-            f"{path} has names that are taken: its keys begin with {prefix} in {out}"
-        ),
-    )
+    with progress() as bar:
+        manifest = gather(indexes, out, command=command_line(), options=kind, progress=bar)
     say(f"{manifest.ntotal} rows: {out}")
 
 
@@ -121,7 +115,7 @@ def relocate(
     """
     from retrieval.relocation import relocate_index
 
-    with progress("Comparing", None, "files") as advance:
+    with progress() as bar:
         moved, kept = relocate_index(
             index,
             old,
@@ -129,7 +123,7 @@ def relocate(
             command=command_line(),
             check_content=check_content,
             keep_missing=missing is Missing.KEEP,
-            on_files=advance,
+            progress=bar,
         )
     if kept:
         say(f"{kept} files are not at {new}: their rows are as they were")

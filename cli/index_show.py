@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import options
-from cli.models import fetched_for
-from cli.output import print_json, print_table, progress, say
+from cli.output import print_json, print_table, say
+from cli.progress import progress
 
 Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
 
@@ -39,6 +39,7 @@ def info(index: Index, json: options.Json = False) -> None:
         "checkpoint": manifest.checkpoint,
         "dimensions": manifest.encoder.embed_dim,
         "pooling": manifest.encoder.pooling,
+        "projection": manifest.encoder.projection,
         "metric": manifest.metric,
         "kind": kind.factory,
         "parameters": kind.parameters,
@@ -88,15 +89,16 @@ def verify(
     """
     from indexes import verify as problems_of
 
-    problems = problems_of(index)
+    with progress() as bar:
+        problems = problems_of(index, progress=bar)
     answer: dict[str, object] = {}
     if rows and not problems:
         from retrieval.reembed import reembed
         from retrieval.searcher import Searcher
 
-        searcher = Searcher.open(index, model=fetched_for(index, model), device=device, dtype=dtype)
-        with progress("Embedding again", min(rows, len(searcher.index))) as advance:
-            again = reembed(searcher, rows, on_images=advance)
+        with progress() as bar:
+            searcher = Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar)
+            again = reembed(searcher, rows, progress=bar)
         problems += [f"{key}: {reason}" for key, reason in again.failures]
         problems += [
             f"{key}: embeds to something else now (cosine {c:.3f})" for key, c in again.changed.items()

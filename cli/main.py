@@ -11,8 +11,21 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, bench, demo, elasticize, evaluate, index, notebook, plan, query, scenic, train
-from cli.output import say, to_stdout
+from cli import (
+    ablate,
+    bench,
+    calibrate,
+    demo,
+    elasticize,
+    evaluate,
+    index,
+    notebook,
+    plan,
+    query,
+    scenic,
+    train,
+)
+from cli.output import say, say_notes, to_stdout
 
 # Typer carries a click of its own and exports just this much of it.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -25,8 +38,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, elasticize, plan, query, evaluate, ablate, bench, notebook):
-    app.command()(getattr(command, command.__name__.rpartition(".")[2]))
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("elasticize")(elasticize.elasticize)
+app.command("plan")(plan.plan)
+app.command("query")(query.query)
+app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
+app.command("ablate")(ablate.ablate)
+app.command("bench")(bench.bench)
+app.command("notebook")(notebook.notebook)
 app.add_typer(index.app, name="index")
 app.add_typer(scenic.app, name="import")
 
@@ -51,6 +72,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; a mistake ends in one line on stderr and exit code 2, failed work in 1."""
+    say_notes()
     interrupt = _Interrupt()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, interrupt)

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from cli.output import print_table, progress, say
+from cli.output import print_table, say
+from cli.progress import progress
 
 # Beside this package, in the checkout and where it is installed; others may have a package of that name, too.
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -138,7 +139,7 @@ def _run(source: Path, target: Path) -> None:
         task = asyncio.current_task()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
 
-    with progress("Running", len(code), "cells") as advance:
+    with progress() as bar:
         client = NotebookClient(
             content,
             # With no folder of kernels to look in, Jupyter takes the one that belongs to this interpreter.
@@ -149,7 +150,7 @@ def _run(source: Path, target: Path) -> None:
             resources={"metadata": {"path": str(target.parent)}},
             on_notebook_start=stop_on_ctrl_c,
             on_cell_execute=lambda cell, **_: begun.append(cell.source),
-            on_cell_executed=lambda **_: advance(1),
+            on_cell_executed=lambda **_: bar("cells run", len(begun), len(code)),
         )
         try:
             # Cells' own stderr lands in the notebook; what is left is Jupyter talking to itself.

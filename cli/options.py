@@ -5,15 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from indexes.kinds import KindOptions
+from retrieval.sources import images_help
 
-IMAGES_HELP = (
-    "A folder of images (flat, or one subfolder a class), one image file, WebDataset shards (x.tar, "
-    "'x-{000..009}.tar', 'x-*.tar'), a list of image files (x.parquet, x.csv, x.tsv or x.jsonl with a column "
-    "path, or x.txt with one path a line, or path and label), a parquet file that holds images as Hugging "
-    "Face's do, or torchvision:NAME for a set's training images, torchvision:NAME/test for the others."
-)
+if TYPE_CHECKING:
+    from indexes.faiss_kinds.options import KindOptions
+
+IMAGES_HELP = images_help()
 
 MODEL_HELP = (
     "Checkpoint directory; timm name (pretrained weights), such as vit_base_patch14_dinov2.lvd142m; "
@@ -94,7 +91,7 @@ def kind_options(
     factory: str, rerank: int | None, max_memory: str | None, max_query_ms: float | None, recall: float
 ) -> "KindOptions":
     """What the options say of how to index."""
-    from indexes.kinds import KindOptions
+    from indexes.faiss_kinds.options import KindOptions
 
     return KindOptions(
         factory=factory,

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
-from cli.models import fetched_for
 from cli.output import print_json, print_path, print_table, say, si
-from cli.times import submodel_for
+from cli.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from matvit.compiled import CompiledSubmodels
-    from matvit.submodel import Submodel
-    from retrieval.samples import Failure
+    from retrieval.sample import Failure
     from retrieval.searcher import Hit, Hits
 
 SHEETS = (".png", ".pdf", ".svg", ".html")
@@ -90,7 +87,7 @@ def query(
     Example: matvit query --key 2019/cat.jpg -i photos.index --where "year > 2019" --paths
     """
     from retrieval.errors import UnreadableImageError
-    from retrieval.samples import Failure
+    from retrieval.sample import Failure
     from retrieval.searcher import Searcher
 
     images = images or []
@@ -106,11 +103,13 @@ def query(
         raise typer.BadParameter(f"--sheet {sheet}: draws {', '.join(SHEETS)} files")
     if sheet and not (images or key):
         raise typer.BadParameter("--sheet draws images and rows, which --vectors are not")
-    model = fetched_for(index, model)
-    searcher = Searcher.open(index, model=model, device=device, dtype=dtype, compile=compile)
-    if searcher.encoder.compiled:
+    if compile:
         say("compiling takes a minute or more")
-        searcher.encoder.compiled.on_compile = partial(_tell_compiled, searcher.encoder.compiled)
+    with progress() as bar:
+        searcher = Searcher.open(
+            index, model=model, device=device, dtype=dtype, compile=compile, progress=bar
+        )
+        submodel = searcher.submodel(budget) if images else None
     how: dict[str, Any] = {
         "k": k,
         "threshold": threshold,
@@ -130,7 +129,6 @@ def query(
             raise typer.BadParameter(f"--vectors {vectors}: {error}") from error
         for number, hits in enumerate(found):
             show(f"{vectors}[{number}]", hits)
-    submodel = submodel_for(searcher.encoder, searcher.meaning(budget)) if images else None
     failed = False
     for image in _named(b"\0" if null else b"\n") if stream else _files(images):
         path = image.key if isinstance(image, Failure) else image
@@ -148,16 +146,12 @@ def query(
         if sheet and len(drawn) < SHEET_ROWS:
             drawn.append((Path(path).name, path, hits))
     if sheet and drawn:
-        from retrieval.contact_sheet import contact_sheet
+        from retrieval.showing.contact_sheet import contact_sheet
 
         contact_sheet(sheet, drawn)
         say(f"contact sheet of the first {len(drawn)} queries: {sheet}")
     if failed:
         raise typer.Exit(1)
-
-
-def _tell_compiled(compiled: "CompiledSubmodels", submodel: "Submodel", seconds: float) -> None:
-    say(f"compiled {submodel} in {seconds:.0f} s; frozen weights hold {si(compiled.memory_bytes)}B")
 
 
 def _named(end: bytes) -> Iterator[str]:
@@ -180,7 +174,7 @@ def _files(images: list[str]) -> "Iterator[str | Failure]":
     """The images named, those of a folder one by one, and folders in it that cannot be listed."""
     from retrieval.errors import ImageSourceError
     from retrieval.folders import find_images
-    from retrieval.samples import Failure
+    from retrieval.sample import Failure
 
     for image in images:
         if Path(image).is_dir():
@@ -208,22 +202,12 @@ def _vectors(path: Path) -> "NDArray[np.floating]":
 
 def _show(query: str, hits: "Hits", how: str, end: bytes) -> None:
     if how == "json":
-        print_json(_record(query, hits))
+        print_json({"query": query} | hits.to_dict())
     elif how == "paths":
         for hit in hits:
-            print_path(hit.place, end)
+            print_path(hit.location, end)
     else:
         show_hits(query, hits)
-
-
-def _record(query: str, hits: "Hits") -> dict[str, object]:
-    return {
-        "query": query,
-        "submodel": str(hits.submodel) if hits.submodel else None,
-        "gmacs": hits.gmacs,
-        "searched": hits.how,
-        "hits": [{"key": h.key, "score": h.score, "label": h.label, "path": h.path} for h in hits],
-    }
 
 
 def show_hits(query: str, hits: "Hits", limit: int | None = None) -> None:

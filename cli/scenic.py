@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.output import print_json, print_table, progress_bytes, say
+from cli.output import print_json, print_table, say
+from cli.progress import progress
 
 app = typer.Typer(help="Bring in checkpoints of other projects.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,17 +49,8 @@ def scenic(
     from matvit.published import obtain
     from matvit.scenic import facts
 
-    with progress_bytes("Downloading", "Reading") as (download, reading):
-        if Path(source).is_file():
-            reading.total(Path(source).stat().st_size)
-        obtain(
-            source,
-            out,
-            classifier=classifier,
-            on_bytes=download.advance,
-            on_total=download.total,
-            on_read=reading.advance,
-        )
+    with progress() as bar:
+        obtain(source, out, classifier=classifier, progress=bar)
     found = facts(out)
     if json:
         print_json({"checkpoint": str(out), **found})

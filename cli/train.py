@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import options
-from cli.output import print_json, progress, say
+from cli.output import print_json, say
+from cli.progress import progress
 
 
 def train(
@@ -100,10 +101,10 @@ def run(
     **how: Any,
 ) -> None:
     """Train with progress on screen; arguments as those of the command."""
-    from cli.models import fetched
     from matvit import distributed
     from matvit import recipe as recipes
     from matvit.device import pick_dtype
+    from matvit.progress import silent
     from matvit.train import Execution, Hooks
     from matvit.train import train as run_recipe
     from retrieval.training import accuracy_evaluation, open_data
@@ -119,7 +120,6 @@ def run(
             evaluate = accuracy_evaluation(
                 images, held_out, settings, device=place, dtype=number_format, workers=execution.workers
             )
-        steps = len(images) // settings.batch_size * settings.epochs
         draw = _scalars(out) if tensorboard and processes.is_first else None
 
         def tell(line: Mapping[str, Any]) -> None:
@@ -130,25 +130,18 @@ def run(
             if json:
                 print_json(line)
 
-        bar = (
-            progress("Training", steps * settings.batch_size) if processes.is_first else nullcontext(_silent)
-        )
-        with bar as advance:
+        with progress() if processes.is_first else nullcontext(silent) as bar:
             run_recipe(
                 file,
                 images,
                 out,
                 how=execution,
-                hooks=Hooks(evaluate=evaluate, on_step=advance, on_line=tell),
-                init=init and fetched(init),
+                hooks=Hooks(evaluate=evaluate, progress=bar, write=tell),
+                init=init,
                 resume=resume,
             )
     if processes.is_first:
         say(f"trained: {out / 'checkpoint'}")
-
-
-def _silent(_: int) -> None:
-    pass
 
 
 def _summary(line: Mapping[str, Any], epochs: int) -> str:

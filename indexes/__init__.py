@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from indexes.check import verify
     from indexes.errors import (
         DuplicateKeyError,
         EmptyIndexError,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from indexes.index import Index
     from indexes.manifest import EncoderIdentity, FileEntry, Manifest
     from indexes.store import IndexWriter
+    from indexes.verification import verify
 
 __all__ = [
     "DuplicateKeyError",
@@ -61,7 +61,7 @@ _HOME = {
     "Index": "index",
     "IndexWriter": "store",
     "Manifest": "manifest",
-    "verify": "check",
+    "verify": "verification",
 }
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes import kinds
 from indexes.errors import EmptyIndexError, IndexDamagedError
+from indexes.faiss_kinds import build
+from indexes.faiss_kinds.options import KindOptions
 from indexes.files import ends_sha256, sha256_of, sync_directory, written_whole
-from indexes.filling import Progress
 from indexes.index import Index
-from indexes.kinds import KindOptions
 from indexes.manifest import FILE_NAME, REMOVED, EncoderIdentity, FileEntry, Manifest
+from indexes.progress import Progress, silent
 from indexes.rows import check_unique, concatenate, mark_duplicates, read_rows, rows_table, write_table
 from indexes.schema import Calibration
 from indexes.staging import Staging
@@ -63,7 +63,7 @@ def assemble(
     options: KindOptions,
     base: Index | None = None,
     known: Mapping[Path, FileEntry] = MappingProxyType({}),
-    on_progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Make an index of finished parts and move it into place.
 
@@ -77,7 +77,7 @@ def assemble(
         base: An index whose rows are the first of these: what it has is not made again.
         known: What other files of parts were when they were written. Not found out again, lest damage that
             they have taken since be sealed as sound; nor is what `base` knows of its own.
-        on_progress: Told of the steps of indexing.
+        progress: Told of the steps of indexing.
 
     Raises:
         DuplicateKeyError: Two rows that can be found have the same key.
@@ -119,12 +119,12 @@ def assemble(
         np.lib.format.write_array(numbers, removed, allow_pickle=False)
     faiss_file = index / "index.faiss"
     if base is None:
-        kind = kinds.build(vectors, faiss_file, options, on_progress)
+        kind = build.build(vectors, faiss_file, options, progress)
     elif base.manifest.ntotal == len(vectors):
         kind = base.manifest.kind
         take(base.path / "index.faiss", faiss_file)
     else:
-        kind = kinds.extend(base.path / "index.faiss", base.manifest, vectors, faiss_file, on_progress)
+        kind = build.extend(base.path / "index.faiss", base.manifest, vectors, faiss_file, progress)
     counts: dict[Path, int] = {
         index / "rows.parquet": len(rows),
         index / "failures.parquet": len(failures),

@@ -1,5 +1,6 @@
 """Changes of finished indexes: each makes a new index, of hard links where it can, and swaps it in whole."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,18 +12,20 @@ from numpy.typing import NDArray
 
 from indexes.assembly import Origin, assemble, check_counts, link
 from indexes.errors import EmptyIndexError, IndexDamagedError
-from indexes.factory import training_rows
+from indexes.faiss_kinds.factory import training_rows
+from indexes.faiss_kinds.options import AUTO, KindOptions
 from indexes.files import sha256_of
-from indexes.filling import Progress
 from indexes.index import Index
-from indexes.kinds import AUTO, KindOptions
 from indexes.manifest import FileEntry, Manifest
 from indexes.merging import prefixes_of
 from indexes.prefixes import with_prefix
+from indexes.progress import Progress, silent
 from indexes.rows import concatenate, count, read_failures, read_rows, write_table
 from indexes.schema import Calibration, checked
 from indexes.staging import Staging
 from indexes.vectors import read_vectors, write_vectors
+
+_log = logging.getLogger(__name__)
 
 
 def remove(path: Path, choose: Callable[[Index], NDArray[np.bool_]], *, command: str) -> int:
@@ -65,18 +68,18 @@ def gather(
     *,
     command: str,
     options: KindOptions | None = None,
-    on_progress: Progress = lambda *_: None,
-    on_prefix: Callable[[Path, str], None] = lambda *_: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Make one index of the rows that can be found in several, or in one to free the space of the others.
+
+    Keys of an index some of whose names earlier ones have get a prefix, which is logged.
 
     Args:
         paths: Indexes made by the same encoder.
         out: The new index; may be one of them, which it replaces.
         command: What was run.
         options: How to index; None is as the first of them is, or auto where too few rows are left for that.
-        on_progress: Told of the steps of indexing.
-        on_prefix: Told of an index some of whose names earlier ones have, and what its keys begin with now.
+        progress: Told of the steps of indexing.
 
     Raises:
         DuplicateKeyError: Two of them have the same image.
@@ -105,7 +108,8 @@ def gather(
         prefixes = prefixes_of(indexes)
         for i, (index, prefix) in enumerate(zip(indexes, prefixes, strict=True)):
             if prefix:
-                on_prefix(index.path, prefix)
+                message = "%s has names that are taken: its keys begin with %s in %s"
+                _log.info(message, index.path, prefix, out)
             try:
                 parts += _live_parts(index, staging.scratch / str(i), known, prefix)
                 failures.append(with_prefix(read_failures(index.path / "failures.parquet"), prefix))
@@ -119,7 +123,7 @@ def gather(
             origin=origin_of([index.manifest for index in indexes], command, prefixes),
             options=options,
             known=known,
-            on_progress=on_progress,
+            progress=progress,
         )
 
 

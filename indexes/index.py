@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexes import filters, search
-from indexes.device_search import DeviceSearch
 from indexes.errors import IndexDamagedError, IndexReplacedError, UnknownKeyError
+from indexes.faiss_kinds import search
+from indexes.faiss_kinds.device_search import DeviceSearch
 from indexes.files import sha256_of
+from indexes.filters import arrow
+from indexes.filters.syntax import parse
 from indexes.manifest import FILE_NAME, REMOVED, FileEntry, Manifest, read_manifest
 from indexes.rows import read_rows
 from indexes.selection import Selection
@@ -180,12 +182,12 @@ class Index:
         return self.rows if self._live is None else self.rows.filter(pa.array(self._live.chosen_N))
 
     def matching(self, where: str) -> NDArray[np.bool_]:
-        """Which rows can be found and satisfy a condition: see `indexes.filters`.
+        """Which rows can be found and satisfy a condition: see `indexes.filters.syntax`.
 
         Raises:
             FilterError: The condition cannot be understood.
         """
-        return filters.matching(self.rows, where) & self.live
+        return arrow.matching(self.rows, parse(where)) & self.live
 
     def with_keys(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Which rows can be found and have one of these keys.

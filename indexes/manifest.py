@@ -11,7 +11,9 @@ import msgspec
 from indexes.errors import IndexDamagedError, WrongEncoderError
 from indexes.schema import Calibration, Count, Settings, Sha256, Share, checked, unknown
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written. It knows the projection of an encoder, which format 1 left out of embeddings."""
+READ_VERSIONS = (1, 2)
 FILE_NAME = "manifest.json"
 REMOVED = "removed.npy"
 _SEAL = "manifest_sha256"
@@ -26,13 +28,16 @@ class EncoderIdentity:
         architecture: Name of the model, as timm knows it.
         weights_sha256: Hash of the encoder's tensors, in hexadecimal.
         pooling: How patch tokens become one vector.
-        embed_dim: Length of a vector.
+        projection: How many numbers the projection of that vector gives, as CLIP's into the space that images
+            share with texts; None where there is no projection, and in every index of format 1.
+        embed_dim: Length of a vector, projected if it is.
         preprocess: How an image becomes the model's input.
     """
 
     architecture: str
     weights_sha256: Sha256
     pooling: str
+    projection: Annotated[int, msgspec.Meta(ge=1)] | None = None
     embed_dim: Annotated[int, msgspec.Meta(ge=1)]
     preprocess: Settings
 
@@ -132,6 +137,12 @@ class Manifest:
         Raises:
             WrongEncoderError: It is not the encoder that made the index.
         """
+        same_architecture = identity.architecture == self.encoder.architecture
+        if same_architecture and identity.projection and not self.encoder.projection:
+            raise WrongEncoderError(
+                f"this index holds what {self.encoder} gives before its projection to {identity.projection} "
+                "numbers: build it again"
+            )
         if (identity.architecture, identity.weights_sha256) != (
             self.encoder.architecture,
             self.encoder.weights_sha256,
@@ -221,8 +232,9 @@ def _unsealed(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw)
         version = body["format_version"]
-        if version != FORMAT_VERSION:
-            raise _damaged(f"format version {version!r} is not {FORMAT_VERSION}: use the matvit that made it")
+        if version not in READ_VERSIONS:
+            known = " or ".join(map(str, READ_VERSIONS))
+            raise _damaged(f"format version {version!r} is not {known}: use the matvit that made it")
         del body[_SEAL]
         # Sealing once more compares every byte, white space too.
         intact = _sealed(body) == raw

@@ -16,7 +16,7 @@ Settings = Mapping[str, bool | int | float | str | list[bool | int | float | str
 
 
 class Calibration(TypedDict):
-    """What the budget `auto` means for an index, and how it was found: see `retrieval.calibrate`.
+    """What the budget `auto` means for an index, and how it was found: see `retrieval.measuring.calibrate`.
 
     `rows` is the number of images that could be found then. Older records lack `refits`.
     """

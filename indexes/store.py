@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from indexes.assembly import Origin, assemble, link
 from indexes.errors import PlanChangedError
+from indexes.faiss_kinds.options import AUTO, KindOptions
 from indexes.files import sync_directory, written_whole
-from indexes.filling import Progress
 from indexes.index import Index
-from indexes.kinds import AUTO, KindOptions
 from indexes.lock import helping
-from indexes.manifest import FORMAT_VERSION, EncoderIdentity, Manifest
+from indexes.manifest import FORMAT_VERSION, READ_VERSIONS, EncoderIdentity, Manifest
 from indexes.prefixes import with_prefix
+from indexes.progress import Progress, silent
 from indexes.rows import (
     concatenate,
     count,
@@ -184,7 +184,7 @@ class IndexWriter:
         self,
         origin: Origin,
         options: KindOptions = AUTO,
-        on_progress: Progress = lambda *_: None,
+        progress: Progress = silent,
         *,
         key_prefix: str = "",
         moved_N: NDArray[np.bool_] | None = None,
@@ -196,7 +196,7 @@ class IndexWriter:
         Args:
             origin: What made the new rows.
             options: How to index; an index that is extended keeps its kind.
-            on_progress: Told of the steps of indexing.
+            progress: Told of the steps of indexing.
             key_prefix: What to put before every new key, and to remember of the sources. The parts are kept
                 without: whoever has to choose another one repeats no work.
             moved_N: Further rows of that index that new ones replace, as their files are elsewhere now.
@@ -236,7 +236,7 @@ class IndexWriter:
             origin=origin,
             options=options,
             base=self.base,
-            on_progress=on_progress,
+            progress=progress,
         )
         for folder in (self._done, self._failures):
             shutil.rmtree(folder)
@@ -267,7 +267,7 @@ class IndexWriter:
             saved = checked(json.loads(self._plan_file.read_bytes()), _Plan)
         except (FileNotFoundError, ValueError, RecursionError):
             return []
-        same = (saved.format_version, saved.encoder) == (FORMAT_VERSION, self._identity)
+        same = saved.format_version in READ_VERSIONS and saved.encoder == self._identity
         return saved.parts if same else []
 
     def _vectors_file(self, i: int) -> Path:

@@ -8,7 +8,9 @@ from matvit.cost import Cost
 from matvit.elastic_vit import Elastic, MatViT, elastic
 from matvit.errors import BudgetError, CheckpointError, SubmodelError, UnknownModelError
 from matvit.hub import load
-from matvit.submodel import GRANULARITIES, Submodel, SubmodelSpace
+from matvit.profile import Profile
+from matvit.protocol import ElasticEncoder
+from matvit.submodel import GRANULARITIES, Layer, Submodel, SubmodelSpace
 
 __all__ = [
     "GRANULARITIES",
@@ -16,7 +18,10 @@ __all__ = [
     "CheckpointError",
     "Cost",
     "Elastic",
+    "ElasticEncoder",
+    "Layer",
     "MatViT",
+    "Profile",
     "Submodel",
     "SubmodelError",
     "SubmodelSpace",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import timm
+from torch import nn
 
 from matvit.errors import NonsenseError
 
@@ -30,7 +31,7 @@ def asked() -> Iterator[None]:
         raise NonsenseError(lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]) from error
 
 
-def plain_model(architecture: str, **arguments: Any) -> Any:
+def plain_model(architecture: str, **arguments: Any) -> nn.Module:
     """timm's own model of an architecture; of `matvit_*`, the one that it makes elastic.
 
     Args:

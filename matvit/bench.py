@@ -15,7 +15,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -24,6 +23,10 @@ from torch import Tensor
 
 from matvit import hub
 from matvit.device import pick_dtype
+from matvit.elastic_vit import Elastic
+from matvit.progress import Count, Progress, silent
+from matvit.projection import put_aside_classifier
+from matvit.protocol import ElasticEncoder
 from matvit.submodel import Submodel
 from matvit.vit import default_cfgs
 
@@ -47,7 +50,7 @@ class Engine:
 
     name: str
     dtype: torch.dtype
-    build: Callable[[Any, Submodel, Tensor], Run]
+    build: Callable[[ElasticEncoder, Submodel, Tensor], Run]
     needs: tuple[str, ...] = ()
 
     @property
@@ -86,7 +89,7 @@ class Result:
     note: str = ""
 
 
-def open_model(name: str) -> tuple[Any, bool]:
+def open_model(name: str, *, progress: Progress = silent) -> tuple[Elastic, bool]:
     """An elastic encoder without its classifier, and whether its weights are random.
 
     They are for the bare name of one of our architectures; all else is as in `matvit.load`.
@@ -96,8 +99,8 @@ def open_model(name: str) -> tuple[Any, bool]:
             torch.manual_seed(0)
             model = timm.create_model(name).eval()
     else:
-        model = hub.load(name)
-    model.reset_classifier(0)
+        model = hub.load(name, progress=progress)
+    put_aside_classifier(model)
     return model.float(), untrained
 
 
@@ -124,14 +127,13 @@ def engines(device: torch.device, *, compiled: bool = True) -> tuple[Engine, ...
 
 
 def compare(
-    model: Any,
+    model: ElasticEncoder,
     *,
     ways: Sequence[Engine],
     submodels: Sequence[Submodel],
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 20,
-    on_total: Callable[[int], None] = lambda _: None,
-    on_step: Callable[[int], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> tuple[Result, ...]:
     """Time submodels in several ways, on random images.
 
@@ -141,13 +143,13 @@ def compare(
         submodels: Each is timed by itself, so that only one needs memory at a time.
         batch_sizes: Images a call.
         repeats: Timed rounds.
-        on_total: Called first, with how many steps there will be.
-        on_step: Called with 1 whenever a way was made ready and whenever a round is over.
+        progress: Told whenever a way was made ready and whenever a round is over.
 
     Returns:
         For each batch size: timm at XL, then every other way at each submodel.
     """
-    on_total(len(batch_sizes) * len(submodels) * (len(ways) + repeats))
+    total = len(batch_sizes) * len(submodels) * (len(ways) + repeats)
+    count = Count(progress, "steps timed", total)
     models = {torch.float32: model, torch.bfloat16: copy.deepcopy(model).bfloat16()}
     device = next(model.parameters()).device
     peak = _peak_flops(device) if device.type == "cuda" else None
@@ -164,8 +166,8 @@ def compare(
         baseline_ms: list[float] = []
         rows: list[Result] = []
         for submodel in submodels:
-            runs, notes = _ready(ways, models, submodel, batches[0], on_step)
-            times = _rounds(runs, batches[0], repeats, on_step)
+            runs, notes = _ready(ways, models, submodel, batches[0], count)
+            times = _rounds(runs, batches[0], repeats, count)
             baseline_ms.append(times[baseline])
             exact = _eager(model, submodel, batches[0])
             for way in others:
@@ -183,10 +185,10 @@ def compare(
 
 def _ready(
     ways: Sequence[Engine],
-    models: Mapping[torch.dtype, Any],
+    models: Mapping[torch.dtype, ElasticEncoder],
     submodel: Submodel,
     images: Tensor,
-    on_step: Callable[[int], None],
+    count: Count,
 ) -> tuple[dict[str, Run], dict[str, str]]:
     """The ways that can run a submodel, by name, and why the others cannot."""
     runs: dict[str, Run] = {}
@@ -202,14 +204,12 @@ def _ready(
                 runs[way.name] = run
             except Exception as error:  # Whatever another runtime refuses is told, and stops nothing.
                 notes[way.name] = f"failed: {next(iter(str(error).splitlines()), '') or repr(error)}"
-        on_step(1)
+        count()
     return runs, notes
 
 
 @torch.inference_mode()
-def _rounds(
-    runs: Mapping[str, Run], images: Tensor, repeats: int, on_step: Callable[[int], None]
-) -> dict[str, float]:
+def _rounds(runs: Mapping[str, Run], images: Tensor, repeats: int, count: Count) -> dict[str, float]:
     """Median milliseconds of each, all of them in turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
@@ -220,7 +220,7 @@ def _rounds(
             run(images)
             _wait(images.device)
             times[name].append(1000 * (time.perf_counter() - started))
-        on_step(1)
+        count()
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -232,7 +232,7 @@ def _cosines(run: Run, exact: Run, batches: Sequence[Tensor]) -> tuple[float, fl
     return cosines.mean().item(), cosines.min().item()
 
 
-def _images(model: Any, batch_size: int) -> list[Tensor]:
+def _images(model: ElasticEncoder, batch_size: int) -> list[Tensor]:
     """Batches of random images, with enough images in all for the cosines."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, model.in_chans, *model.patch_embed.img_size)
@@ -246,7 +246,7 @@ def _peak_flops(device: torch.device) -> float:
     """Operations a second (two a multiply-add) of a large bf16 matrix product."""
     side = 8192
     square = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    times = _rounds({"matmul": lambda images: images @ images}, square, 10, lambda _: None)
+    times = _rounds({"matmul": lambda images: images @ images}, square, 10, Count(silent, ""))
     return 2 * side**3 / (times["matmul"] / 1000)
 
 
@@ -258,24 +258,24 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _timm(model: Any, submodel: Submodel, images: Tensor) -> Run:
+def _timm(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
     plain: Run = model.extract(model.space.full, copy=False)
     return plain
 
 
-def _eager(model: Any, submodel: Submodel, images: Tensor) -> Run:
+def _eager(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
     plain, dtype = model.extract(submodel, copy=False), next(model.parameters()).dtype
     return lambda images: plain(images.to(dtype))
 
 
-def _compiled(model: Any, submodel: Submodel, images: Tensor) -> Run:
+def _compiled(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
     from matvit.compiled import CompiledSubmodels
 
     compiled = CompiledSubmodels(model, limit=1)
     return lambda images: compiled(images, submodel)
 
 
-def _openvino(model: Any, submodel: Submodel, images: Tensor) -> Run:
+def _openvino(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
     import openvino
 
     program = torch.export.export(model.extract(submodel), (images,))
@@ -291,7 +291,7 @@ def _openvino(model: Any, submodel: Submodel, images: Tensor) -> Run:
     return lambda images: torch.from_numpy(compiled([images.numpy()])[0])
 
 
-def _onnxruntime(model: Any, submodel: Submodel, images: Tensor) -> Run:
+def _onnxruntime(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from matvit.cost import Cost, CostModel
 from matvit.errors import BudgetError
-from matvit.latency import Profile
+from matvit.profile import Profile
 from matvit.submodel import Submodel, SubmodelSpace
 
 _AMOUNT = re.compile(
@@ -29,23 +29,23 @@ def resolve(
     budget: str | Submodel | None,
     space: SubmodelSpace,
     cost: CostModel,
-    latency: Callable[[], Profile] | None = None,
+    profile: Callable[[], Profile] | None = None,
 ) -> Submodel:
     """The largest Mix'n'Match submodel within a budget, or the very submodel that the budget spells out.
 
     Args:
         budget: ``M``, ``60%`` (of the full encoder's MACs), ``9gmacs``, ``18gflops``, ``50mparams`` (with
-            ``k``, ``m`` or ``g``), ``25ms`` (a call, in the profile's setting), or widths (``S*5+M*7``,
+            ``k``, ``m`` or ``g``), ``25ms`` (a call, in the profile's setting), or a submodel (``S*5+M*7``,
             ``384,384,768``); case does not matter in units. None is the full encoder.
         space: The submodels to choose from.
         cost: What each of them costs.
-        latency: Called for a budget in ms, and only then: measured times of the curve. Times are noisy, so
+        profile: Called for a budget in ms, and only then: measured times of the curve. Times are noisy, so
             one that costs more may take less: the answer is the one with the most MACs among all that fit.
 
     Raises:
         BudgetError: The text is no budget, even the smallest submodel costs more, or it is a time and there
-            is no `latency`.
-        SubmodelError: The widths spelled out do not fit this encoder.
+            is no `profile`.
+        SubmodelError: What is spelled out does not fit this encoder, or the profile is of another one.
     """
     if budget is None:
         return space.full
@@ -63,14 +63,16 @@ def resolve(
     # Exact arithmetic: 100% must always reach the full encoder.
     limit = Fraction(amount["number"])
     if amount["unit"] == "ms":
-        if latency is None:
+        if profile is None:
             raise BudgetError(
-                f"{budget} is a time, which must be measured first: by matvit.latency.profile, or by "
-                f"`matvit plan MODEL --budget {budget}`"
+                f"{budget} is a time, which must be measured first: give the profile that "
+                "matvit.latency.measure(model, ...) returns"
             )
         if not limit:
             raise BudgetError(f"{budget} is no time to embed anything in")
-        return _within(budget, limit, latency())
+        found = _within(budget, limit, profile())
+        space.check(found)
+        return found
     if amount["unit"] == "%":
         quantity = _QUANTITY["macs"]
         limit *= Fraction(quantity(cost(space.full)), 100)

@@ -26,7 +26,8 @@ from matvit.asked import asked, plain_model
 from matvit.atomic import reads_whole, restore, whole_directory
 from matvit.elastic_vit import Elastic, elastic, plain_architecture, refitted
 from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
-from matvit.nested import hidden_units
+from matvit.nested import TimmEncoder, hidden_units
+from matvit.projection import projection_of
 from matvit.submodel import GRANULARITIES
 from matvit.vit import check_arguments
 
@@ -41,7 +42,7 @@ SHIPPED = Path(__file__).with_name("checkpoints")
 """Checkpoints that come with the package, one directory each."""
 
 
-def save(model: Any, directory: str | Path, **notes: Any) -> None:
+def save(model: TimmEncoder, directory: str | Path, **notes: Any) -> None:
     """Write an elastic encoder, or a plain one extracted from it, so that a reader sees all of it or nothing.
 
     Args:
@@ -58,7 +59,7 @@ def save(model: Any, directory: str | Path, **notes: Any) -> None:
 
 
 @contextmanager
-def saved(model: Any, directory: str | Path, **notes: Any) -> Iterator[Path]:
+def saved(model: TimmEncoder, directory: str | Path, **notes: Any) -> Iterator[Path]:
     """Write a checkpoint as `save` does, and with it what the block adds to the directory that it is given.
 
     Arguments and errors are those of `save`.
@@ -243,7 +244,7 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _in_keys_of(net: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _in_keys_of(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights as `net` names them, whatever their authors' own code called them."""
     if state.keys() != net.state_dict().keys():
         timm_class = getattr(net, "timm_class", type(net))
@@ -255,9 +256,9 @@ def _in_keys_of(net: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def weights_sha256(model: nn.Module) -> str:
     """What identifies an encoder: SHA-256 over the sorted (name, dtype, shape, bytes) of its tensors.
 
-    Classifiers are left out: they take no part in an embedding.
+    Classifiers are left out: they take no part in an embedding, as a projection does.
     """
-    classifiers = ("head.", "head_dist.")
+    classifiers = ("head.", "head_dist.") if projection_of(model) is None else ()
     state = model.state_dict().items()
     return tensors_sha256({name: tensor for name, tensor in state if not name.startswith(classifiers)})
 
@@ -272,7 +273,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _width_arguments(model: Any) -> dict[str, Any]:
+def _width_arguments(model: TimmEncoder) -> dict[str, Any]:
     """How timm builds an encoder of the widths of this one, as far as its `mlp_ratio` can say it.
 
     What the ratio means differs from FFN to FFN, and timm truncates the product: it is tried out.

@@ -17,14 +17,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Lock
 from types import ModuleType
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._inductor.codecache import PyCodeCache
 
 from matvit.errors import CompileError
+from matvit.protocol import ElasticEncoder
 from matvit.submodel import Submodel
+
+_log = logging.getLogger(__name__)
 
 # The compiler keeps its generated modules in one list for all threads.
 _COMPILING = Lock()
@@ -48,23 +50,16 @@ class CompiledSubmodels:
     Args:
         model: An elastic encoder in evaluation mode; its device and number format are the graphs'.
         limit: Graphs kept; the one least recently used makes room for the next.
-        on_compile: Called with a submodel and the seconds that compiling it took.
 
     Example:
         >>> compiled = CompiledSubmodels(model.bfloat16())
         >>> embeddings = compiled(images, model.submodel("60%"))
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        limit: int = 4,
-        on_compile: Callable[[Submodel, float], None] = lambda submodel, seconds: None,
-    ) -> None:
+    def __init__(self, model: ElasticEncoder, *, limit: int = 4) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self._model, self._limit, self.on_compile = model, limit, on_compile
+        self._model, self._limit = model, limit
         self._graphs: OrderedDict[tuple[Submodel, torch.Size], _Graph] = OrderedDict()
         self._table = Lock()
 
@@ -116,11 +111,12 @@ class CompiledSubmodels:
             seconds = time.perf_counter() - started
             with self._table:
                 self._graphs[key] = graph
-        self.on_compile(submodel, seconds)
+        megabytes = self.memory_bytes / 1e6
+        _log.info("compiled %s in %.0f s; frozen weights hold %.4g MB", submodel, seconds, megabytes)
         return graph
 
 
-def _frozen(plain: Any, shape: torch.Size, name: str) -> _Graph:
+def _frozen(plain: nn.Module, shape: torch.Size, name: str) -> _Graph:
     """Compile a plain model for images of one shape, its weights constants in their fastest layout."""
     weights = next(plain.parameters())
     try:

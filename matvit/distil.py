@@ -14,8 +14,9 @@ full encoder, stay as they are.
 Every draw depends on the seed and the step alone, so that what was stopped goes on as if it had not been.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import ceil, cos, inf, pi
@@ -26,16 +27,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matvit import choice, state
+from matvit import sampling, state
 from matvit.atomic import tidy
 from matvit.checkpoint import weights_sha256
 from matvit.elastic_vit import Elastic, refitted
 from matvit.errors import RefitError, TrainingError
 from matvit.order import Order
+from matvit.progress import Progress, silent
+from matvit.projection import embedding_width, put_aside_classifier
 from matvit.submodel import Submodel
 
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
+_log = logging.getLogger(__name__)
+
 SAVE_SECONDS = 120.0
 _WARM_UP = 20  # Steps
 
@@ -75,9 +80,7 @@ def distil(
     *,
     held_out: Sequence[Tensor] = (),
     kept: Path | None = None,
-    on_resume: Callable[[int], None] = lambda step: None,
-    on_step: Callable[[str, int, int], None] = lambda what, done, total: None,
-    on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, cosines: None,
+    progress: Progress = silent,
 ) -> Elastic:
     """A refitted encoder whose submodels come closer to the full one; it shares all else with the one given.
 
@@ -89,10 +92,8 @@ def distil(
         kept: A directory to keep the state in, every two minutes and at the end. If these very lessons were
             stopped there, they go on. It is the caller's to keep others from (`matvit.lock`), and to remove
             once the result is safe (`matvit.atomic.discard`).
-        on_resume: Called with the number of steps taken before, if there were any.
-        on_step: Called with what is done, how far it is and how far it goes.
-        on_epoch: Called after each epoch, and at the end, with its number and, by granularity, the mean
-            cosine to the full encoder on images held out.
+        progress: Told of the steps, or seconds, of distillation. The log tells, after each epoch and at the
+            end, the mean cosine of each granularity to the full encoder on images held out.
 
     Raises:
         RefitError: The model is not refitted, there are no images, or the loss is no longer finite.
@@ -104,15 +105,16 @@ def distil(
         raise RefitError("there are no images to learn from")
     student = _Student(model, batches, lessons)
     if kept and student.resume(kept):
-        on_resume(student.progress.step)
+        _log.info("%s: going on after %s steps", kept, student.position.step)
     shown = student.embed(None, held_out)
 
     def tell(epoch: int) -> None:
         embedded = {str(s): student.embed(s, held_out) for s in student.granularities}
-        on_epoch(epoch, {name: _cosine(found, shown) for name, found in embedded.items()})
+        told = ", ".join(f"{name} {_cosine(found, shown):.4f}" for name, found in embedded.items())
+        _log.info("epoch %s: mean cosine to XL on images held out: %s", epoch, told)
 
     saved = time.monotonic()
-    for _ in student.learn(on_step):
+    for _ in student.learn(progress):
         if not student.within_epoch:
             tell(student.epochs)
         if kept and time.monotonic() - saved >= SAVE_SECONDS:
@@ -126,7 +128,7 @@ def distil(
 
 
 @dataclass
-class _Progress:
+class _Position:
     """Where lessons are, and whose: `of` identifies encoder, images and lessons."""
 
     of: str
@@ -140,8 +142,8 @@ class _Student:
     def __init__(self, model: Elastic, batches: Sequence[Tensor], lessons: Lessons) -> None:
         assert model.refits
         self.tensors = {n: nn.Parameter(t.detach().clone()) for n, t in model.refits.tensors.items()}
-        self._encoder: Any = refitted(model, self.tensors)
-        self._encoder.reset_classifier(0)
+        self._encoder = refitted(model, self.tensors)
+        put_aside_classifier(self._encoder)
         self._encoder.eval()
         self._weights = weights_sha256(model)
         self._images = [image for batch in batches for image in batch]
@@ -151,42 +153,42 @@ class _Student:
         count = len(self._images)
         self._order = Order((count,), min(count, lessons.batch_size), lessons.seed)
         self.granularities = space.uniforms()[:-1]
-        self._between = choice.mixnmatch(space, seed=lessons.seed)
+        self._between = sampling.mixnmatch(space, seed=lessons.seed)
         self._learning = nn.ParameterDict({n.replace(".", "/"): t for n, t in self.tensors.items()})
         rate = lessons.learning_rate
         self._optimizer = torch.optim.AdamW(self._learning.parameters(), lr=rate, weight_decay=0)
-        self.progress = _Progress("")
+        self.position = _Position("")
 
     @torch.no_grad()
     def embed(self, submodel: Submodel | None, batches: Sequence[Tensor]) -> Tensor:
         """Embeddings of preprocessed images, by a submodel or the full encoder."""
         like = next(self._encoder.parameters())
         found = [self._encoder(batch.to(like), submodel) for batch in batches]
-        return torch.cat(found) if found else like.new_empty(0, self._encoder.num_features)
+        return torch.cat(found) if found else like.new_empty(0, embedding_width(self._encoder))
 
     @property
     def epochs(self) -> int:
         """Those that are over."""
-        return self.progress.step // self._order.steps_per_epoch
+        return self.position.step // self._order.steps_per_epoch
 
     @property
     def within_epoch(self) -> bool:
         """Whether another one has begun."""
-        return self.progress.step % self._order.steps_per_epoch > 0
+        return self.position.step % self._order.steps_per_epoch > 0
 
-    def learn(self, on_step: Callable[[str, int, int], None]) -> Iterator[None]:
+    def learn(self, tell: Progress) -> Iterator[None]:
         """Take all steps that are left, yielding after each."""
-        progress = self.progress
-        started = time.monotonic() - progress.seconds
+        position = self.position
+        started = time.monotonic() - position.seconds
         while (share := self._share()) < 1:
             self._step(share)
-            progress.step += 1
-            progress.seconds = time.monotonic() - started
+            position.step += 1
+            position.seconds = time.monotonic() - started
             if self._lessons.minutes is None:
-                on_step("steps of distillation", progress.step, self._steps)
+                tell("steps of distillation", position.step, self._steps)
             else:
                 total = ceil(60 * self._lessons.minutes)
-                on_step("seconds of distillation", min(int(progress.seconds), total), total)
+                tell("seconds of distillation", min(int(position.seconds), total), total)
             yield
 
     @property
@@ -196,11 +198,11 @@ class _Student:
     def _share(self) -> float:
         """How much of the lessons is over, 0 to 1."""
         if self._lessons.minutes is None:
-            return self.progress.step / self._steps if self._steps else 1
-        return self.progress.seconds / (60 * self._lessons.minutes)
+            return self.position.step / self._steps if self._steps else 1
+        return self.position.seconds / (60 * self._lessons.minutes)
 
     def _step(self, share: float) -> None:
-        step, learning = self.progress.step, list(self.tensors.values())
+        step, learning = self.position.step, list(self.tensors.values())
         for group in self._optimizer.param_groups:
             group["lr"] = (
                 self._lessons.learning_rate * min(1, (step + 1) / _WARM_UP) * (1 + cos(pi * share)) / 2
@@ -221,7 +223,7 @@ class _Student:
 
     def save(self, directory: Path) -> None:
         """Keep all that is needed to go on."""
-        state.write(directory, asdict(self.progress), {"refits": self._learning}, self._optimizer)
+        state.write(directory, asdict(self.position), {"refits": self._learning}, self._optimizer)
 
     def resume(self, directory: Path) -> bool:
         """Go on from what a directory keeps, if it keeps anything; only then it is one to save to.
@@ -230,16 +232,16 @@ class _Student:
             TrainingError: It is of other lessons, or damaged.
         """
         tidy(directory)
-        self.progress.of = self._identity()
+        self.position.of = self._identity()
         if not state.is_kept(directory):
             return False
-        if state.progress_in(directory).get("of") != self.progress.of:
+        if state.progress_in(directory).get("of") != self.position.of:
             raise TrainingError(
                 f"{directory} keeps lessons of another encoder, of other images or options: give the command "
                 "that began them to go on, or remove it to begin anew"
             )
         modules = {"refits": self._learning}
-        self.progress = state.read(directory, lambda kept: _Progress(**kept), modules, self._optimizer)
+        self.position = state.read(directory, lambda kept: _Position(**kept), modules, self._optimizer)
         return True
 
     def _identity(self) -> str:

@@ -10,7 +10,7 @@ import shutil
 import stat
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +19,11 @@ from urllib.parse import urlsplit
 
 from matvit.errors import BusyError, DownloadError
 from matvit.lock import exclusive
+from matvit.progress import Progress, silent
 
 _TIMEOUT_S = 60.0
 _BLOCK = 2**20
+_DOWNLOADED = "bytes downloaded"
 _MAX_BYTES = 64 * 2**30
 """More than any checkpoint: a server that never ends must not fill the disk."""
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
@@ -31,8 +33,7 @@ def fetch(
     url: str,
     target: Path,
     *,
-    on_bytes: Callable[[int], None] | None = None,
-    on_total: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> str:
     """Download `url` to `target`, which appears when it is complete.
 
@@ -42,9 +43,8 @@ def fetch(
     Args:
         url: https, or http on this machine.
         target: Where to; a file that is there is replaced.
-        on_bytes: Called with the number of bytes that have come in since its last call, first of all with
-            those of an earlier call, and with a negative number should these have to be given up.
-        on_total: Called with the size of the whole file, where the server tells it.
+        progress: Told of the bytes that are there, first of all those of an earlier call; should these have
+            to be given up, it starts again.
 
     Returns:
         The file's SHA-256.
@@ -54,10 +54,9 @@ def fetch(
     """
     if not (_is_https(url) or _is_here(url)):
         raise DownloadError(f"{url} is refused: only https is downloaded")
-    count = on_bytes or (lambda _: None)
     try:
         with exclusive(target), _opened(target.with_name(f"{target.name}.partial")) as partial:
-            digest = _fill(partial, url, count, on_total or (lambda _: None))
+            digest = _fill(partial, url, progress)
             os.fsync(partial.fileno())
             Path(partial.name).replace(target)
             _note_path(Path(partial.name)).unlink(missing_ok=True)
@@ -99,37 +98,32 @@ class _Version:
         return cls(url, headers.get("Last-Modified", "") if etag.startswith("W/") else etag, total)
 
 
-def _fill(
-    partial: BinaryIO, url: str, on_bytes: Callable[[int], None], on_total: Callable[[int], None]
-) -> str:
+def _fill(partial: BinaryIO, url: str, progress: Progress) -> str:
     """Bring a partial file to its end; the SHA-256 of the whole."""
     digest = hashlib.sha256()
     partial.seek(0)
     while block := partial.read(_BLOCK):
         digest.update(block)
     have = partial.tell()
-    if have:
-        on_bytes(have)
     response, have_counts = _ask(url, have, _read_note(Path(partial.name)))
     with response:
         if have and not have_counts:
-            on_bytes(-have)
             partial.truncate(0)
             partial.seek(0)
             have, digest = 0, hashlib.sha256()
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else None
         if total is not None:
-            on_total(total)
             _check_room(partial, total, total - have)
         _write_note(Path(partial.name), _Version.of(url, response.headers, total))
+        progress(_DOWNLOADED, have, total)
         while block := response.read(_BLOCK):
             partial.write(block)
             digest.update(block)
             have += len(block)
             if have > _MAX_BYTES:
                 raise _TransferError(f"it does not end after {_MAX_BYTES >> 30} GiB")
-            on_bytes(len(block))
+            progress(_DOWNLOADED, have, total)
         partial.flush()
     if total is not None and have != total:
         raise _TransferError(f"the connection ended after {have} of {total} bytes")

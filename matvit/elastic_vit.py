@@ -4,7 +4,7 @@ Source: MatFormer (arXiv 2310.07707). Weights, state-dict keys and the full enco
 what is added is one argument, the submodel to run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from itertools import chain
 from typing import Any, ClassVar
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from matvit.asked import plain_name
 from matvit.budget import resolve
-from matvit.cost import CostModel, cost_model
-from matvit.errors import BudgetError, UnknownModelError
-from matvit.latency import Profile, profile
-from matvit.nested import cut, cut_ffn, hidden_units, own_tensors
+from matvit.cost import CostModel
+from matvit.count import cost_model
+from matvit.errors import UnknownModelError
+from matvit.nested import TimmEncoder, cut, cut_ffn, hidden_units, own_tensors
+from matvit.profile import Profile
 from matvit.refits import Refits
 from matvit.submodel import GRANULARITIES, Submodel, SubmodelSpace
 
@@ -75,18 +76,18 @@ class Elastic(_Encoder):
         """What a submodel costs: ``model.cost(submodel).gmacs``."""
         return cost_model(self)
 
-    def submodel(self, budget: str | Submodel | None) -> Submodel:
+    def submodel(self, budget: str | Submodel | None, profile: Profile | None = None) -> Submodel:
         """The submodel for a budget: see `matvit.budget.resolve`.
 
-        One in milliseconds is of a single image, here and as the model is; it is measured, if it never was.
-        """
-        return resolve(budget, self.space, self.cost, self._latency)
+        Args:
+            budget: ``60%``, ``S*5+M*7``...
+            profile: What a budget in milliseconds is looked up in: see `matvit.latency.measure`.
 
-    def _latency(self) -> Profile:
-        weights = next(self.parameters())
-        if weights.is_meta:
-            raise BudgetError("an encoder without weights, on torch's meta device, takes no time to measure")
-        return profile(self, device=weights.device, dtype=weights.dtype)
+        Raises:
+            BudgetError: No submodel meets it, or it is in milliseconds and there is no profile.
+            SubmodelError: It spells out what does not fit this encoder, or the profile is of another one.
+        """
+        return resolve(budget, self.space, self.cost, None if profile is None else lambda: profile)
 
     def forward(
         self,
@@ -134,7 +135,7 @@ class Elastic(_Encoder):
     # Views made without gradients would not tell which weights are frozen, and copies could never be trained.
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def extract(self, submodel: Submodel, *, copy: bool = True) -> Any:
+    def extract(self, submodel: Submodel, *, copy: bool = True) -> TimmEncoder:
         """A submodel as a plain timm encoder, free of this library.
 
         Args:
@@ -148,7 +149,7 @@ class Elastic(_Encoder):
             SubmodelError: It does not fit this encoder.
         """
         submodel = self.space.check(submodel)
-        plain = self._cut_to(submodel.widths)
+        plain = self._cut_to(submodel)
         del plain.granularities, plain.refits
         for attribute in ("pretrained_cfg", "default_cfg"):
             if "architecture" in (config := getattr(plain, attribute, {})):
@@ -162,7 +163,7 @@ class Elastic(_Encoder):
                 plain.get_parameter(name).requires_grad_(parameter.requires_grad)
         return plain
 
-    def _cut(self, submodel: Submodel | None) -> Any:
+    def _cut(self, submodel: Submodel | None) -> TimmEncoder | None:
         """The submodel as an encoder, or None for the full one, which is timm's own code bit for bit."""
         # torch.fx traces with proxies in place of arguments left out: its graphs are of the full encoder.
         if submodel is None or isinstance(submodel, torch.fx.Proxy):
@@ -170,15 +171,15 @@ class Elastic(_Encoder):
         if not isinstance(submodel, Submodel):
             raise TypeError(f"submodel must be a matvit.Submodel or None, not {type(submodel).__name__}")
         hidden, widths = tuple(map(hidden_units, self.blocks)), submodel.widths
-        if widths == hidden:
+        if widths == hidden and submodel.image_size is None:
             return None
         wrong = len(widths) != len(hidden) or any(w > h for w, h in zip(widths, hidden, strict=True))
-        if wrong or self.refits is not None:
+        if wrong or submodel.image_size is not None or self.refits is not None:
             self.space.check(submodel)
-        return self._cut_to(widths)
+        return self._cut_to(submodel)
 
-    def _cut_to(self, widths: Sequence[int]) -> Any:
-        return cut(self, self.timm_class, widths, self.refits.cut_ffn if self.refits else cut_ffn)
+    def _cut_to(self, submodel: Submodel) -> TimmEncoder:
+        return cut(self, self.timm_class, submodel, self.refits.cut_ffn if self.refits else cut_ffn)
 
 
 class MatViT(Elastic, VisionTransformer):
@@ -266,6 +267,6 @@ def refitted(model: Elastic, tensors: Mapping[str, Tensor]) -> Elastic:
     return new
 
 
-def plain_architecture(model: Any) -> str:
+def plain_architecture(model: TimmEncoder) -> str:
     """The timm name of the plain encoder: ``vit_*`` for ``matvit_*``, and its own for any other."""
     return plain_name(model.pretrained_cfg["architecture"])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from matvit.elastic_vit import Elastic, elastic, refitted
 from matvit.errors import RefitError
 from matvit.nested import hidden_of, norm_of, output_of, replaced, take_units
+from matvit.progress import Progress, silent
 from matvit.refit import Moments, Refit, order, refit
 from matvit.refits import named_ffns
 
@@ -55,12 +56,12 @@ class Elasticized:
 
 
 def elasticize(
-    model: Any,
+    model: str | nn.Module,
     batches: Sequence[Tensor],
     *,
     granularities: Mapping[str, float] | None = None,
     memory_bytes: int = MEMORY_BYTES,
-    on_step: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Elasticized:
     """Order and refit every FFN of an encoder; no labels and no gradients are needed.
 
@@ -69,7 +70,7 @@ def elasticize(
         batches: Preprocessed images (B, C, H, W); a few hundred images are enough.
         granularities: As in `matvit.elastic`.
         memory_bytes: What moments may fill at a time.
-        on_step: Called with what is done, how far it is and how far it goes.
+        progress: Told of every step.
 
     Raises:
         UnknownModelError: The model does not nest.
@@ -80,7 +81,7 @@ def elasticize(
     ffns = [_FFN(name, ffn, widths) for name, ffn, widths in named_ffns(full) if widths]
     _check(batches)
 
-    collect = partial(_collected, full, batches, memory_bytes=memory_bytes, on_step=on_step)
+    collect = partial(_collected, full, batches, memory_bytes=memory_bytes, progress=progress)
     tokens = 0
     for number, (ffn, (fit, held_out)) in enumerate(
         zip(ffns, collect([ffn.units() for ffn in ffns]), strict=True), 1
@@ -89,7 +90,7 @@ def elasticize(
         ffn.choose(fit + held_out)
         if not ffn.normed:
             ffn.refit_all(fit, held_out)
-        on_step("FFNs fitted", number, len(ffns))
+        progress("FFNs fitted", number, len(ffns))
     each = [(ffn, width) for ffn in ffns if ffn.normed for width in ffn.widths]
     taps = [ffn.normed_units(width) for ffn, width in each]
     for (ffn, width), (fit, held_out) in zip(each, collect(taps), strict=True):
@@ -99,7 +100,7 @@ def elasticize(
     return Elasticized(refitted(full, tensors), fits, sum(map(len, batches)), tokens)
 
 
-def ready(model: Any, *, granularities: Mapping[str, float] | None = None) -> Elastic:
+def ready(model: str | nn.Module, *, granularities: Mapping[str, float] | None = None) -> Elastic:
     """The elastic encoder in evaluation mode, if it is one that can be refitted.
 
     Raises:
@@ -201,7 +202,7 @@ def _collected(
     taps: Sequence[_Tap],
     *,
     memory_bytes: int,
-    on_step: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Iterator[tuple[Moments, Moments]]:
     """Moments on images to fit to and on images held out, tap by tap, in as few passes as fit in memory."""
     groups: list[list[_Tap]] = [[]]
@@ -219,7 +220,7 @@ def _collected(
                     each.held_out = held_out
                 full.forward_features(batch.to(next(full.parameters())))
                 done += len(batch)
-                on_step("images seen", done, images * len(groups))
+                progress("images seen", done, images * len(groups))
         for each in sums:
             yield each.moments
         del sums

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matvit.errors import CheckpointError
+from matvit.progress import Count, Progress, silent
 
 Leaves = dict[str, NDArray[np.float32]]
 """Path such as ``Transformer/encoder_norm/bias`` -> parameter."""
@@ -62,14 +63,14 @@ class FlaxFile:
 
     Args:
         path: A regular file.
-        on_bytes: Called with the number of bytes read since its last call.
+        progress: Told of the bytes that are read.
 
     Raises:
         CheckpointError: It is no msgpack map from its first byte to its last.
         OSError: It cannot be opened.
     """
 
-    def __init__(self, path: Path, *, on_bytes: Callable[[int], None] | None = None) -> None:
+    def __init__(self, path: Path, *, progress: Progress = silent) -> None:
         self.path = path
         if not path.is_file():
             path.stat()  # Raises what is wrong with a path that leads nowhere.
@@ -77,7 +78,7 @@ class FlaxFile:
         self.bytes = path.stat().st_size
         self.whole = Span(0, self.bytes)
         with path.open("rb") as file, self._one_line():
-            hashed = _Hashed(file, on_bytes)
+            hashed = _Hashed(file, Count(progress, "bytes read", self.bytes))
             unpacker = self._unpacker(hashed)
             self.parts = self._places(unpacker, 0)
             if unpacker.tell() != self.bytes:
@@ -205,15 +206,15 @@ class FlaxFile:
 class _Hashed:
     """A file that is hashed as it is read."""
 
-    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None] | None) -> None:
+    def __init__(self, file: BinaryIO, count: Count) -> None:
         self.digest = hashlib.sha256()
-        self._file, self._on_bytes = file, on_bytes
+        self._file, self._count = file, count
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self.digest.update(data)
-        if self._on_bytes and data:
-            self._on_bytes(len(data))
+        if data:
+            self._count(len(data))
         return data
 
 

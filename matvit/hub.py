@@ -17,12 +17,13 @@ from matvit.asked import asked, plain_model
 from matvit.atomic import restore
 from matvit.elastic_vit import Elastic, elastic
 from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
+from matvit.progress import Progress, silent
 from matvit.vit import check_arguments, default_cfgs
 
 _LOCAL = "local-dir:"
 
 
-def load(model: str | Path, *, weights: bool = True) -> Elastic:
+def load(model: str | Path, *, weights: bool = True, progress: Progress = silent) -> Elastic:
     """An elastic encoder from a checkpoint directory, or from a name.
 
     Args:
@@ -31,6 +32,7 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
             `matvit.published.PUBLISHED`; or the bare name of an architecture such as
             ``matvit_base_patch16_224``.
         weights: Refuse names without weights. False gives a model on torch's meta device, enough for costs.
+        progress: Told of the bytes of a published checkpoint that are downloaded and read.
 
     Returns:
         The model in evaluation mode, float32, on the CPU.
@@ -44,7 +46,7 @@ def load(model: str | Path, *, weights: bool = True) -> Elastic:
         return checkpoint.load(directory, weights=weights)
     name = str(model)
     if name in published.PUBLISHED:
-        return checkpoint.load(published.checkpoint_of(name), weights=weights)
+        return checkpoint.load(published.checkpoint_of(name, progress=progress), weights=weights)
     if name in default_cfgs and weights:
         raise UnknownModelError(f"{name} has no published weights: give the directory of a trained model")
     if not name.startswith("hf-hub:") and not timm.is_model(name):

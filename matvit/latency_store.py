@@ -13,12 +13,13 @@ from typing import Any
 
 from matvit.atomic import write_text
 from matvit.cache import cache_dir
-from matvit.submodel import Submodel, SubmodelSpace
+from matvit.protocol import ElasticEncoder
+from matvit.submodel import Submodel
 
 
-def structure(model: Any) -> dict[str, Any]:
+def structure(model: ElasticEncoder) -> dict[str, Any]:
     """What a model's times depend on, in plain JSON values: everything but its weights."""
-    space: SubmodelSpace = model.space
+    space = model.space
     full = model.cost(space.full)
     layers = list(model.modules())
     return {
@@ -46,7 +47,7 @@ def kept(key: dict[str, Any]) -> dict[Submodel, float]:
         stored = json.loads(_file(key).read_text(encoding="utf-8"))
         if stored["key"] != key:
             return {}
-        measured = {Submodel(tuple(point["widths"])): float(point["ms"]) for point in stored["points"]}
+        measured = {_submodel(point): float(point["ms"]) for point in stored["points"]}
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
     return measured if all(0 < ms < math.inf for ms in measured.values()) else {}
@@ -54,11 +55,19 @@ def kept(key: dict[str, Any]) -> dict[Submodel, float]:
 
 def keep(key: dict[str, Any], measured: Mapping[Submodel, float]) -> None:
     """Write times under their key, whole or not at all; another process that does the same is waited for."""
-    points = [{"widths": submodel.widths, "ms": ms} for submodel, ms in measured.items()]
+    points = [{**_fields(submodel), "ms": ms} for submodel, ms in measured.items()]
     path = _file(key)
     write_text(path, json.dumps({"key": key, "points": points}))
     for left in path.parent.glob("tmp????????.tmp"):  # By a process of an earlier version that was killed.
         left.unlink(missing_ok=True)
+
+
+def _fields(submodel: Submodel) -> dict[str, Any]:
+    return {"widths": submodel.widths, "image_size": submodel.image_size}
+
+
+def _submodel(fields: Mapping[str, Any]) -> Submodel:
+    return Submodel(fields["widths"], image_size=fields.get("image_size"))  # Earlier versions wrote no size.
 
 
 def _file(key: dict[str, Any]) -> Path:

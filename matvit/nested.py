@@ -7,22 +7,27 @@ find changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from timm.layers import GluMlp, Mlp, SwiGLU
-from timm.models.eva import EvaBlock, EvaBlockPostNorm
+from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import (
     Block,
     DiffParallelScalingBlock,
     ParallelScalingBlock,
     ParallelThingsBlock,
     ResPostBlock,
+    VisionTransformer,
 )
 from torch import Tensor, nn
 
 from matvit.errors import UnknownModelError
+from matvit.submodel import Layer, Submodel
+
+TimmEncoder: TypeAlias = VisionTransformer | Eva
+"""An encoder of timm's that nests, or one that was made elastic."""
 
 
 class _Layout(NamedTuple):
@@ -92,15 +97,15 @@ def unit_size(block: Any) -> tuple[int, int]:
     return weights, params
 
 
-def cut_ffn(name: str, ffn: Any, width: int) -> Any:
+def cut_ffn(name: str, ffn: Any, kept: Layer) -> Any:
     """An FFN that keeps the first hidden units and shares all tensors with the one given.
 
     Args:
         name: Of the FFN in its encoder; of no importance here.
         ffn: One that nests; it is left as it is.
-        width: Hidden units kept.
+        kept: What a submodel keeps of the layer that the FFN is in.
     """
-    hidden = hidden_of(ffn)
+    hidden, width = hidden_of(ffn), kept.ffn
     attributes: dict[str, Any] = {}
     for layer_name, rows in _LAYOUTS[type(ffn)].inputs.items():
         layer = getattr(ffn, layer_name)
@@ -120,21 +125,23 @@ def cut_ffn(name: str, ffn: Any, width: int) -> Any:
     return _resized(ffn, width, attributes)
 
 
-def cut(
-    encoder: Any, kind: type, widths: Sequence[int], cut_ffn: Callable[[str, Any, int], Any] = cut_ffn
-) -> Any:
-    """An encoder with fewer hidden units in its FFNs, which shares all tensors with the one given.
+CutFFN = Callable[[str, Any, Layer], Any]
+"""An FFN's name, the full one and what is kept of its layer, to the FFN of a submodel: see `cut_ffn`."""
+
+
+def cut(encoder: TimmEncoder, kind: type, submodel: Submodel, cut_ffn: CutFFN = cut_ffn) -> TimmEncoder:
+    """A submodel as an encoder, which shares all tensors with the full one.
 
     Args:
-        encoder: A timm Vision Transformer that nests; it is left as it is.
+        encoder: It is left as it is.
         kind: Class of the result: timm's own.
-        widths: Hidden units kept, one number a layer, none larger than the layer's own.
-        cut_ffn: What makes an FFN of so many units, of its name, the full one and the number.
+        submodel: One that fits the encoder.
+        cut_ffn: What makes its FFNs.
     """
     blocks = {}
-    for (name, block), width in zip(encoder.blocks.named_children(), widths, strict=True):
-        if width < hidden_units(block):
-            blocks[name] = _cut_block(f"blocks.{name}", block, width, cut_ffn)
+    for (name, block), kept in zip(encoder.blocks.named_children(), submodel.layers, strict=True):
+        if kept.ffn < hidden_units(block):
+            blocks[name] = _cut_block(f"blocks.{name}", block, kept, cut_ffn)
     return replaced(encoder, kind, blocks=replaced(encoder.blocks, **blocks))
 
 
@@ -210,16 +217,16 @@ def _resized(ffn: Any, width: int, attributes: dict[str, Any]) -> Any:
     return replaced(ffn, **attributes)
 
 
-def _cut_block(name: str, block: Any, width: int, cut_ffn: Callable[[str, Any, int], Any]) -> Any:
+def _cut_block(name: str, block: Any, kept: Layer, cut_ffn: CutFFN) -> Any:
     if type(block) in _BLOCKS_WITH_AN_FFN:
-        return replaced(block, mlp=cut_ffn(f"{name}.mlp", block.mlp, width))
+        return replaced(block, mlp=cut_ffn(f"{name}.mlp", block.mlp, kept))
     if type(block) is ParallelThingsBlock:
         branches = {
-            number: replaced(branch, mlp=cut_ffn(f"{name}.ffns.{number}.mlp", branch.mlp, width))
+            number: replaced(branch, mlp=cut_ffn(f"{name}.ffns.{number}.mlp", branch.mlp, kept))
             for number, branch in block.ffns.named_children()
         }
         return replaced(block, ffns=replaced(block.ffns, **branches))
-    return cut_ffn(name, block, width)
+    return cut_ffn(name, block, kept)
 
 
 def _keep_rows(layer: Any, runs: Sequence[slice]) -> Any:

@@ -17,9 +17,9 @@ from timm.task import ClassificationTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from matvit.choice import Choose
 from matvit.elastic_vit import Elastic, MatEva, MatViT
 from matvit.errors import UnknownModelError
+from matvit.sampling import Choose
 from matvit.submodel import Submodel
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -254,7 +254,7 @@ class _Encoders(nn.Module):
         return [self.encode(images, submodel) for submodel in submodels]
 
 
-def _encode(model: Any, images: Tensor, submodel: Submodel) -> Encoded:
+def _encode(model: Elastic, images: Tensor, submodel: Submodel) -> Encoded:
     embedding = model.forward_head(model.forward_features(images, submodel), pre_logits=True)
     # Losses need more digits than the number format that autocast may have chosen.
     return Encoded(embedding.float(), model.head(embedding).float())

@@ -11,7 +11,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
-from matvit import choice, hub
+from matvit import hub, sampling
 from matvit.asked import asked, plain_model
 from matvit.augment import Transform, seed_everything, training_transform
 from matvit.elastic_vit import MatViT, elastic
@@ -92,7 +92,7 @@ def objective(settings: Recipe, model: MatViT, *, device: torch.device, mixes: b
             goal.distill, goal.distill_weight, temperature=goal.distill_temperature, sigmoid=sigmoid
         )
     try:
-        choose = _choice(settings, space)
+        choose = _sampling(settings, space)
     except SubmodelError as error:
         raise TrainingError(str(error)) from error
     return NestedTask(model, criterion, choose, distill=distill, reduction=goal.reduction, device=device)
@@ -164,12 +164,12 @@ def _impossible(error: NonsenseError) -> TrainingError:
     return TrainingError(f"timm cannot do what the recipe asks for: {error}")
 
 
-def _choice(settings: Recipe, space: SubmodelSpace) -> choice.Choose:
+def _sampling(settings: Recipe, space: SubmodelSpace) -> sampling.Choose:
     goal, seed = settings.objective, settings.seed
     if goal.kind == "joint":
-        return choice.joint(space, goal.granularities)
+        return sampling.joint(space, goal.granularities)
     if goal.kind == "mixnmatch":
-        return choice.mixnmatch(space, seed=seed, with_full=goal.with_full)
-    return choice.sampled(
+        return sampling.mixnmatch(space, seed=seed, with_full=goal.with_full)
+    return sampling.sampled(
         space, goal.granularities, goal.probabilities or None, seed=seed, with_full=goal.with_full
     )

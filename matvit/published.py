@@ -16,6 +16,7 @@ from matvit.download import fetch, forget
 from matvit.errors import CheckpointError, UnknownModelError
 from matvit.first_seen import require_same
 from matvit.lock import exclusive
+from matvit.progress import Progress, silent
 
 Count = Callable[[int], None]
 """Called with a number of bytes."""
@@ -52,9 +53,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 def checkpoint_of(
     name: str,
     *,
-    on_bytes: Count | None = None,
-    on_total: Count | None = None,
-    on_read: Count | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """The checkpoint directory of a published MatViT, made in the cache on first use.
 
@@ -64,9 +63,7 @@ def checkpoint_of(
 
     Args:
         name: One of `PUBLISHED`.
-        on_bytes: As in `matvit.download.fetch`, for the download.
-        on_total: As there.
-        on_read: As in `obtain`, for the conversion.
+        progress: Told of the bytes that are downloaded and read.
 
     Raises:
         UnknownModelError: There is no such name.
@@ -84,9 +81,7 @@ def checkpoint_of(
                     PUBLISHED[name].url,
                     file,
                     directory,
-                    on_bytes=on_bytes,
-                    on_total=on_total,
-                    on_read=on_read,
+                    progress=progress,
                 )
             forget(file)
     return directory
@@ -101,9 +96,7 @@ def obtain(
     source: str,
     out: Path,
     *,
-    on_bytes: Count | None = None,
-    on_total: Count | None = None,
-    on_read: Count | None = None,
+    progress: Progress = silent,
     classifier: str | None = None,
 ) -> None:
     """Convert a Scenic checkpoint from wherever it is to the checkpoint directory `out`.
@@ -111,9 +104,7 @@ def obtain(
     Args:
         source: A file, a URL, or one of `PUBLISHED`.
         out: The new checkpoint directory.
-        on_bytes: As in `matvit.download.fetch`, for the download.
-        on_total: As there.
-        on_read: Called with the number of bytes of a file that were read since its last call.
+        progress: Told of the bytes that are downloaded and read.
         classifier: As in `matvit.scenic.convert`.
 
     Raises:
@@ -123,7 +114,7 @@ def obtain(
         OSError: The file cannot be read.
     """
     if source in PUBLISHED:
-        made = checkpoint_of(source, on_bytes=on_bytes, on_total=on_total, on_read=on_read)
+        made = checkpoint_of(source, progress=progress)
         note = json.loads((made / checkpoint.CONFIG).read_text(encoding="utf-8"))["matvit"][scenic.NOTE]
         if classifier not in (None, note["classifier"]):
             raise UnknownModelError(f"the classifier of {source} is {note['classifier']!r}")
@@ -135,9 +126,7 @@ def obtain(
                 source,
                 target,
                 out,
-                on_bytes=on_bytes,
-                on_total=on_total,
-                on_read=on_read,
+                progress=progress,
                 classifier=classifier,
             )
             forget(target)
@@ -146,7 +135,7 @@ def obtain(
             f"no file {source!r}, nor a published MatViT among {', '.join(PUBLISHED)}, nor a URL"
         )
     else:
-        scenic.convert(Path(source), out, classifier=classifier, on_bytes=on_read)
+        scenic.convert(Path(source), out, classifier=classifier, progress=progress)
 
 
 def _fetch(
@@ -154,16 +143,14 @@ def _fetch(
     file: Path,
     out: Path,
     *,
-    on_bytes: Count | None,
-    on_total: Count | None,
-    on_read: Count | None,
+    progress: Progress,
     classifier: str | None = None,
 ) -> None:
     """Convert the file at a URL, which is downloaded to `file` unless it is there."""
     if not file.exists():
-        fetch(url, file, on_bytes=on_bytes, on_total=on_total)
+        fetch(url, file, progress=progress)
     try:
-        model, note = scenic.read(file, source=url, classifier=classifier, on_bytes=on_read)
+        model, note = scenic.read(file, source=url, classifier=classifier, progress=progress)
     except (CheckpointError, UnknownModelError) as error:
         hint = f"it came from {url}, and is downloaded again once you remove it"
         raise type(error)(f"{error}; {hint}") from error

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from matvit.errors import SubmodelError
 from matvit.nested import cut_ffn, ffns, hidden_of, output_of, unit_shapes, with_tensors
+from matvit.protocol import ElasticEncoder
+from matvit.submodel import Layer
 
 _OUTPUT = re.compile(r"(?P<ffn>.+)\.(?P<layer>\w+)\.(?P<width>\d+)\.(?P<key>\w+)")
 
@@ -54,12 +56,13 @@ class Refits(nn.Module):
         """Size of the tensors, which the encoder's own come on top of."""
         return sum(tensor.nbytes for tensor in self.buffers())
 
-    def cut_ffn(self, name: str, ffn: Any, width: int) -> Any:
+    def cut_ffn(self, name: str, ffn: Any, kept: Layer) -> Any:
         """The FFN of a submodel: see `matvit.nested.cut_ffn`."""
         largest, layer = self._largest[name], output_of(ffn)
         inputs = {key: self._tensor(f"{name}.{key}") for key in self._inputs[name]}
         narrow = with_tensors(ffn, largest, inputs | self._output(name, *layer, largest))
-        return with_tensors(cut_ffn(name, narrow, width), width, self._output(name, *layer, width))
+        refitted = self._output(name, *layer, kept.ffn)
+        return with_tensors(cut_ffn(name, narrow, kept), kept.ffn, refitted)
 
     def _output(self, name: str, layer_name: str, layer: Any, width: int) -> dict[str, Tensor]:
         keys = [key for key, _ in layer.named_parameters()]
@@ -68,7 +71,7 @@ class Refits(nn.Module):
     def _tensor(self, name: str) -> Tensor:
         return self.get_buffer(name.replace(".", "/"))
 
-    def check(self, encoder: Any) -> None:
+    def check(self, encoder: ElasticEncoder) -> None:
         """Raise unless these are the tensors that an encoder needs for its granularities.
 
         Raises:
@@ -84,7 +87,7 @@ class Refits(nn.Module):
             )
 
 
-def named_ffns(encoder: Any) -> Iterator[tuple[str, Any, list[int]]]:
+def named_ffns(encoder: ElasticEncoder) -> Iterator[tuple[str, Any, list[int]]]:
     """Every FFN of an encoder: name, FFN, and the widths below the full one that its granularities have."""
     space = encoder.space
     widths_of = zip(*(submodel.widths for submodel in space.uniforms()), strict=True)
@@ -96,7 +99,7 @@ def named_ffns(encoder: Any) -> Iterator[tuple[str, Any, list[int]]]:
             yield f"blocks.{number}.{within}".rstrip("."), ffn, below
 
 
-def _shapes(encoder: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _shapes(encoder: ElasticEncoder) -> Iterator[tuple[str, tuple[int, ...]]]:
     for name, ffn, widths in named_ffns(encoder):
         if not widths:
             continue

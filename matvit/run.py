@@ -34,7 +34,7 @@ _BEFORE_CONFIG = {INSIDE, f".{CONFIG}.lock", f".new-{CONFIG}"}
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a run is.
 
     Args:
@@ -66,11 +66,11 @@ class Progress:
         return means
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Progress":
+    def of(cls, fields: Mapping[str, Any]) -> "Position":
         """From the values of all fields, as JSON keeps them."""
-        progress = cls(**fields)
-        progress.sums = {name: (total, count) for name, (total, count) in progress.sums.items()}
-        return progress
+        position = cls(**fields)
+        position.sums = {name: (total, count) for name, (total, count) in position.sums.items()}
+        return position
 
 
 class RunDirectory:
@@ -122,8 +122,8 @@ class RunDirectory:
                 tidy(self.path / name)
             yield
 
-    def start(self, progress: Progress) -> None:
-        """Go on from `progress`: what was logged after it is dropped, for it comes again.
+    def start(self, position: Position) -> None:
+        """Go on from `position`: what was logged after it is dropped, for it comes again.
 
         A new run keeps its recipe, which makes this the directory of a run and is never written again.
         """
@@ -131,30 +131,30 @@ class RunDirectory:
             with whole_file(self.path / CONFIG) as new:
                 new.write_bytes(self._recipe_file.read_bytes())
         if (self.path / METRICS).exists():
-            os.truncate(self.path / METRICS, progress.metrics_bytes)
+            os.truncate(self.path / METRICS, position.metrics_bytes)
 
-    def log(self, line: Mapping[str, Any], progress: Progress) -> None:
+    def log(self, line: Mapping[str, Any], position: Position) -> None:
         """Append a line to the metrics."""
         with naming(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-            progress.metrics_bytes = log.tell()
+            position.metrics_bytes = log.tell()
 
     def save(
-        self, progress: Progress, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+        self, position: Position, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
     ) -> None:
         """Write ``last/``.
 
         Raises:
             TrainingError: The optimizer's state cannot be kept, or it does not fit on the disk.
         """
-        state.write(self.path / LAST, asdict(progress), modules, optimizer)
+        state.write(self.path / LAST, asdict(position), modules, optimizer)
 
-    def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
+    def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Position:
         """Put modules and optimizer back to where ``last/`` was written, or leave them if it never was.
 
         Raises:
             TrainingError: What is there is damaged, or belongs to another run.
         """
         if not (self.path / LAST).is_dir():
-            return Progress()
-        return state.read(self.path / LAST, Progress.of, modules, optimizer)
+            return Position()
+        return state.read(self.path / LAST, Position.of, modules, optimizer)

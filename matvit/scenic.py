@@ -4,7 +4,6 @@ Source of the form: google-research/scenic, `scenic/projects/matvit` and `scenic
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matvit.checkpoint import CONFIG, save
 from matvit.elastic_vit import MatViT
 from matvit.errors import CheckpointError, UnknownModelError
 from matvit.flax_msgpack import FlaxFile, Leaves, Span
+from matvit.progress import Progress, silent
 from matvit.scenic_layout import Layout
 
 NOTE = "scenic"
@@ -30,7 +30,7 @@ def convert(
     *,
     source: str = "",
     classifier: str | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> MatViT:
     """Read a Scenic checkpoint, as `read` does, and save the MatViT in it.
 
@@ -39,7 +39,7 @@ def convert(
         out: The new checkpoint directory; an earlier checkpoint there is replaced.
         source: See `read`.
         classifier: See `read`.
-        on_bytes: See `read`.
+        progress: See `read`.
 
     Returns:
         The model that was saved, in evaluation mode.
@@ -49,7 +49,7 @@ def convert(
         CheckpointError: The file is damaged, or `out` holds something else than a checkpoint.
         OSError: The file cannot be read.
     """
-    model, note = read(file, source=source, classifier=classifier, on_bytes=on_bytes)
+    model, note = read(file, source=source, classifier=classifier, progress=progress)
     save(model, out, **{NOTE: note})
     return model
 
@@ -59,7 +59,7 @@ def read(
     *,
     source: str = "",
     classifier: str | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[MatViT, dict[str, Any]]:
     """The MatViT in a Scenic checkpoint, and what is to be remembered of the file.
 
@@ -73,7 +73,7 @@ def read(
         classifier: Scenic's name of the pooling that the model was trained with. Left out, it is ``token``
             where there is a class token, else ``gap``. ``gmp`` and ``gsp`` have the same parameters as
             ``gap``: only who trained the model can tell them apart.
-        on_bytes: Called with the number of bytes read since its last call, up to the size of the file.
+        progress: Told of the bytes that are read.
 
     Returns:
         The model in evaluation mode, and JSON values.
@@ -85,7 +85,7 @@ def read(
     """
     if classifier not in (None, "token", "gap"):
         raise UnknownModelError(f"classifier {classifier!r} is not known here: only 'token' and 'gap' are")
-    checkpoint = FlaxFile(file, on_bytes=on_bytes)
+    checkpoint = FlaxFile(file, progress=progress)
     span, step = _parameters_and_step(checkpoint)
     leaves = _unwrapped(checkpoint.leaves(span))
     try:

@@ -11,7 +11,7 @@ layers before is put right as far as layer i can. The problem is that of `matvit
 is there in place of the slice. Blocks that do more to an FFN's output than scale and add it keep theirs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from matvit.elastic_vit import Elastic, refitted
 from matvit.elasticize import HELD_OUT
 from matvit.errors import RefitError
 from matvit.nested import ffns, hidden_units, output_of
+from matvit.progress import Progress, silent
 from matvit.refit import Moments, refit
 from matvit.submodel import Submodel
 
@@ -51,7 +52,7 @@ def refit_along_paths(
     model: Elastic,
     batches: Sequence[Tensor],
     *,
-    on_step: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Elastic:
     """A refitted encoder whose granularities are fitted once more; it shares all else with the one given.
 
@@ -60,7 +61,7 @@ def refit_along_paths(
     Args:
         model: A refitted encoder; it is left alone.
         batches: Preprocessed images (B, C, H, W), which all stay in memory as streams of tokens, three times.
-        on_step: Called with what is done, how far it is and how far it goes.
+        progress: Told of the layers that are refitted.
 
     Raises:
         RefitError: The model is not refitted, or activations are not finite.
@@ -80,7 +81,7 @@ def refit_along_paths(
             stream.full = stream.cut = stream.start
         for layer in range(model.space.depth):
             _refit_layer(model, tensors, submodel, layer, streams)
-            on_step(
+            progress(
                 "layers refitted",
                 number * model.space.depth + layer + 1,
                 len(granularities) * model.space.depth,
@@ -88,7 +89,7 @@ def refit_along_paths(
     return refitted(model, tensors)
 
 
-def _begin(model: Any, batch: Tensor, held_out: Tensor) -> _Batch:
+def _begin(model: Elastic, batch: Tensor, held_out: Tensor) -> _Batch:
     """The stream before the first block, and what else blocks are called with."""
     seen: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
 
@@ -104,7 +105,7 @@ def _begin(model: Any, batch: Tensor, held_out: Tensor) -> _Batch:
 
 
 def _refit_layer(
-    model: Any, tensors: dict[str, Tensor], submodel: Submodel, layer: int, streams: Sequence[_Batch]
+    model: Elastic, tensors: dict[str, Tensor], submodel: Submodel, layer: int, streams: Sequence[_Batch]
 ) -> None:
     """Refit the FFNs of one block and send all streams through it."""
     (number, block), width = list(model.blocks.named_children())[layer], submodel.widths[layer]
@@ -169,7 +170,7 @@ def _scale(
     return scale_D / sizes[0] if alike and sizes[0] > 0 else None
 
 
-def _part(model: Any, tensors: Mapping[str, Tensor], submodel: Submodel, layer: int) -> Any:
+def _part(model: Elastic, tensors: Mapping[str, Tensor], submodel: Submodel, layer: int) -> Any:
     """One block of a granularity as its tensors are now."""
     return refitted(model, tensors).extract(submodel, copy=False).blocks[layer]
 

@@ -1,11 +1,11 @@
-"""Submodels as values: FFN widths, one a layer, and the family of them that nests in one encoder.
+"""Submodels as values: what each layer keeps, and the family of them that nests in one encoder.
 
 Granularities and Mix'n'Match follow MatFormer (arXiv 2310.07707, sections 3.1 and 3.3).
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby, pairwise
 
@@ -17,31 +17,90 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # Never a number, an amount such a
 _NOT_NAMES = ("all", "auto")  # Budgets that mean something else.
 
 
-@dataclass(frozen=True)
-class Submodel:
-    """One nested encoder: how many hidden units each layer's FFN keeps, counted from the first.
+_IMAGE_SIZE = re.compile(r"\s*(\d{1,18})\s*px\s*", re.IGNORECASE)
 
-    Two submodels with equal widths are equal, whatever their labels; ``str`` is a spelling that
-    every budget option reads back, such as ``S*5+M*7`` or ``384*5+768*7``.
+
+@dataclass(frozen=True)
+class Layer:
+    """What a submodel keeps of one layer.
 
     Args:
-        widths: Hidden units kept, one number a layer.
-        labels: Granularity of each layer where it has one; `SubmodelSpace` fills it in.
+        ffn: Hidden units of its FFN, counted from the first.
+
+    Raises:
+        SubmodelError: That is no positive whole number.
     """
 
-    widths: tuple[int, ...]
-    labels: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    ffn: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        if not self.widths or not all(isinstance(w, int) and w > 0 for w in self.widths):
-            raise SubmodelError(f"widths must be positive whole numbers, one a layer; got {self.widths!r}")
+        if not isinstance(self.ffn, int) or self.ffn < 1:
+            raise SubmodelError(f"widths must be positive whole numbers, one a layer; got {self.ffn!r}")
+
+
+@dataclass(frozen=True, init=False)
+class Submodel:
+    """One nested encoder: what it keeps of each layer, and how it reads images.
+
+    Two submodels that keep the same are equal, whatever their labels; ``str`` is a spelling that every
+    budget option reads back, such as ``S*5+M*7``, ``384*5+768*7`` or ``L@168px``.
+
+    Args:
+        layers: One a layer of the encoder; a number is a layer that keeps so many hidden units.
+        image_size: Side in pixels of the images that it is given; None is the encoder's own.
+        labels: Granularity of each layer where it has one; `SubmodelSpace` fills it in.
+
+    Raises:
+        SubmodelError: There is no layer, or a number is not positive and whole.
+
+    Example:
+        >>> Submodel((384,) * 5 + (768,) * 7) == Submodel([Layer(384)] * 5 + [Layer(768)] * 7)
+        True
+    """
+
+    layers: tuple[Layer, ...]
+    image_size: int | None
+    labels: tuple[str, ...] | None = field(compare=False, repr=False)
+
+    def __init__(
+        self,
+        layers: Iterable[Layer | int],
+        *,
+        image_size: int | None = None,
+        labels: tuple[str, ...] | None = None,
+    ) -> None:
+        each = tuple(layer if isinstance(layer, Layer) else Layer(layer) for layer in layers)
+        if not each:
+            raise SubmodelError("widths must be positive whole numbers, one a layer; got none")
+        if image_size is not None and not (isinstance(image_size, int) and image_size > 0):
+            raise SubmodelError(f"an image size must be a positive whole number, got {image_size!r}")
+        object.__setattr__(self, "layers", each)
+        object.__setattr__(self, "image_size", image_size)
+        object.__setattr__(self, "labels", labels)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Hidden units that the FFNs keep, one number a layer."""
+        return tuple(layer.ffn for layer in self.layers)
 
     def __str__(self) -> str:
         runs = [(name, len(list(run))) for name, run in groupby(self.labels or map(str, self.widths))]
         if len(runs) == 1 and self.labels:
-            return runs[0][0]
-        return "+".join(f"{name}*{count}" for name, count in runs)
+            spelled = runs[0][0]
+        else:
+            spelled = "+".join(f"{name}*{count}" for name, count in runs)
+        return spelled if self.image_size is None else f"{spelled}@{self.image_size}px"
+
+
+def at_own_size(submodel: Submodel) -> Submodel:
+    """Return the submodel if it reads images at its encoder's own size.
+
+    Raises:
+        SubmodelError: It reads them at another.
+    """
+    if submodel.image_size is not None:
+        raise SubmodelError(f"{submodel}: this encoder cannot be run at another image size yet")
+    return submodel
 
 
 @dataclass(frozen=True)
@@ -102,9 +161,8 @@ class SubmodelSpace:
 
     def labelled(self, labels: tuple[str, ...]) -> Submodel:
         """The submodel with the given granularity in each layer."""
-        return Submodel(
-            tuple(self._width(name, hidden) for name, hidden in zip(labels, self.hidden, strict=True)), labels
-        )
+        widths = (self._width(name, hidden) for name, hidden in zip(labels, self.hidden, strict=True))
+        return Submodel(widths, labels=labels)
 
     @cached_property
     def curve(self) -> tuple[Submodel, ...]:
@@ -123,12 +181,17 @@ class SubmodelSpace:
     def parse(self, text: str) -> Submodel | None:
         """Read a submodel that is spelled out: ``M``, ``S*5+M*7``, ``384*5+768*7`` or ``384,384,768``.
 
+        An image size may follow: ``M@168px``.
+
         Returns:
-            The submodel, or None when the text is not a spelling of widths at all.
+            The submodel, or None when the text is not a spelling of one at all.
 
         Raises:
             SubmodelError: It is one, but does not fit this encoder.
         """
+        spelled, _, size = text.partition("@")
+        if (pixels := _IMAGE_SIZE.fullmatch(size)) and (submodel := self.parse(spelled)):
+            return self.check(replace(submodel, image_size=int(pixels[1])))
         if text.strip() in self.granularities:
             return self.uniform(text.strip())
         names = "|".join(sorted(map(re.escape, self.granularities), key=len, reverse=True))
@@ -146,34 +209,36 @@ class SubmodelSpace:
             self._width(p, h) if p in self.granularities else int(p)
             for p, h in zip(parts, self.hidden, strict=True)
         )
-        return self.check(Submodel(tuple(widths)))
+        return self.check(Submodel(widths))
 
     def check(self, submodel: Submodel) -> Submodel:
         """Return the submodel, labelled where every layer's width has a name, if it fits this encoder.
 
         Raises:
-            SubmodelError: The depth differs, or a layer cannot keep so many units.
+            SubmodelError: The depth differs, a layer cannot keep so many units, or the image size is not the
+                encoder's own.
         """
-        if len(submodel.widths) != self.depth:
-            raise SubmodelError(
-                f"{submodel} has {len(submodel.widths)} layers; this encoder has {self.depth}"
-            )
-        for layer, (width, hidden) in enumerate(zip(submodel.widths, self.hidden, strict=True)):
-            if width > hidden:
-                raise SubmodelError(f"{submodel} keeps {width} units in layer {layer}, which has {hidden}")
-        labels = [self._label(w, h) for w, h in zip(submodel.widths, self.hidden, strict=True)]
+        layers = at_own_size(submodel).layers
+        if len(layers) != self.depth:
+            raise SubmodelError(f"{submodel} has {len(layers)} layers; this encoder has {self.depth}")
+        for number, (layer, hidden) in enumerate(zip(layers, self.hidden, strict=True)):
+            if layer.ffn > hidden:
+                raise SubmodelError(
+                    f"{submodel} keeps {layer.ffn} units in layer {number}, which has {hidden}"
+                )
+        labels = [self._label(layer, hidden) for layer, hidden in zip(layers, self.hidden, strict=True)]
         named = tuple(label for label in labels if label is not None)
         if self.named_only and None in labels:
-            layer = labels.index(None)
-            widths = [f"{name} ({self._width(name, self.hidden[layer])})" for name in self.granularities]
+            number = labels.index(None)
+            widths = [f"{name} ({self._width(name, self.hidden[number])})" for name in self.granularities]
             raise SubmodelError(
-                f"{submodel} keeps {submodel.widths[layer]} units in layer {layer}; this encoder was "
+                f"{submodel} keeps {layers[number].ffn} units in layer {number}; this encoder was "
                 f"refitted for {', '.join(widths)} alone"
             )
-        return Submodel(submodel.widths, named if len(named) == self.depth else None)
+        return Submodel(layers, labels=named if len(named) == self.depth else None)
 
     def _width(self, granularity: str, hidden: int) -> int:
         return max(1, round(self.granularities[granularity] * hidden))
 
-    def _label(self, width: int, hidden: int) -> str | None:
-        return next((name for name in self.granularities if self._width(name, hidden) == width), None)
+    def _label(self, layer: Layer, hidden: int) -> str | None:
+        return next((name for name in self.granularities if self._width(name, hidden) == layer.ffn), None)

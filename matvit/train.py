@@ -26,18 +26,14 @@ from matvit.elastic_vit import MatViT
 from matvit.errors import TrainingError
 from matvit.order import MicroBatches, Order
 from matvit.prepare import build, initialise, objective, optimizer, scheduler, transform
+from matvit.progress import Progress, silent
 from matvit.recipe import Recipe
-from matvit.run import BEST, CHECKPOINT, Progress, RunDirectory
+from matvit.run import BEST, CHECKPOINT, Position, RunDirectory
 
 Evaluate = Callable[[MatViT], Mapping[str, float]]
-Report = Callable[[Mapping[str, Any]], None]
 
 
 _CPU = torch.device("cpu")
-
-
-def _nothing(*_: object) -> None:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +43,13 @@ class Hooks:
     Args:
         evaluate: Measures of the model, kept in ``metrics.jsonl``; the model with the highest mean of them is
             kept as ``best/``.
-        on_step: Called after each step with the number of images in it, and at once with those of a run that
-            is resumed.
-        on_line: Called with each line of ``metrics.jsonl``.
+        progress: Told of the images trained on, first of all those of a run that is resumed.
+        write: Called with each line of ``metrics.jsonl``.
     """
 
     evaluate: Evaluate | None = None
-    on_step: Callable[[int], None] = _nothing
-    on_line: Report = _nothing
+    progress: Progress = silent
+    write: Callable[[Mapping[str, Any]], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +118,15 @@ def train(
     with ExitStack() as held:
         how.processes.first(lambda: held.enter_context(run.writing()), how.device)
         run.check()
-        progress = run.restore(trainer.modules, trainer.optimizer) if run.resumes else Progress()
-        if init is not None and not progress.step:
+        position = run.restore(trainer.modules, trainer.optimizer) if run.resumes else Position()
+        if init is not None and not position.step:
             initialise(trainer.model, init)
-        if progress.images not in ("", images.fingerprint):
+        if position.images not in ("", images.fingerprint):
             raise TrainingError(f"the training images are not those that {out} was started with")
-        progress.images = images.fingerprint
+        position.images = images.fingerprint
         how.processes.wait()
-        how.processes.first(lambda: run.start(progress), how.device)
-        return trainer.run_from(progress)
+        how.processes.first(lambda: run.start(position), how.device)
+        return trainer.run_from(position)
 
 
 class _Trainer:
@@ -167,37 +162,41 @@ class _Trainer:
         )
         self.modules = {"model": self.model} | ({"average": self.kept} if self.task.has_ema() else {})
 
-    def run_from(self, progress: Progress) -> MatViT:
+    def run_from(self, position: Position) -> MatViT:
         """Take every step that is left."""
         if self.how.compile:
             self.task.compile()
         if self.how.processes.world_size > 1:
             gpu = [self.how.device.index] if self.how.device.type == "cuda" else None
             self.task.prepare_distributed(device_ids=gpu)
-        batches = self._batches(progress.step)
-        if progress.step:
-            self.hooks.on_step(progress.step * self.settings.batch_size)
-            self.scheduler.step_update(num_updates=progress.step)
+        batches = self._batches(position.step)
+        if position.step:
+            self._tell(position)
+            self.scheduler.step_update(num_updates=position.step)
         saved = started = time.monotonic()
         self.model.train()
-        while progress.step < self.steps:
-            losses = self._step(progress.step, batches)
-            progress.add(losses)
-            progress.step += 1
-            self.hooks.on_step(self.settings.batch_size)
+        while position.step < self.steps:
+            losses = self._step(position.step, batches)
+            position.add(losses)
+            position.step += 1
+            self._tell(position)
             now = time.monotonic()
             seconds, started = now - started, now
-            progress.seconds += seconds
-            if progress.step % self.how.log_every == 0:
-                self._log({"step": progress.step, **losses, **self._state(seconds)}, progress)
-            if progress.step % self.order.steps_per_epoch == 0:
-                self._end_epoch(progress)
+            position.seconds += seconds
+            if position.step % self.how.log_every == 0:
+                self._log({"step": position.step, **losses, **self._state(seconds)}, position)
+            if position.step % self.order.steps_per_epoch == 0:
+                self._end_epoch(position)
                 saved = started = time.monotonic()
                 self.model.train()
             elif now - saved >= 60 * self.how.save_minutes:
-                self._save(progress)
+                self._save(position)
                 saved = time.monotonic()
         return self.kept.eval()
+
+    def _tell(self, position: Position) -> None:
+        size = self.settings.batch_size
+        self.hooks.progress("images trained on", position.step * size, self.steps * size)
 
     def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The forward passes of all steps that are left."""
@@ -252,10 +251,10 @@ class _Trainer:
                 f"help. {self.run.path} keeps the last good state"
             )
 
-    def _end_epoch(self, progress: Progress) -> None:
+    def _end_epoch(self, position: Position) -> None:
         """Measure and keep the model; the other processes wait."""
         if self.how.processes.is_first:
-            self._keep(progress)
+            self._keep(position)
         self.how.processes.wait()
 
     def _state(self, seconds: float) -> dict[str, float]:
@@ -266,30 +265,31 @@ class _Trainer:
             "peak_memory_mb": _peak_memory_bytes(self.how.device) // 10**6,
         }
 
-    def _log(self, line: Mapping[str, Any], progress: Progress) -> None:
+    def _log(self, line: Mapping[str, Any], position: Position) -> None:
         if self.how.processes.is_first:
-            self.run.log(line, progress)
-            self.hooks.on_line(line)
+            self.run.log(line, position)
+            if self.hooks.write:
+                self.hooks.write(line)
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, position: Position) -> None:
         if self.how.processes.is_first:
-            self._check_weights(progress)
-            self.run.save(progress, self.modules, self.optimizer)
+            self._check_weights(position)
+            self.run.save(position, self.modules, self.optimizer)
 
-    def _check_weights(self, progress: Progress) -> None:
+    def _check_weights(self, position: Position) -> None:
         """Refuse to keep what is no good; a step may have spoiled it without a trace in its own loss."""
         sums = [tensor.sum() for m in self.modules.values() for tensor in m.state_dict().values()]
-        self._refuse("model", torch.stack(sums).sum().item(), progress.step - 1)
+        self._refuse("model", torch.stack(sums).sum().item(), position.step - 1)
 
-    def _keep(self, progress: Progress) -> None:
-        self._check_weights(progress)
+    def _keep(self, position: Position) -> None:
+        self._check_weights(position)
         settings, order = self.settings, self.order
-        epoch = progress.step // order.steps_per_epoch
-        seconds = progress.seconds
+        epoch = position.step // order.steps_per_epoch
+        seconds = position.seconds
         line: dict[str, Any] = {
             "epoch": epoch,
-            "step": progress.step,
-            **{name: round(mean, 5) for name, mean in progress.close_epoch().items()},
+            "step": position.step,
+            **{name: round(mean, 5) for name, mean in position.close_epoch().items()},
             "images_per_s": round(order.steps_per_epoch * settings.batch_size / seconds, 1),
             **self._state(seconds),
         }
@@ -300,12 +300,12 @@ class _Trainer:
             measures = self.hooks.evaluate(self.kept)
             line |= measures
             mean = sum(measures.values()) / max(1, len(measures))
-            if mean > (-math.inf if progress.best is None else progress.best):
-                progress.best = mean
+            if mean > (-math.inf if position.best is None else position.best):
+                position.best = mean
                 checkpoint.save(self.kept, self.run.path / BEST, **notes)
         checkpoint.save(self.kept, self.run.path / CHECKPOINT, **notes)
-        self._log(line, progress)
-        self._save(progress)
+        self._log(line, position)
+        self._save(position)
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

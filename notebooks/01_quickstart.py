@@ -26,9 +26,9 @@ from IPython.display import Image
 
 from matvit.checkpoint import SHIPPED
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.contact_sheet import contact_sheet
 from retrieval.digits import write_digits
-from retrieval.evaluate import evaluate
+from retrieval.measuring.evaluate import evaluate
+from retrieval.showing.contact_sheet import contact_sheet
 
 scratch = tempfile.TemporaryDirectory()  # removed when the kernel stops
 WORK = Path(scratch.name)
@@ -110,7 +110,7 @@ Image(WORK / "neighbours.png", width=600)
 # %%
 result = evaluate(searcher, open_source(queries), [encoder.submodel(budget) for budget in BUDGETS])
 for point in result.points:
-    print(f"{point.submodel!s:8} {point.share_of_full:4.0%} of XL's MACs: {point.adaptive} %")
+    print(f"{point.submodel!s:8} {point.share_of_full:4.0%} of XL's MACs: {point['adaptive_1nn']} %")
 
 # %% [markdown]
 # ## The same on the command line

@@ -163,7 +163,7 @@ for budget in BUDGETS:
 
 # %% [markdown]
 # A budget that nothing fits is refused, and the message says what the smallest encoder costs. `25ms` is a
-# budget, too: the curve is timed on your machine first, once.
+# budget, too, with a profile: `matvit.latency.measure` times the curve on your machine, once.
 
 # %%
 try:

@@ -26,13 +26,13 @@ from IPython.display import Image
 
 from matvit.train import Hooks, train
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.calibrate import calibrate
 from retrieval.digits import write_digits
-from retrieval.evaluate import evaluate
-from retrieval.figures import adaptive_series, plot_curve, same_encoder_series
 from retrieval.labelled import open_labelled
-from retrieval.pixels import raw_pixel_1nn
-from retrieval.promise import queries_needed
+from retrieval.measuring.calibrate import calibrate
+from retrieval.measuring.evaluate import evaluate
+from retrieval.measuring.paired_test import queries_needed
+from retrieval.measuring.pixels import raw_pixel_1nn
+from retrieval.showing.figures import plot_curve
 
 scratch = tempfile.TemporaryDirectory()  # removed when the kernel stops
 WORK = Path(scratch.name)
@@ -100,7 +100,7 @@ def keep(line):
 
 
 (WORK / "digits.toml").write_text(RECIPE)
-train(WORK / "digits.toml", open_labelled(corpus, "L"), WORK / "run", hooks=Hooks(on_line=keep))
+train(WORK / "digits.toml", open_labelled(corpus, "L"), WORK / "run", hooks=Hooks(write=keep))
 
 names = [f"loss/{name}" for name in ("S", "M", "L", "XL")]
 figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
@@ -132,14 +132,18 @@ floors = raw_pixel_1nn(open_source(corpus), open_source(queries))
 
 print("submodel  of XL   adaptive 1-NN %         same encoder 1-NN %")
 for point in result.points:
-    print(f"{point.submodel!s:8}  {point.share_of_full:4.0%}    {point.adaptive!s:22}  {point.same_encoder}")
+    adaptive, same = point["adaptive_1nn"], point["same_encoder_1nn"]
+    print(f"{point.submodel!s:8}  {point.share_of_full:4.0%}    {adaptive!s:22}  {same}")
 for distance, share in floors.items():
     print(f"raw pixels, {distance}: {share}")
 
 # %%
 plot_curve(
     WORK / "curve.png",
-    [adaptive_series(result), same_encoder_series(result)],
+    [
+        result.series("adaptive_1nn", "adaptive 1-NN"),
+        result.series("same_encoder_1nn", "same encoder on both sides"),
+    ],
     full_gmacs=encoder.cost(encoder.space.full).gmacs,
     floors={f"raw pixels, {distance}": share.value for distance, share in floors.items()},
 )
@@ -203,5 +207,5 @@ for drop in (0.05, 0.02, 0.01, 0.005):
     print(f"less than {drop:.1%} lost: {queries_needed(drop):4} queries")
 
 # %% [markdown]
-# On the command line, `matvit plan --index DIR --calibrate QUERIES --max-drop 0.5` does the same and keeps
+# On the command line, `matvit calibrate QUERIES -i DIR --max-drop 0.5` does the same and keeps
 # the choice with the index, where `--budget auto` finds it.

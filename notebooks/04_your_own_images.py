@@ -39,9 +39,9 @@ from indexes import Index
 from matvit.device import pick_device
 from matvit.train import train
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.contact_sheet import contact_sheet
-from retrieval.evaluate import evaluate
 from retrieval.labelled import open_labelled
+from retrieval.measuring.evaluate import evaluate
+from retrieval.showing.contact_sheet import contact_sheet
 
 scratch = tempfile.TemporaryDirectory()  # removed when the kernel stops
 WORK = Path(scratch.name)
@@ -188,7 +188,7 @@ for submodel in encoder.space.uniforms():
 if searcher.index.manifest.classes:
     result = evaluate(searcher, open_source(folder), encoder.space.uniforms())
     for point in result.points:
-        print(f"{point.submodel!s:>2}  {point.share_of_full:4.0%} of XL's MACs: {point.adaptive} %")
+        print(f"{point.submodel!s:>2}  {point.share_of_full:4.0%} of XL's MACs: {point['adaptive_1nn']} %")
 
 # %% [markdown]
 # ## What to make of it

@@ -7,6 +7,10 @@ if TYPE_CHECKING:
     from retrieval.embed import build_index
     from retrieval.encoder import Encoder
     from retrieval.images import open_source
+    from retrieval.learning.elasticize import elasticize
+    from retrieval.measuring.calibrate import calibrate
+    from retrieval.measuring.evaluate import evaluate
+    from retrieval.measuring.plan import plan
     from retrieval.searcher import Hit, Hits, Searcher
 
 _HOME = {
@@ -15,9 +19,24 @@ _HOME = {
     "Hits": "searcher",
     "Searcher": "searcher",
     "build_index": "embed",
+    "calibrate": "measuring.calibrate",
+    "elasticize": "learning.elasticize",
+    "evaluate": "measuring.evaluate",
     "open_source": "images",
+    "plan": "measuring.plan",
 }
-__all__ = ["Encoder", "Hit", "Hits", "Searcher", "build_index", "open_source"]
+__all__ = [
+    "Encoder",
+    "Hit",
+    "Hits",
+    "Searcher",
+    "build_index",
+    "calibrate",
+    "elasticize",
+    "evaluate",
+    "open_source",
+    "plan",
+]
 
 
 def __getattr__(name: str) -> Any:

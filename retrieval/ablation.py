@@ -4,7 +4,7 @@ All orders of the same widths cost the same. MatFormer (arXiv 2310.07707, sectio
 with depth the best of them, and as good as what an evolutionary search finds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from matvit.progress import Count, Progress, silent
 from matvit.submodel import Submodel, SubmodelSpace
 from retrieval.batches import batches
 from retrieval.errors import EvaluationError
-from retrieval.evaluate import Evaluation
 from retrieval.images import ImageSource
-from retrieval.intervals import Estimate, Share, bootstrap_means
-from retrieval.neighbours import LabelledRows
-from retrieval.samples import Sample
+from retrieval.measuring.estimate import Estimate, Share, mean_of, means_of
+from retrieval.measuring.evaluation import Evaluation
+from retrieval.measuring.neighbours import LabelledRows
+from retrieval.sample import Sample
 from retrieval.searcher import Searcher
 
 Labels = tuple[str, ...]
@@ -90,23 +91,19 @@ def compare_orders(
     right_PQ = result.right.astype(np.float64)
     found = list(orders(space, seed))
     differences_QM = np.stack([right_PQ[place[s]] - right_PQ[place[point]] for _, s, point in found], axis=1)
-    intervals = bootstrap_means(differences_QM)
+    differences = means_of(differences_QM)
     names = np.array([order for order, _, _ in found])
     means_QO = np.stack([differences_QM[:, names == order].mean(axis=1) for order in ORDERS], axis=1)
-    bounds = bootstrap_means(means_QO)
-    means = {
-        order: Estimate(float(means_QO[:, i].mean()), tuple(bounds[i].tolist()))
-        for i, order in enumerate(ORDERS)
-    }
+    means = dict(zip(ORDERS, means_of(means_QO), strict=True))
     measured = [
         Ordered(
             order,
             submodel,
             point,
-            result.points[place[submodel]].adaptive,
-            Estimate(float(differences_QM[:, i].mean()), tuple(intervals[i].tolist())),
+            Share.of(result.right[place[submodel]]),
+            difference,
         )
-        for i, (order, submodel, point) in enumerate(found)
+        for (order, submodel, point), difference in zip(found, differences, strict=True)
     ]
     return measured, means
 
@@ -132,7 +129,7 @@ class Queries:
         source: ImageSource,
         *,
         most: int,
-        on_images: Callable[[int], None] = lambda _: None,
+        progress: Progress = silent,
     ) -> "Queries":
         """Read labelled images, of which so many at most are kept, evenly spaced.
 
@@ -141,6 +138,7 @@ class Queries:
         Raises:
             EvaluationError: None has a label, or none has one of another image of the corpus.
         """
+        count = Count(progress, "images read", source.size)
         samples: list[Sample] = []
         images: list[torch.Tensor] = []
         for batch in batches(source.parts, searcher.encoder, batch_size=_BATCH):
@@ -148,7 +146,7 @@ class Queries:
             samples += [batch.samples[row] for row in rows]
             if rows:
                 images.append(batch.images[rows])
-            on_images(len(batch.samples) + len(batch.failures))
+            count(len(batch.samples) + len(batch.failures))
         if not samples:
             raise EvaluationError(f"no query in {source.text} has a label: use one subfolder a class")
         everything = cls(searcher, samples, torch.cat(images))
@@ -210,7 +208,7 @@ def search(
     *,
     evaluations: int,
     seed: int = 0,
-    on_evaluation: Callable[[int], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Searched:
     """Search a granularity for every layer within a budget, by tree-structured Parzen estimators.
 
@@ -221,7 +219,7 @@ def search(
         budget_macs: Multiply-accumulates allowed.
         evaluations: Submodels to measure.
         seed: Of the search.
-        on_evaluation: Called with 1 after every measurement.
+        progress: Told of the submodels that are measured.
 
     Raises:
         BudgetError: Even the smallest submodel costs more.
@@ -244,26 +242,20 @@ def search(
             study.tell(trial, -over)
             continue
         if submodel not in tried:
-            tried[submodel] = _share(seen.right(submodel))
-            on_evaluation(1)
+            tried[submodel] = Share.of(seen.right(submodel))
+            progress(f"submodels measured within {budget_macs} MACs", len(tried), evaluations)
         study.tell(trial, tried[submodel].value)
         if len(tried) == evaluations:
             break
     found = max(tried, key=lambda s: tried[s].value, default=mixnmatch)
     ours_Q, theirs_Q = others.right(found), others.right(mixnmatch)
-    gains_Q = ours_Q.astype(np.float64) - theirs_Q
-    [[low, high]] = bootstrap_means(gains_Q[:, None])
     return Searched(
         budget_macs,
         found,
         mixnmatch,
         len(tried),
-        tried.get(found) or _share(seen.right(found)),
-        _share(ours_Q),
-        _share(theirs_Q),
-        Estimate(float(gains_Q.mean()), (float(low), float(high))),
+        tried.get(found) or Share.of(seen.right(found)),
+        Share.of(ours_Q),
+        Share.of(theirs_Q),
+        mean_of(ours_Q.astype(np.float64) - theirs_Q),
     )
-
-
-def _share(right_Q: NDArray[np.bool_]) -> Share:
-    return Share(int(right_Q.sum()), len(right_Q))

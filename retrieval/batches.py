@@ -11,7 +11,7 @@ from torch import Tensor
 from retrieval.encoder import Encoder
 from retrieval.errors import UnreadableImageError
 from retrieval.preprocess import Preprocess
-from retrieval.samples import Failure, Part, Sample, content_of
+from retrieval.sample import Failure, Part, Sample, content_of
 from retrieval.workers import in_processes
 
 _FEW_IMAGES = 256

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 from retrieval.errors import UnreadableImageError
 from retrieval.formats import format_of
 from retrieval.greys import eight_bit, is_wide
-from retrieval.samples import printable
+from retrieval.sample import printable
 
 # Where Pillow itself refuses an image as a decompression bomb: 2 x Image.MAX_IMAGE_PIXELS.
 MAX_PIXELS = 2 * (2**30 // 4 // 3)

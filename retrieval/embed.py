@@ -1,6 +1,6 @@
 """Images to an index: embed every part once with the full encoder, then write the index whole."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +9,21 @@ from numpy.typing import NDArray
 
 from indexes import Index, IndexWriter, Manifest
 from indexes.assembly import Origin
-from indexes.filling import Progress
-from indexes.kinds import AUTO, KindOptions, check
+from indexes.faiss_kinds.options import AUTO, KindOptions, check
+from indexes.faiss_kinds.search import require_faiss
 from indexes.manifest import read_manifest
 from indexes.prefixes import with_prefix
-from indexes.search import require_faiss
 from indexes.staging import restore
 from matvit.distributed import ALONE, Processes
+from matvit.progress import Count, Progress, silent
 from retrieval.batches import Batch, batches
 from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.images import ImageSource
 from retrieval.key_prefix import KeyPrefix
 from retrieval.recognition import KnownContents, moved, recognised
-from retrieval.samples import Sample
+from retrieval.sample import Sample
+
+_log = logging.getLogger(__name__)
 
 
 def build_index(
@@ -36,10 +38,7 @@ def build_index(
     batch_size: int = 64,
     workers: int | None = None,
     processes: Processes = ALONE,
-    on_images: Callable[[int], None] = lambda _: None,
-    on_skip: Callable[[int], None] = lambda _: None,
-    on_progress: Progress = lambda *_: None,
-    on_note: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Embed a corpus and index it; an interrupted build goes on after its last whole part.
 
@@ -59,10 +58,8 @@ def build_index(
         batch_size: Images a batch.
         workers: Processes that decode: see `retrieval.batches`.
         processes: Those that share the work, part by part; each calls this alike.
-        on_images: Called with the number of images done since the last call, failures included.
-        on_skip: The same for images of parts that an earlier, interrupted build finished.
-        on_progress: Told of the steps of indexing.
-        on_note: Told in a line of a prefix that was chosen, and of images that were known by their bytes.
+        progress: Told of images embedded, of which failures and what an earlier, interrupted build finished
+            are some, and of the steps of indexing.
 
     Raises:
         IndexExistsError: `out` exists, and is not to be extended.
@@ -87,25 +84,29 @@ def build_index(
         processes.wait()  # until the first one has planned
     with IndexWriter(out, encoder.identity, extends=extends, helps=not processes.is_first) as writer:
         base = writer.base
-        prefix = KeyPrefix(base, source, key_prefix, on_note)
+        prefix = KeyPrefix(base, source, key_prefix)
         if processes.is_first:
             prefix.settle_by_names()
         # A part that was embedded in another number format is done again, never mixed in.
         writer.plan([(part.name, f"{part.fingerprint} {encoder.dtype}") for part in source.parts])
         if processes.is_first:
             processes.wait()
-        todo = []
-        for i in range(processes.rank, len(source.parts), processes.world_size):
-            if writer.is_done(i):
-                on_skip(sum(writer.rows_done(i)))
-            else:
-                todo.append(i)
+        count = Count(progress, "images embedded", source.size if processes.world_size == 1 else None)
+        own = range(processes.rank, len(source.parts), processes.world_size)
+        done = {i for i in own if writer.is_done(i)}
+        todo = [i for i in own if i not in done]
+        if skipped := sum(sum(writer.rows_done(i)) for i in done):
+            count(skipped)
+            if processes.is_first:
+                _log.info(
+                    "%s images were embedded before this run was interrupted, and were not repeated", skipped
+                )
         parts = [source.parts[i] for i in todo]
         known = KnownContents(base)
         embedded = _Embedded(encoder, base, known)
         for batch in batches(parts, encoder, batch_size=batch_size, workers=workers, known=known):
             embedded.add(batch)
-            on_images(len(batch.samples) + len(batch.known) + len(batch.failures))
+            count(len(batch.samples) + len(batch.known) + len(batch.failures))
             if batch.last:
                 embedded.write(writer, todo[batch.part])
         processes.wait()
@@ -116,28 +117,26 @@ def build_index(
                 device=str(encoder.device),
                 checkpoint=encoder.location,
                 # From any working directory, the corpus must be found again.
-                sources=[prefix.place],
-                excludes={prefix.place: source.excludes} if source.excludes else {},
+                sources=[prefix.location],
+                excludes={prefix.location: source.excludes} if source.excludes else {},
                 command=command,
             )
             moved_N = None
             if base is not None:
-                moved_N = _follow(base, writer.rows(), prefix, on_note)
-            writer.commit(origin, options, on_progress, key_prefix=prefix.text, moved_N=moved_N)
+                moved_N = _follow(base, writer.rows(), prefix)
+            writer.commit(origin, options, progress, key_prefix=prefix.text, moved_N=moved_N)
     processes.wait()
     return read_manifest(out)
 
 
-def _follow(
-    base: Index, new: pa.Table, prefix: KeyPrefix, on_note: Callable[[str], None]
-) -> NDArray[np.bool_]:
+def _follow(base: Index, new: pa.Table, prefix: KeyPrefix) -> NDArray[np.bool_]:
     """Rows of an index that new ones follow from elsewhere, once the keys of those are known for good."""
     moved_N = moved(base, with_prefix(new, prefix.text))
     prefix.settle_by_rows(with_prefix(new, prefix.text), moved_N)
     if count := recognised(base, new):
-        on_note(f"{count} images are known by their bytes, and were not embedded again")
+        _log.info("%s images are known by their bytes, and were not embedded again", count)
     if moved_N.any():
-        on_note(f"{moved_N.sum()} rows follow files that moved")
+        _log.info("%s rows follow files that moved", moved_N.sum())
     return moved_N
 
 

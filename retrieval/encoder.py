@@ -1,5 +1,6 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
+import logging
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
@@ -16,12 +17,14 @@ from torch import Tensor
 import matvit
 from indexes import EncoderIdentity
 from matvit import latency
-from matvit.budget import resolve
+from matvit.budget import is_time, resolve
 from matvit.checkpoint import tensors_sha256, weights_sha256
 from matvit.device import pick_device, pick_dtype
 from matvit.errors import CheckpointError
 from matvit.hub import directory_of
-from matvit.latency import Profile
+from matvit.profile import Profile
+from matvit.progress import Progress, silent
+from matvit.projection import embedding_width, projection_of, put_aside_classifier
 from matvit.submodel import Submodel
 from retrieval.decode import Reading
 from retrieval.preprocess import Preprocess
@@ -29,6 +32,8 @@ from retrieval.preprocess import Preprocess
 if TYPE_CHECKING:
     from matvit.compiled import CompiledSubmodels
 
+
+_log = logging.getLogger(__name__)
 
 NO_EMBEDDING = "the model's embedding of it is zero or not finite"
 """Why an image fails that could be read."""
@@ -55,8 +60,9 @@ class Prediction:
 class Encoder:
     """Images in, L2-normalised embeddings out, through any submodel.
 
-    It puts the model's classifier aside: costs are those of a query, which needs none. The model that it is
-    given is left alone; its tensors are shared where they need no conversion.
+    It puts the model's classifier aside: costs are those of a query, which needs none. A projection is no
+    classifier: see `matvit.projection`. The model that it is given is left alone; its tensors are shared
+    where they need no conversion.
 
     Attributes:
         preprocess: An image, or where one is, to the model's input (C, H, W).
@@ -75,6 +81,7 @@ class Encoder:
         location: Where the model came from, for messages and for the index to remember.
         compile: Compile the submodels that are asked for: worth minutes of waiting only in processes that
             live long. See `matvit.compiled.CompiledSubmodels`.
+        progress: Told of what is timed, once times are needed.
 
     Raises:
         CheckpointError: The model's preprocessing makes no sense, or it pools nothing.
@@ -88,6 +95,7 @@ class Encoder:
         dtype: torch.dtype,
         location: str = "",
         compile: bool = False,
+        progress: Progress = silent,
     ) -> None:
         self.device, self.dtype, self.location = device, dtype, location
         if not model.global_pool:
@@ -96,29 +104,37 @@ class Encoder:
                 "not images: set global_pool to token or avg in its config.json"
             )
         self.preprocess = Preprocess(model, location)
+        projection = projection_of(model)
         self.identity = EncoderIdentity(
             architecture=model.pretrained_cfg["architecture"],
             weights_sha256=weights_sha256(model),
             pooling=model.global_pool,
-            embed_dim=model.num_features,
+            projection=None if projection is None else projection.out_features,
+            embed_dim=embedding_width(model),
             preprocess=self.preprocess.data,
         )
         self.refits = tensors_sha256(model.refits.tensors) if model.refits else None
         self.model = _converted(model, device, dtype).eval()
-        head = self.model.get_classifier() if model.num_classes else None
+        head = self.model.get_classifier() if model.num_classes and projection is None else None
         # Of two classifiers, one a token, neither takes the embedding.
         self._classifier = head if isinstance(head, torch.nn.Linear) else None
-        self.model.reset_classifier(0)
+        put_aside_classifier(self.model)
         self.space, self.cost = self.model.space, self.model.cost
         self.latency: Profile | None = None
-        self._measuring = Lock()
+        self._measuring, self._progress = Lock(), progress
         self.compiled = _compiled(self.model) if compile else None
         # The weights never change here: a submodel is cut once, and shares their memory ever after.
         self._cuts: dict[Submodel, Any] = {}
 
     @classmethod
     def open(
-        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", compile: bool = False
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool = False,
+        progress: Progress = silent,
     ) -> "Encoder":
         """Load the encoder from a checkpoint directory or by a name: see `matvit.load`.
 
@@ -129,10 +145,12 @@ class Encoder:
         """
         place = pick_device(device)
         number_format = pick_dtype(dtype, place)
-        loaded = matvit.load(model)
+        loaded = matvit.load(model, progress=progress)
         directory = directory_of(model)
         location = str(directory.absolute() if directory else model)
-        return cls(loaded, device=place, dtype=number_format, location=location, compile=compile)
+        return cls(
+            loaded, device=place, dtype=number_format, location=location, compile=compile, progress=progress
+        )
 
     def reading_as(self, preprocess: Mapping[str, Any]) -> "Encoder":
         """This encoder for an index with this preprocessing, which may have been made before orientation and
@@ -159,12 +177,20 @@ class Encoder:
         One in milliseconds is of a single image, not compiled, as `latency` tells; where that is None, times
         are measured here, if they never were.
         """
-        return resolve(budget, self.space, self.cost, self._known_latency)
+        submodel = resolve(budget, self.space, self.cost, self.profile)
+        if budget is not None and is_time(budget):
+            point = self.profile().point(submodel)
+            _log.info("%s: %s takes %s%.3g ms", budget, submodel, "" if point.measured else "~", point.ms)
+        return submodel
 
-    def _known_latency(self) -> Profile:
+    def profile(self) -> Profile:
+        """How long its submodels take for a single image, measured here if they never were."""
         with self._measuring:  # Threads that measure at once would measure each other.
             if self.latency is None:
-                self.latency = latency.profile(self.model, device=self.device, dtype=self.dtype)
+                self.latency = latency.measure(
+                    self.model, device=self.device, dtype=self.dtype, progress=self._progress
+                )
+                _log.info("%s", self.latency)
             return self.latency
 
     @torch.inference_mode()

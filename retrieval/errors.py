@@ -5,6 +5,10 @@ class ImageSourceError(ValueError):
     """A source as a whole cannot be used. The message is one line: what is wrong and what to do."""
 
 
+class NotLocalError(ImageSourceError):
+    """A name has a scheme, such as `https:`. The message ends before what to name instead."""
+
+
 class UnreadableImageError(Exception):
     """One image cannot be read. The message is the short reason that lands in `failures.parquet`."""
 
@@ -15,6 +19,10 @@ class MissingModelError(ValueError):
 
 class EvaluationError(ValueError):
     """Queries whose accuracy against this corpus cannot be measured."""
+
+
+class LessonsError(ValueError):
+    """What is asked of learning contradicts itself."""
 
 
 class MissingExtraError(RuntimeError):

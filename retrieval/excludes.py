@@ -6,7 +6,7 @@ from functools import cached_property
 from pathspec import GitIgnoreSpec
 
 from retrieval.errors import ImageSourceError
-from retrieval.samples import is_utf8, printable
+from retrieval.sample import is_utf8, printable
 
 _NOT_THE_USERS = frozenset(
     {

@@ -6,8 +6,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.samples import is_utf8, printable
+from retrieval.errors import UnreadableImageError
 
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -17,18 +16,6 @@ _KINDS = {
     stat.S_IFCHR: "character device",
     stat.S_IFBLK: "block device",
 }
-
-
-def true_place(folder: Path) -> Path:
-    """The folder without symlinks and `..`: an image must have one path however its folder was named.
-
-    Raises:
-        ImageSourceError: If that path is not UTF-8.
-    """
-    place = os.path.realpath(folder)
-    if not is_utf8(place):
-        raise ImageSourceError(f"{printable(place)}: the path is not UTF-8; rename it")
-    return Path(place)
 
 
 def state_of(path: str | Path) -> str:

@@ -12,7 +12,7 @@ from retrieval.errors import UnreadableImageError
 from retrieval.excludes import Excludes, is_passed_over
 from retrieval.files import open_regular, read_regular, state_of, why_closed
 from retrieval.formats import HEAD_BYTES, is_image_name, looks_like_image
-from retrieval.samples import Failure, Part, Sample, is_utf8, printable
+from retrieval.sample import Failure, Known, Part, Sample, is_utf8, printable
 
 PART_SIZE = 10_000
 
@@ -111,6 +111,12 @@ def file_parts(
         )
         for name, some in pieces
     )
+
+
+def unknown_keys(root: Path, keys: Sequence[str], known: Known) -> list[str]:
+    """The keys of files below a folder that are not known."""
+    known_N = known([str(root / key) for key in keys])
+    return [key for key, is_known in zip(keys, known_N, strict=True) if not is_known]
 
 
 def part_rows(count: int) -> list[tuple[str, range]]:

@@ -1,8 +1,8 @@
 """What the keys of images that join an index begin with: decided before the work, where names tell enough."""
 
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,9 @@ from indexes.rows import read_failures
 from retrieval.files import without_links
 from retrieval.gone import is_gone
 from retrieval.images import ImageSource
-from retrieval.keys import CONTAINERS, own_key
-from retrieval.lists import is_list_name
-from retrieval.torchvision_sets import TORCHVISION
+from retrieval.sources import container_endings, container_of, own_key
 
-_IN_CONTAINER = re.compile(f"^(.*?{CONTAINERS}):.*$", re.DOTALL | re.IGNORECASE)
+_log = logging.getLogger(__name__)
 
 
 class KeyPrefix:
@@ -32,26 +30,23 @@ class KeyPrefix:
         base: The index that the images join; None is a new one.
         source: Where they are.
         asked: What the user asked for; None is what the index remembers of the source, or nothing.
-        tell: Told of a choice, in a line.
 
     Attributes:
         text: The prefix.
-        place: The source, as the index spells it if it has it already.
+        location: Of the source, as the index spells it if it has it already.
 
     Raises:
         KeyPrefixError: No key may begin like this.
     """
 
-    def __init__(
-        self, base: Index | None, source: ImageSource, asked: str | None, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, base: Index | None, source: ImageSource, asked: str | None) -> None:
         if asked is not None:
             check_prefix(asked)
-        known = None if base is None else known_source(base.manifest, source.place)
+        known = None if base is None else known_source(base.manifest, source.location)
         remembered = "" if base is None or known is None else base.manifest.key_prefixes.get(known, "")
         self.text = remembered if asked is None else asked
-        self.place = known or source.place
-        self._base, self._source, self._tell = base, source, tell
+        self.location = known or source.location
+        self._base, self._source = base, source
         self._is_new = known is None
         self._is_free = asked is None
 
@@ -101,10 +96,13 @@ class KeyPrefix:
             )
         failures = read_failures(self._base.path / "failures.parquet")
         taken = [self._base.rows["key"], failures["key"]]
-        self.text, self._is_free = free_prefix(_named_after(self._source), taken), False
-        self._tell(
-            f"the key {key!r} is taken by {holder}: from now on, keys of {self._source.text} begin with "
-            f"{self.text}"
+        self.text, self._is_free = free_prefix(self._source.named_after, taken), False
+        _log.info(
+            "the key %r is taken by %s: from now on, keys of %s begin with %s",
+            key,
+            holder,
+            self._source.text,
+            self.text,
         )
 
     def _other_failure(self, path_of: dict[str, str]) -> str | None:
@@ -112,7 +110,7 @@ class KeyPrefix:
         assert self._base is not None
         manifest = self._base.manifest
         for failed in read_failures(self._base.path / "failures.parquet")["key"].to_pylist():
-            for name in {failed, _IN_CONTAINER.sub(r"\1", failed)} & path_of.keys():
+            for name in {failed, container_of(failed)} & path_of.keys():
                 places = {
                     str(folder / name.removeprefix(manifest.key_prefixes.get(source, "")))
                     for source in manifest.sources
@@ -124,9 +122,10 @@ class KeyPrefix:
 
 
 def _holders(index: Index, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Which names rows of an index have, and the files of those rows: see `retrieval.samples.Part`."""
+    """Which names rows of an index have, and the files of those rows: see `retrieval.sample.Part`."""
     rows = index.live_rows.select(["key", "path"])
-    in_containers = pc.match_substring_regex(rows["path"], f"{CONTAINERS}$", ignore_case=True)
+    lower = pc.utf8_lower(rows["path"])
+    in_containers = reduce(pc.or_, (pc.ends_with(lower, ending) for ending in container_endings()))
     wanted = pa.array(names, pa.string())
     images = rows.filter(pc.and_(pc.invert(in_containers), pc.is_in(rows["key"], wanted)))
     yield from zip(images["key"].to_pylist(), images["path"].to_pylist(), strict=True)
@@ -136,15 +135,3 @@ def _holders(index: Index, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         name = key[: len(key) - len(own_key(path, key))] + Path(path).name
         if name in asked:
             yield name, path
-
-
-def _named_after(source: ImageSource) -> Path:
-    """What a prefix for a source is named after: its folder, or the list or the set itself."""
-    if source.text.startswith(TORCHVISION):
-        return Path(source.text.removeprefix(TORCHVISION))
-    place = Path(source.place)
-    if place.is_dir():
-        return Path(os.path.realpath(place))
-    if is_list_name(place.name):
-        return place.with_suffix("")
-    return Path(source.parts[0].names()[0][1]).parent

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,7 @@ from retrieval.files import state_of
 from retrieval.gone import Missing
 from retrieval.images import ImageSource
 from retrieval.originals import everything
-from retrieval.samples import content_of
-from retrieval.torchvision_sets import TORCHVISION
+from retrieval.sample import content_of
 
 
 class Known:
@@ -61,7 +59,7 @@ class Known:
 
         Those that are not to be had and of which that cannot be told are in `doubts` from then on.
         """
-        missing, gone = Missing(os.path.realpath(source.text)), []
+        missing, gone = Missing(source.folder or "/"), []
         self.doubts = Counter()
         for path in self._inside(source):
             is_missing, doubt = missing.is_missing(path)
@@ -76,7 +74,7 @@ class Known:
 
         Rows that another source brought, such as a folder within this one, are none of its own.
         """
-        root, excludes = os.path.realpath(source.text).rstrip("/"), Excludes(source.excludes)
+        root, excludes = (source.folder or "").rstrip("/"), Excludes(source.excludes)
 
         def is_left_out(path: str, key: str) -> bool:
             own = path[len(root) + 1 :]
@@ -88,10 +86,9 @@ class Known:
 
     def _inside(self, source: ImageSource) -> dict[str, str]:
         """The files below a folder that rows come from, each with a key; nothing for other sources."""
-        root = os.path.realpath(source.text)
-        if source.text.startswith(TORCHVISION) or not Path(root).is_dir():
+        if source.folder is None:
             return {}
-        inside = self._rows.filter(pc.starts_with(self._rows["path"], root.rstrip("/") + "/"))
+        inside = self._rows.filter(pc.starts_with(self._rows["path"], source.folder.rstrip("/") + "/"))
         return dict(zip(inside["path"].to_pylist(), inside["key"].to_pylist(), strict=True))
 
     def same_file(self, path: str, there: str, *, check_content: bool = False) -> bool:

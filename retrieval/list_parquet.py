@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retrieval.errors import UnreadableImageError
+from retrieval.files import open_regular
 from retrieval.list_columns import Columns, UnusableListError, check_names, columns_named
-from retrieval.samples import printable
+from retrieval.sample import printable
 
 _BINARY = (pa.binary(), pa.large_binary())
 
@@ -48,6 +51,15 @@ def parquet_list(file: BinaryIO) -> Columns:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(printable(str(error)).split())[:200]
         raise UnusableListError(f"not a parquet file, or a damaged one ({reason})") from error
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a file is parquet and has a column of images, by its schema."""
+    try:
+        with open_regular(path) as file, pq.ParquetFile(file) as parquet:
+            return any(_holds_images(column.type) for column in parquet.schema_arrow)
+    except (UnreadableImageError, pa.ArrowException, OSError, UnicodeDecodeError):
+        return False  # reading it will fail, and say why
 
 
 def _holds_images(kind: pa.DataType) -> bool:

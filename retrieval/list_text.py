@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from retrieval.list_columns import Columns, UnusableListError, check_names, columns_named
-from retrieval.samples import printable
+from retrieval.sample import printable
 
 TABLES = (".csv", ".tsv")
 OBJECTS = (".jsonl", ".ndjson")

@@ -1,4 +1,4 @@
-"""Lists of images: files of paths in many formats, and parquet files that hold images themselves."""
+"""Lists of images: files of paths in many formats."""
 
 import json
 from collections.abc import Iterator
@@ -8,15 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retrieval.embedded import embedded_parts
-from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.files import open_regular, read_regular, state_of, true_place
+from retrieval.errors import ImageSourceError, NotLocalError, UnreadableImageError
+from retrieval.files import open_regular, read_regular, state_of
 from retrieval.folders import fingerprint, part_rows
 from retrieval.list_columns import Columns, UnusableListError
 from retrieval.list_parquet import parquet_list
 from retrieval.list_text import OBJECTS, TABLES, json_lines, plain_list, table, text_of
-from retrieval.samples import ROW_COLUMNS, Failure, Known, Part, Sample, none_known
-from retrieval.shards import check_local
+from retrieval.local_paths import check_local, real_folder
+from retrieval.sample import ROW_COLUMNS, Failure, Known, Part, Sample, none_known
 
 PARQUET = ".parquet"
 TEXTS = (".txt", ".lst")
@@ -28,7 +27,7 @@ def is_list_name(name: str) -> bool:
     return name.lower().endswith((PARQUET, *TABLES, *OBJECTS, *TEXTS))
 
 
-def list_parts(place: Path, known: Known = none_known) -> tuple[Part, ...]:
+def list_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
     """Parts of `folders.PART_SIZE` rows each, in the list's own order.
 
     Parquet, CSV, TSV and JSON lines have a column of paths and may have `key` and one of labels, under any of
@@ -37,27 +36,19 @@ def list_parts(place: Path, known: Known = none_known) -> tuple[Part, ...]:
     path a line, with or without a label: see `retrieval.list_text`. Paths are relative to the list's folder,
     or absolute. Without a key column, an image is called what the list calls its file.
 
-    A parquet list may hold the images themselves, as Hugging Face's do: an image is then called after the
-    list, a colon, and its key, its path where all have one of their own, or its number, counted from 0.
-
     Args:
-        place: Absolute path of the list.
+        file: Absolute path of the list.
         known: See `retrieval.images.open_source`.
 
     Raises:
         ImageSourceError: It cannot be read as such a list, is empty, has a row without a path or a key, a
             key twice, or a path with a scheme.
     """
-    root = true_place(place.parent)
-    columns = _columns(place)
-    rows = _rows(columns, place.name)
-    if columns.images:
-        _check(place, rows, "key")
-        if known([str(place)])[0]:
-            return ()
-        return embedded_parts(place, rows, columns.images, columns.group_rows)
-    _check(place, rows, "path", "key")
-    _check_local(place, rows["path"])
+    root = real_folder(file.parent)
+    columns = list_columns(file)
+    rows = list_rows(columns, columns.paths if columns.keys is None else columns.keys)
+    check_rows(file, rows, "path", "key")
+    _check_local(file, rows["path"])
     paths = [str(root / path) for path in rows["path"].to_pylist()]
     rows = rows.filter(pa.array(~known(paths)))
     parts = []
@@ -69,26 +60,30 @@ def list_parts(place: Path, known: Known = none_known) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _columns(place: Path) -> Columns:
-    name = place.name.lower()
+def list_columns(file: Path) -> Columns:
+    """The columns of a list, by what its name ends in.
+
+    Raises:
+        ImageSourceError: It cannot be read as such a list.
+    """
+    name = file.name.lower()
     try:
-        with open_regular(place) as file:
+        with open_regular(file) as opened:
             if name.endswith(PARQUET):
-                return parquet_list(file)
-            text = text_of(file)
+                return parquet_list(opened)
+            text = text_of(opened)
         if name.endswith(TABLES):
             return table(text, is_tsv=name.endswith(".tsv"))
-        return json_lines(text) if name.endswith(OBJECTS) else plain_list(text, place.parent)
+        return json_lines(text) if name.endswith(OBJECTS) else plain_list(text, file.parent)
     except UnreadableImageError as error:
-        raise ImageSourceError(f"{place}: {error}; every list must be there and readable") from error
+        raise ImageSourceError(f"{file}: {error}; every list must be there and readable") from error
     except UnusableListError as error:
-        raise ImageSourceError(f"{place}: {error}") from error
+        raise ImageSourceError(f"{file}: {error}") from error
 
 
-def _rows(columns: Columns, name: str) -> pa.Table:
+def list_rows(columns: Columns, keys: pa.Array) -> pa.Table:
     """Columns `key`, `path`, `label` and the others, all text."""
     paths = columns.paths
-    keys = _keys_within(columns, name) if columns.images else paths if columns.keys is None else columns.keys
     own = {
         "key": keys,
         "path": paths,
@@ -97,41 +92,35 @@ def _rows(columns: Columns, name: str) -> pa.Table:
     return pa.table(own | {_carried(other): column for other, column in columns.others.items()})
 
 
-def _keys_within(columns: Columns, name: str) -> pa.Array:
-    """Keys of images that a list of this name holds."""
-    keys, paths = columns.keys, columns.paths
-    if keys is None and not paths.null_count and pc.count_distinct(paths).as_py() == len(paths):
-        keys = paths
-    if keys is None:
-        keys = pc.cast(pa.array(range(len(paths)), pa.int64()), pa.large_string())
-    start, nothing = (pa.scalar(text, pa.large_string()) for text in (f"{name}:", ""))
-    return pc.binary_join_element_wise(start, keys, nothing)
-
-
 def _carried(name: str) -> str:
     return f"list.{name}" if name in ROW_COLUMNS or name.startswith("list.") else name
 
 
-def _check(place: Path, rows: pa.Table, *filled: str) -> None:
+def check_rows(file: Path, rows: pa.Table, *filled: str) -> None:
+    """Check that a list has rows, that some of their columns are filled, and that no key comes twice.
+
+    Raises:
+        ImageSourceError: It is not so.
+    """
     if not len(rows):
-        raise ImageSourceError(f"{place}: no entries; list one image file or more")
+        raise ImageSourceError(f"{file}: no entries; list one image file or more")
     for name in filled:
         is_filled = pc.fill_null(pc.not_equal(rows[name], ""), False)
         if (row := pc.index(is_filled, False).as_py()) >= 0:
-            raise ImageSourceError(f"{place}: entry {row + 1} has no {name}; fill it in or remove the row")
+            raise ImageSourceError(f"{file}: entry {row + 1} has no {name}; fill it in or remove the row")
     if pc.count_distinct(rows["key"]).as_py() < len(rows):
         counts = pc.value_counts(rows["key"])
         key = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
-        raise ImageSourceError(f"{place}: the key {key!r} comes twice; give every image its own key")
+        raise ImageSourceError(f"{file}: the key {key!r} comes twice; give every image its own key")
 
 
-def _check_local(place: Path, paths: pa.ChunkedArray) -> None:
+def _check_local(file: Path, paths: pa.ChunkedArray) -> None:
     for chunk in paths.filter(pc.match_substring(paths, ":")).chunks:
         for path in chunk:
             try:
                 check_local(path.as_py())
-            except ImageSourceError as error:
-                raise ImageSourceError(f"{place}: {' '.join(str(error).split())}") from error
+            except NotLocalError as error:
+                raise NotLocalError(f"{file}: {' '.join(str(error).split())}") from error
 
 
 def _fingerprint(root: Path, rows: pa.Table) -> str:

@@ -8,11 +8,8 @@ from PIL import Image
 from retrieval.decode import decode
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import read_regular
-from retrieval.images import open_source
-from retrieval.keys import is_container, own_key
-from retrieval.samples import Sample
 from retrieval.searcher import Hit
-from retrieval.torchvision_sets import TORCHVISION
+from retrieval.sources import kind_holding
 
 _SIDE = 160
 
@@ -25,8 +22,9 @@ def originals(path: str, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
         keys: Of the rows.
     """
     left: dict[str, list[str]] = {}
+    kind = kind_holding(path)
     for key in keys:
-        left.setdefault(own_key(path, key), []).append(key)
+        left.setdefault(kind.own_key(path, key), []).append(key)
     for own, data in everything(path):
         yield from ((key, data) for key in left.pop(own, ()))
         if not left:
@@ -34,14 +32,9 @@ def originals(path: str, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def everything(path: str) -> Iterator[tuple[str, bytes]]:
-    """Key and encoded image of all in a file, shard, parquet file or set; image files do not know theirs."""
+    """Own key and encoded image of all that a path of rows holds: see `retrieval.source.Source.images`."""
     try:
-        if is_container(path) or path.startswith(TORCHVISION):
-            for item in (item for part in open_source(path).parts for item in part.read()):
-                if isinstance(item, Sample):
-                    yield item.key, item.data
-        else:
-            yield "", read_regular(Path(path))
+        yield from kind_holding(path).images(path)
     except (ImageSourceError, UnreadableImageError):
         return
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from matvit.asked import asked
 from matvit.errors import CheckpointError, NonsenseError
+from matvit.nested import TimmEncoder
 from retrieval.decode import AS_SEEN, Reading, decode, in_mode
 from retrieval.errors import UnreadableImageError
 from retrieval.files import read_regular
@@ -28,14 +29,14 @@ class Preprocess:
         data: The config, as timm resolves it, and what `retrieval.decode.Reading` records.
 
     Args:
-        model: A timm model.
+        model: An encoder of timm's.
         location: Where it came from, for messages.
 
     Raises:
         CheckpointError: The model's preprocessing makes no sense.
     """
 
-    def __init__(self, model: Any, location: str = "") -> None:
+    def __init__(self, model: TimmEncoder, location: str = "") -> None:
         self._mode = "L" if model.in_chans == 1 else "RGB"
         try:
             with asked():

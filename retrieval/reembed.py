@@ -1,11 +1,11 @@
 """Whether an index still holds what its encoder makes of its images."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from matvit.progress import Count, Progress, silent
 from retrieval.errors import UnreadableImageError
 from retrieval.originals import originals
 from retrieval.searcher import Searcher
@@ -42,7 +42,7 @@ def reembed(
     count: int,
     *,
     seed: int | None = None,
-    on_images: Callable[[int], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Reembedded:
     """Embed random rows of an index again, with the full encoder, from where their images were.
 
@@ -50,7 +50,7 @@ def reembed(
         searcher: The index and its encoder.
         count: How many, at most.
         seed: Of the choice; None is another one every time.
-        on_images: Called with the number of images done since the last call.
+        progress: Told of images embedded.
     """
     index = searcher.index
     live = np.flatnonzero(index.live)
@@ -59,6 +59,7 @@ def reembed(
     by_path: dict[str, list[str]] = {}
     for row in chosen:
         by_path.setdefault(index.paths[row], []).append(index.keys[row])
+    embedded = Count(progress, "images embedded", len(chosen))
     cosines: dict[str, float] = {}
     failures: list[tuple[str, str]] = []
     for path, keys in by_path.items():
@@ -72,5 +73,5 @@ def reembed(
             del left[key]
             cosines[key] = float(again @ stored[key] / np.linalg.norm(stored[key]))
         failures += left.items()
-        on_images(len(keys))
+        embedded(len(keys))
     return Reembedded(cosines, tuple(failures))

@@ -1,7 +1,7 @@
 """A library that moved: its rows follow it, without a vector being made again."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from indexes import Index, RelocationError
 from indexes.change import Relocation, relocate
+from matvit.progress import Count, Progress, silent
 from retrieval.files import state_of, without_links
 from retrieval.known import Known
 
@@ -21,7 +22,7 @@ def relocate_index(
     command: str,
     check_content: bool = False,
     keep_missing: bool = False,
-    on_files: Callable[[int], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> tuple[int, int]:
     """Let the rows of files below one folder point to another, where the same files are now.
 
@@ -34,7 +35,7 @@ def relocate_index(
         command: What was run.
         check_content: Compare the bytes of every file.
         keep_missing: Leave rows as they are whose files are not there, or are others, instead of refusing.
-        on_files: Called with the number of files compared since the last call.
+        progress: Told of files compared.
 
     Returns:
         Files whose rows point to `new`, and those whose rows were left.
@@ -51,13 +52,15 @@ def relocate_index(
         nonlocal counts
         move = _Move(index, old, new)
         known, files, missing = Known(index), {}, []
-        for before, after in move.files():
+        moves = list(move.files())
+        count = Count(progress, "files compared", len(moves))
+        for before, after in moves:
             state = state_of(after)
             if known.same_file(before, after, check_content=check_content):
                 files[before] = after, state
             else:
                 missing.append((before, after))
-            on_files(1)
+            count()
         _refuse(index, files, missing, move, keep_missing=keep_missing)
         counts = len(files), len(missing)
         return move.relocation(files, keeps_old=bool(missing))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from matvit.atomic import restore
 from matvit.cost import Cost
 from matvit.errors import BudgetError
 from matvit.hub import is_here
+from matvit.progress import Progress, silent
 from matvit.submodel import Submodel
 from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import MissingModelError, UnreadableImageError
-from retrieval.keys import is_container, own_key
 from retrieval.preprocess import ImageLike
+from retrieval.sources import kind_holding
 
 _Budget = TypeVar("_Budget")
 _Answer = TypeVar("_Answer")
@@ -47,11 +48,9 @@ class Hit:
     path: str
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the image is, in a shard its member's stem, in a parquet file its key, too."""
-        if not is_container(self.path):
-            return self.path
-        return f"{self.path}:{own_key(self.path, self.key).removeprefix(f'{Path(self.path).name}:')}"
+        return kind_holding(self.path).image_location(self.path, self.key)
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,15 @@ class Hits(Sequence[Hit]):
     def gmacs(self) -> float:
         """The same in 1e9."""
         return self.macs / 1e9
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was found, by which submodel and at what cost, in plain values."""
+        return {
+            "submodel": str(self.submodel) if self.submodel else None,
+            "gmacs": self.gmacs,
+            "searched": self.how,
+            "hits": [{"key": h.key, "score": h.score, "label": h.label, "path": h.path} for h in self.hits],
+        }
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -146,14 +154,14 @@ class _State:
     def meaning(self, budget: _Budget) -> _Budget | str:
         if budget != "auto":
             return budget
-        calibration, place = self.index.manifest.calibration, self.index.path
-        options = f"--index {place} --calibrate QUERIES"
+        calibration, location = self.index.manifest.calibration, self.index.path
+        command = f"matvit calibrate QUERIES -i {location}"
         if calibration is None:
-            raise BudgetError(f"{place} has no budget auto yet: find one with `matvit plan {options}`")
+            raise BudgetError(f"{location} has no budget auto yet: find one with `{command}`")
         if calibration.get("refits") != self.encoder.refits:
             raise BudgetError(
-                f"the budget auto of {place} was found for other submodels of the same full "
-                f"encoder: find theirs with `matvit plan {self.encoder.location} {options}`"
+                f"the budget auto of {location} was found for other submodels of the same full "
+                f"encoder: find theirs with `{command} -m {self.encoder.location}`"
             )
         return str(calibration["submodel"])
 
@@ -221,10 +229,12 @@ class Searcher:
         device: str = "auto",
         dtype: str = "auto",
         compile: bool = False,
+        progress: Progress = silent,
     ) -> "Searcher":
         """Open an index directory, with its model from `model` or from where it was at build time.
 
-        `compile` is for processes that live long: see `Encoder`.
+        `compile` is for processes that live long, and `progress` is told of what must be fetched or measured:
+        see `Encoder`.
 
         Raises:
             IndexDamagedError: There is no whole index.
@@ -233,7 +243,9 @@ class Searcher:
             UnknownModelError: `model` is no trained model.
         """
         opened = Index.open(Path(index))
-        encoder = Encoder.open(model or model_of(opened), device=device, dtype=dtype, compile=compile)
+        encoder = Encoder.open(
+            model or model_of(opened), device=device, dtype=dtype, compile=compile, progress=progress
+        )
         return cls(opened, encoder)
 
     def meaning(self, budget: _Budget) -> _Budget | str:
@@ -243,6 +255,11 @@ class Searcher:
             BudgetError: Nothing was calibrated, or the submodels of another elastic encoder were.
         """
         return self._state.meaning(budget)
+
+    def submodel(self, budget: str | Submodel | None) -> Submodel:
+        """The submodel that answers within a budget: see `query`; raises as it does."""
+        state = self._state
+        return state.encoder.submodel(state.meaning(budget))
 
     def query(
         self,
@@ -259,7 +276,7 @@ class Searcher:
             image: An image file, its bytes, or an open image.
             budget: What encoding it may cost; None is the full encoder, `auto` what was calibrated.
             k: How many to find, at most.
-            where: Which rows to search among, a condition as `indexes.filters` understands it; None is all.
+            where: Which rows to search among, as `indexes.filters.syntax` tells; None is all.
             threshold: Cosine that a result must reach.
 
         Raises:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from retrieval.formats import is_image_name, looks_like_image
-from retrieval.samples import Failure, is_utf8, printable
+from retrieval.sample import Failure, is_utf8, printable
 from retrieval.tars import Gap, Member
 
 TEXTS = ("cls", "txt", "json")

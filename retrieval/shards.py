@@ -11,8 +11,7 @@ taken, or starts with `json.`, becomes `json.NAME`. JSON that is no object is th
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from glob import escape, glob
@@ -20,33 +19,25 @@ from pathlib import Path
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.files import open_regular, state_of
-from retrieval.samples import ROW_COLUMNS, Failure, Part, Sample, is_utf8, prefixed, printable
+from retrieval.keys import shard_prefixes
+from retrieval.local_paths import check_local, real_folder
+from retrieval.sample import (
+    ROW_COLUMNS,
+    Failure,
+    Known,
+    Part,
+    Sample,
+    is_utf8,
+    none_known,
+    prefixed,
+    printable,
+)
 from retrieval.shard_samples import TEXTS, ShardImage, shard_images
 from retrieval.tars import Member, Span, walk
 
 _TAKEN = (*ROW_COLUMNS, "caption", "json", "")
 _MAX_FIELDS = 64  # of a sample
 _MAX_COLUMNS = 256  # of a shard: names that differ from sample to sample would fill the memory with nulls
-UNDERSTOOD = (
-    "understood are a folder of images or of .tar shards, an image file, "
-    "local shards such as x.tar, x-{000..009}.tar or x-*.tar, "
-    "a list of images as .parquet, .csv, .tsv, .jsonl, .txt or .lst, "
-    "and torchvision:NAME or torchvision:NAME/test"
-)
-_SCHEME = re.compile(r"(?:^|::)\s*([a-z][a-z0-9+.-]+:)(?!:)", re.IGNORECASE)  # `::` separates names
-
-
-def check_local(name: str) -> None:
-    """Refuse anything with a scheme, such as `pipe:` or `https:`.
-
-    Raises:
-        ImageSourceError: If `name` has one.
-    """
-    if scheme := _SCHEME.search(name):
-        raise ImageSourceError(
-            f"{printable(name)}: {scheme[1]} is not read; {UNDERSTOOD} "
-            "(a local path that looks like this: put ./ before it)"
-        )
 
 
 def expand(text: str) -> list[Path]:
@@ -73,16 +64,20 @@ def expand(text: str) -> list[Path]:
     return paths
 
 
-def shard_parts(shards: Mapping[Path, str]) -> tuple[Part, ...]:
-    """One part a shard.
+def shard_parts(shards: Sequence[Path], known: Known = none_known) -> tuple[Part, ...]:
+    """One part a shard, whose keys begin with as many of its folders as tell all shards apart.
 
     Args:
-        shards: Absolute paths, without symlinks to folders -> what to put before their keys, which makes
-            their names different.
+        shards: Paths.
+        known: Of shards without symlinks to folders, to which of them to leave out.
 
     Raises:
-        ImageSourceError: If a shard cannot be opened.
+        ImageSourceError: A shard cannot be opened, or comes twice.
     """
+    paths = [real_folder(shard.parent) / shard.name for shard in shards]
+    # Of all, lest the names of some depend on what is new.
+    prefixes = shard_prefixes(paths)
+    known_N = known([str(path) for path in paths])
     return tuple(
         Part(
             prefix + shard.name,
@@ -91,12 +86,13 @@ def shard_parts(shards: Mapping[Path, str]) -> tuple[Part, ...]:
             partial(prefixed, prefix, partial(_read, shard)),
             partial(_names, shard, prefix),
         )
-        for shard, prefix in shards.items()
+        for shard, prefix, is_known in zip(paths, prefixes, known_N, strict=True)
+        if not is_known
     )
 
 
 def locate(shard: Path) -> Iterator[tuple[str, str | None, Span]]:
-    """Key, label and place of every image in a shard; of the images themselves nothing is read.
+    """Key, label and span of every image in a shard; of the images themselves nothing is read.
 
     Raises:
         UnreadableImageError: Something in the shard cannot be read, or is not where it belongs.

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from retrieval.errors import UnreadableImageError
 from retrieval.files import check_size
 from retrieval.formats import HEAD_BYTES
-from retrieval.samples import printable
+from retrieval.sample import printable
 
 _END = 2 * tarfile.BLOCKSIZE  # the zeros at an archive's end, before it is padded to whole records
 _MAX_RECORD = 2**20

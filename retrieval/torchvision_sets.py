@@ -1,8 +1,7 @@
 """torchvision's sets of labelled images, as timm names them, downloaded to the cache."""
 
 import io
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,10 +13,8 @@ from PIL import Image
 from retrieval.decode import in_mode
 from retrieval.errors import ImageSourceError
 from retrieval.folders import fingerprint, part_rows
-from retrieval.samples import Failure, Known, Part, Sample, none_known
-
-TORCHVISION = "torchvision:"
-_FORM = re.compile(r"torchvision:(\w+)(?:/(train|test|validation))?", re.ASCII)
+from retrieval.labelled_images import LabelledImages
+from retrieval.sample import Failure, Part, Sample
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class TorchvisionSet:
     folder: Path
 
 
-def open_set(text: str, *, train: bool) -> TorchvisionSet:
-    """The training or the other images of ``torchvision:NAME``.
+def open_set(name: str, *, train: bool) -> TorchvisionSet:
+    """The training or the other images of a set, by its name in any case.
 
     Raises:
         ImageSourceError: There is no such set, it cannot be downloaded, or its images have no labels.
@@ -52,58 +49,83 @@ def open_set(text: str, *, train: bool) -> TorchvisionSet:
     root = cache_dir() / "torchvision"
     try:
         images = create_dataset(
-            f"torch/{text.removeprefix(TORCHVISION).lower()}",
+            f"torch/{name.lower()}",
             root=str(root),
             split="train" if train else "validation",
             download=True,
         )
     except Exception as error:  # Whatever a data set's own code and its server do.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageSourceError(f"{text}: {reason}; torchvision keeps its sets in {root}") from error
+        raise ImageSourceError(
+            f"torchvision:{name}: {reason}; torchvision keeps its sets in {root}"
+        ) from error
     try:
-        classes = [str(name) for name in images.classes]
+        classes = [str(each) for each in images.classes]
         labels = [classes[int(target)] for target in images.targets]
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ImageSourceError(f"{text}: not a set with one class an image; take another") from error
+        raise ImageSourceError(
+            f"torchvision:{name}: not a set with one class an image; take another"
+        ) from error
     split = "train" if train else "test"
     keys = [f"{split}/{i}" for i in range(len(labels))]
     return TorchvisionSet(images, labels, keys, classes, _folder(images, root))
 
 
-def set_parts(text: str, known: Known = none_known) -> tuple[Part, ...]:
+def set_parts(name: str, path: str, *, train: bool) -> tuple[Part, ...]:
     """Parts of `folders.PART_SIZE` images each.
 
     Args:
-        text: ``torchvision:NAME`` or ``torchvision:NAME/train`` for the training images, ``/test`` or
-            ``/validation`` for the others.
-        known: See `retrieval.images.open_source`; a split is known whole, by the text that opens it.
+        name: Of the set.
+        path: That rows of these images get.
+        train: The training images, not the others.
 
     Raises:
-        ImageSourceError: As `open_set`, or the text is of another form.
+        ImageSourceError: As `open_set`.
     """
-    form = _FORM.fullmatch(text)
-    if form is None:
-        raise ImageSourceError(
-            f"{text!r} is no set of torchvision's; write torchvision:cifar10 or torchvision:cifar10/test"
-        )
-    train = form[2] in (None, "train")
-    place = f"{TORCHVISION}{form[1].lower()}/{'train' if train else 'test'}"
-    if known([place]).all():
-        return ()
-    found = open_set(f"{TORCHVISION}{form[1]}", train=train)
+    found = open_set(name, train=train)
     files = sorted(file for file in found.folder.rglob("*") if file.is_file())
-    said = f"{form[1].lower()}\0{len(found.keys)}\0{version('torchvision')}"
+    said = f"{name.lower()}\0{len(found.keys)}\0{version('torchvision')}"
     state = fingerprint([(said, found.folder), *((file.name, file) for file in files)])
     return tuple(
         Part(
-            name,
+            part,
             f"{state} {found.keys[rows.start]}",
             len(rows),
-            partial(_read, found, place, rows),
-            partial(_names, found, place, rows),
+            partial(_read, found, path, rows),
+            partial(_names, found, path, rows),
         )
-        for name, rows in part_rows(len(found.keys))
+        for part, rows in part_rows(len(found.keys))
     )
+
+
+def labelled_set(
+    name: str, mode: str, class_to_idx: Mapping[str, int] | None, *, train: bool
+) -> LabelledImages:
+    """Images by number: see `retrieval.labelled.open_labelled`.
+
+    Raises:
+        ImageSourceError: As `open_set`.
+        TrainingError: A class has no number.
+    """
+    found = open_set(name, train=train)
+    return LabelledImages(
+        found.labels,
+        found.keys,
+        runs=[len(found.keys)],
+        read=_Pairs(found.images, mode),
+        text=f"torchvision:{name}",
+        class_to_idx=class_to_idx or {each: i for i, each in enumerate(found.classes)},
+    )
+
+
+class _Pairs:
+    """The images of a data set of (image, target) pairs."""
+
+    def __init__(self, images: Any, mode: str) -> None:
+        self._images, self._mode = images, mode
+
+    def __call__(self, i: int) -> Image.Image:
+        return in_mode(self._images[i][0], self._mode)
 
 
 def _folder(images: Any, root: Path) -> Path:
@@ -113,18 +135,18 @@ def _folder(images: Any, root: Path) -> Path:
     return (root / getattr(images, "base_folder", "")).absolute()
 
 
-def _names(found: TorchvisionSet, place: str, rows: Sequence[int]) -> list[tuple[str, str]]:
-    return [(found.keys[i], place) for i in rows]
+def _names(found: TorchvisionSet, path: str, rows: Sequence[int]) -> list[tuple[str, str]]:
+    return [(found.keys[i], path) for i in rows]
 
 
-def _read(found: TorchvisionSet, place: str, rows: Sequence[int]) -> Iterator[Sample | Failure]:
+def _read(found: TorchvisionSet, path: str, rows: Sequence[int]) -> Iterator[Sample | Failure]:
     for i in rows:
         try:
             data = _encoded(found.images[i][0])
         except Exception as error:  # Whatever a data set's own code does.
             yield Failure(found.keys[i], " ".join(str(error).split()) or type(error).__name__)
         else:
-            yield Sample(found.keys[i], place, found.labels[i], {}, data)
+            yield Sample(found.keys[i], path, found.labels[i], {}, data)
 
 
 def _encoded(image: Image.Image) -> bytes:

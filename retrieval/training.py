@@ -1,7 +1,6 @@
 """What retrieval gives to training: top-1 and 1-NN accuracy of held-out images at every granularity."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,15 +10,13 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from indexes.search import nearest, require_faiss
+from indexes.faiss_kinds.search import nearest, require_faiss
 from matvit.augment import Transform, told_plainly
 from matvit.device import autocast
 from matvit.elastic_vit import MatViT
 from matvit.recipe import Recipe
 from matvit.submodel import Submodel
-from retrieval.labelled import TORCHVISION, LabelledImages, open_labelled
-
-HELD_OUT = ("val", "validation", "test")
+from retrieval.labelled import LabelledImages, open_labelled, splits
 
 
 def open_data(data: str, settings: Recipe) -> tuple[LabelledImages, LabelledImages | None]:
@@ -34,17 +31,11 @@ def open_data(data: str, settings: Recipe) -> tuple[LabelledImages, LabelledImag
         TrainingError: There are no labelled images, or the held-out ones have other classes.
         ImageSourceError: A shard cannot be read.
     """
-    if data.startswith(TORCHVISION):
-        train = open_labelled(data, settings.mode)
-        return train, open_labelled(data, settings.mode, train=False, class_to_idx=train.class_to_idx)
-    if not (Path(data) / "train").is_dir():
-        return open_labelled(data, settings.mode), None
-    train = open_labelled(Path(data) / "train", settings.mode)
-    for name in HELD_OUT:
-        if (Path(data) / name).is_dir():
-            held_out = open_labelled(Path(data) / name, settings.mode, class_to_idx=train.class_to_idx)
-            return train, held_out
-    return train, None
+    to_train_on, held_out = splits(data)
+    train = open_labelled(to_train_on, settings.mode)
+    if held_out is None:
+        return train, None
+    return train, open_labelled(held_out, settings.mode, class_to_idx=train.class_to_idx)
 
 
 def accuracy_evaluation(

@@ -23,8 +23,6 @@ from small_world import random_matvit, write_folder
 
 import matvit
 import matvit.distil
-import retrieval.elasticize
-import retrieval.figures  # noqa: F401
 from cli.main import main
 from indexes import Index, IndexExistsError
 from indexes.export import export

@@ -36,6 +36,13 @@ def test_a_row_for_each_way_and_a_column_for_each_submodel(matvit: Callable, che
     assert done.err.rstrip().endswith("medians of 2")
 
 
+def test_a_time_is_a_submodel_too(matvit: Callable, checkpoint: Path, made_up_times: list) -> None:
+    done = matvit("bench", checkpoint, *QUICK, "-s", "64ms", "-s", "512ms")
+    assert done.code == 0
+    assert done.out.splitlines()[1].split()[:2] == ["S", "XL"]
+    assert len(made_up_times) == 1
+
+
 def test_json_and_csv_hold_every_figure(matvit: Callable, checkpoint: Path, tmp_path: Path) -> None:
     kept = tmp_path / "new" / "bench.csv"
     done = matvit("bench", checkpoint, *QUICK, "--batch-size", 1, "--batch-size", 2, "--json", "--csv", kept)

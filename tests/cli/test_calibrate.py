@@ -1,4 +1,4 @@
-"""`matvit plan --calibrate`, and what `auto` then means to the others."""
+"""`matvit calibrate`, and what `auto` then means to the others."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ def own(index: Path, tmp_path: Path) -> Path:
 
 
 def test_from_calibration_to_a_query(matvit: Callable, own: Path, queries: Path) -> None:
-    done = matvit("plan", "--index", own, "--calibrate", queries, "--max-drop", "90", "--json")
+    done = matvit("calibrate", queries, "-i", own, "--max-drop", "90", "--json")
     assert done.code == 0
     told = json.loads(done.out)
     assert told["submodel"] == Index.open(own).manifest.calibration["submodel"]
@@ -31,7 +31,7 @@ def test_from_calibration_to_a_query(matvit: Callable, own: Path, queries: Path)
 
 
 def test_what_is_shown(matvit: Callable, own: Path, queries: Path) -> None:
-    done = matvit("plan", "--index", own, "--calibrate", queries, "--max-drop", "80")
+    done = matvit("calibrate", queries, "-i", own, "--max-drop", "80")
     assert done.code == 0
     for column in ("submodel", "drop", "only XL right", "only it right", "promised"):
         assert column in done.out
@@ -40,7 +40,7 @@ def test_what_is_shown(matvit: Callable, own: Path, queries: Path) -> None:
 
 
 def test_too_few_queries(matvit: Callable, own: Path, queries: Path) -> None:
-    done = matvit("plan", "--index", own, "--calibrate", queries)
+    done = matvit("calibrate", queries, "-i", own)
     assert done.code == 0
     assert "are too few to promise a drop below 0.5 points: at least 599 are needed" in done.err
     assert "queries can promise nothing cheaper" in done.err
@@ -48,16 +48,12 @@ def test_too_few_queries(matvit: Callable, own: Path, queries: Path) -> None:
 
 def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> None:
     for arguments, message in [
-        (("plan", "--calibrate", queries), "--calibrate needs --index"),
-        (
-            ("plan", "-i", own, "--calibrate", queries, "--budget", "M"),
-            "--budget and --calibrate do not go together",
-        ),
-        (("plan", "-i", own, "--calibrate", queries, "--measure"), "--measure and --calibrate do not go"),
-        (("plan", "-i", own, "--held-out", "0.4"), "--held-out needs --calibrate"),
         (("plan",), "say which MODEL, or --index"),
         (("plan", "digits", "-i", own), "say which MODEL, or --index"),
-        (("plan", "-i", own, "--calibrate", queries, "--max-drop", "0"), "write points of accuracy"),
+        (("calibrate", queries, "-i", own, "--max-drop", "0"), "write points of accuracy"),
+        (("calibrate", queries, "-i", own, "--held-out", "1"), "less than or equal to 0.9"),
+        (("calibrate", queries), "Missing option '--index'"),
+        (("calibrate", own / "nothing", "-i", own), "no such file or folder"),
         (("query", next(queries.rglob("*.png")), "-i", index, "-b", "auto"), "has no budget auto yet"),
     ]:
         done = matvit(*arguments)

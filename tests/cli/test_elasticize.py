@@ -95,11 +95,11 @@ def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("matvit.distil.SAVE_SECONDS", 0)
     with monkeypatch.context() as stopping:
 
-        def stop(epoch: int, _: object) -> None:
-            if epoch == 2:
+        def stop(told: str, *of: object) -> None:
+            if told.startswith("epoch") and of[0] == 2:
                 raise KeyboardInterrupt
 
-        stopping.setattr("cli.elasticize._say_cosines", stop)
+        stopping.setattr("matvit.distil._log.info", stop)
         assert run(tmp_path / "out", *command).code != 0
     assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == ["out.partial"]
     done = run(tmp_path / "out", *command)
@@ -143,7 +143,7 @@ def test_a_second_one_at_the_same_place_is_refused_before_its_work(run: Callable
     def second() -> None:
         done = run(tmp_path / "out", "--limit", "4", "--check", "4")
         one_line(done, 1, f"another process is writing {tmp_path / 'out'}: wait for it to end, or stop it")
-        assert "Reading" not in done.err
+        assert "images read" not in done.err
 
     with exclusive(tmp_path / "out"):
         thread = Thread(target=second)
@@ -164,7 +164,7 @@ def test_a_report_that_cannot_be_made_leaves_what_was_there(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr("retrieval.figures.plot_consistency", full)
+        disk.setattr("retrieval.showing.figures.plot_consistency", full)
         one_line(run(tmp_path / "out", *command, "--seed", "1"), 1, "No space left on device")
     assert bytes_of(tmp_path / "out") == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "out.partial"]
@@ -185,10 +185,12 @@ def test_mistakes_are_one_line(
     out = tmp_path / "out"
     one_line(run(out, model="resnet18"), 2, "a ResNet does not nest")
     one_line(run(out, images=tmp_path / "nowhere"), 2, "no such file or folder")
-    one_line(run(out, "--epochs", "1", "--minutes", "1"), 2, "give --epochs or --minutes, not both")
+    one_line(run(out, "--epochs", "1", "--minutes", "1"), 2, "give epochs or minutes, not both")
     for minutes in ("nan", "inf"):
-        one_line(run(out, "--minutes", minutes), 2, "--minutes")
-    one_line(run(out, "--teach", "100"), 2, "--teach needs --epochs or --minutes")
+        one_line(
+            run(out, "--minutes", minutes), 2, "minutes have no end" if minutes == "inf" else "--minutes"
+        )
+    one_line(run(out, "--teach", "100"), 2, "teach needs epochs or minutes")
     one_line(run(out, images=corpus / "red" / "00.jpg"), 2, "1 images that can be read are too few")
     if not elastic.exists():
         run(elastic, "--limit", "4", "--check", "4")

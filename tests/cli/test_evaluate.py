@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from retrieval import Searcher, open_source
-from retrieval.evaluate import evaluate
-from retrieval.pixels import raw_pixel_1nn
+from retrieval.measuring.evaluate import evaluate
+from retrieval.measuring.pixels import raw_pixel_1nn
 
 
 def test_the_whole_curve_is_the_default(matvit: Callable, index: Path, queries: Path) -> None:

@@ -46,7 +46,7 @@ def one_line(done: Any, message: str, code: int = 2) -> None:
 
 def told(done: Any) -> list[str]:
     """What was said beside progress."""
-    return [line for line in done.err.splitlines() if not line.startswith("Embedding: ")]
+    return [line for line in done.err.splitlines() if not line.startswith("images embedded: ")]
 
 
 def live_keys(index: Path) -> list[str]:
@@ -573,7 +573,7 @@ def test_a_hostile_corpus_does_no_harm(
         "x.tar:a\nb\x1b[31m": "not an image",
     }
     assert "not indexed: x.tar:a\\nb\\x1b[31m: not an image" in done.err
-    assert len(done.err.splitlines()) == 8
+    assert len(done.err.splitlines()) == 7
     opened = Index.open(tmp_path / "i")
     assert opened.keys == ["x.tar:../up", f"x.tar:{tmp_path}/absolute", "x.tar:$(touch marker)"]
     for command in (

@@ -60,6 +60,7 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
         "checkpoint": str(checkpoint),
         "dimensions": 32,
         "pooling": "token",
+        "projection": None,
         "metric": "cosine",
         "budget auto": None,
         "kind": "HNSW16",

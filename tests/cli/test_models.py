@@ -20,7 +20,7 @@ COMMANDS = [
     "evaluate {images} -i {index}",
     "ablate {images} -i {index}",
     "plan -i {index}",
-    "plan -i {index} --calibrate {images}",
+    "calibrate {images} -i {index}",
     "index add {more} -i {index}",
     "index verify {index} --rows 2",
 ]

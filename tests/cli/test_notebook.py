@@ -116,13 +116,16 @@ def test_a_missing_extra_is_named(
     assert not (tmp_path / "new").exists()
 
 
-def test_an_executed_copy(matvit: Callable, shelf: Callable, tmp_path: Path) -> None:
+def test_an_executed_copy(
+    matvit: Callable, shelf: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
     source = shelf("import sys, os\nprint(sys.executable)", "print(os.getcwd())")
     before = source.read_bytes()
     done = matvit("notebook", "tiny", "--execute", "-o", tmp_path / "new")
     target = tmp_path / "new" / "07_tiny.ipynb"
     assert (done.code, done.out) == (0, "")
-    assert "Running: 2/2 cells" in done.err
+    assert "cells run: 2/2, " in done.err
     assert done.err.splitlines()[-1] == f"executed: {target}"
     cells = [cell for cell in nbformat.read(target, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.outputs[0].text.strip() for cell in cells] == [sys.executable, str(target.parent)]

@@ -63,7 +63,13 @@ def test_a_checkpoint_is_planned_without_its_classifier(matvit: Callable, checkp
     assert points[-1]["gmacs"] == 934_144 / 1e9
 
 
-def test_measured_times_stand_beside_the_costs(measured: Callable) -> None:
+def test_a_clip_tower_is_planned_with_its_projection(matvit: Callable) -> None:
+    (point,) = json.loads(matvit("plan", "vit_base_patch32_clip_224.openai", "--budget", "XL", "--json").out)
+    assert point["mparams"] == 87.849728  # as OpenAI's image tower, and a bias of 512 zeros
+
+
+def test_measured_times_stand_beside_the_costs(measured: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
     done = measured("--measure")
     assert done.code == 0
     header, *rows = done.out.splitlines()
@@ -72,7 +78,7 @@ def test_measured_times_stand_beside_the_costs(measured: Callable) -> None:
     assert rows[0].split()[0] == "S"
     assert ("~" in rows[0], "~" in rows[2]) == (False, True), "two of three between neighbours are measured"
     assert rows[-1].split()[-2] == "100.0%"
-    assert "Measuring: 160/160 runs" in done.err
+    assert "runs timed: 160/160, " in done.err
     assert "ms a batch of 1 on " in done.err
     assert "~ is interpolated" in done.err
 
@@ -87,15 +93,18 @@ def test_measured_json(measured: Callable) -> None:
     assert "~" not in every.err
 
 
-def test_times_are_kept_until_they_are_refreshed(measured: Callable, cache: Path) -> None:
+def test_times_are_kept_until_they_are_refreshed(
+    measured: Callable, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
     first = measured("--measure", "--json")
     (file,) = cache.iterdir()
     again = measured("--measure", "--json")
     assert again.out == first.out
-    assert "Measuring" not in again.err
+    assert "runs timed" not in again.err
     assert "measured before (`matvit plan --measure --refresh` measures again)" in again.err
     before = file.read_text()
-    assert "Measuring" in measured("--measure", "--refresh").err
+    assert "runs timed" in measured("--measure", "--refresh").err
     assert file.read_text() != before
 
 

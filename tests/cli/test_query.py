@@ -194,10 +194,11 @@ def test_a_budget_in_ms_is_measured_once(
 ) -> None:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path))
     monkeypatch.setattr("matvit.latency.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
     ask = ("query", files_of(queries)[0], "-i", index, "-b", "60000ms", "--json")
     first, second = matvit(*ask), matvit(*ask)
-    assert "Measuring: " in first.err
-    assert "Measuring" not in second.err
+    assert "runs timed: " in first.err
+    assert "runs timed" not in second.err
     assert "measured before" in second.err
     assert first.out == second.out
     assert lines(first.out)[0]["submodel"] == "XL"
@@ -269,9 +270,9 @@ def test_a_compiled_query_says_what_compiling_took(matvit: Callable, index: Path
     assert (compiled.code, eager.err) == (0, "")
     before, after = compiled.err.splitlines()
     assert before == "compiling takes a minute or more"
-    found = re.fullmatch(r"compiled S in \d+ s; frozen weights hold ([\d.]+) kB", after)
+    found = re.fullmatch(r"compiled S in \d+ s; frozen weights hold ([\d.]+) MB", after)
     assert found
-    assert float(found[1]) > 50, "the weights of the smallest submodel"
+    assert float(found[1]) > 0.05, "the weights of the smallest submodel"
     for one, other in zip(lines(eager.out), lines(compiled.out), strict=True):
         assert (one["query"], one["submodel"]) == (other["query"], other["submodel"])
         scores = [[hit["score"] for hit in record["hits"]] for record in (one, other)]
@@ -621,22 +622,22 @@ def test_an_index_remembers_a_published_name(
     assert lines(done.out)[0]["hits"][0]["path"] == str(file)
 
 
-def test_a_published_model_that_an_index_needs_is_fetched_with_a_bar_once_agreed_to(
+def test_a_published_model_that_an_index_needs_is_fetched_in_sight_once_agreed_to(
     matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
 
-    def fetch(url: str, target: Path, *, on_bytes: Callable, on_total: Callable) -> str:
+    def fetch(url: str, target: Path, *, progress: Callable) -> str:
         fetched.append(url)
         shutil.copy(GOLDEN / "checkpoint_2", target)
-        on_total(target.stat().st_size)
-        on_bytes(target.stat().st_size)
+        progress("bytes downloaded", target.stat().st_size, target.stat().st_size)
         return ""
 
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("matvit.published.fetch", fetch)
     out, file = tmp_path / "i", files_of(corpus)[0]
-    bars = ["Downloading: 1.5 MB of 1.5 MB", "Converting: 1.5 MB"]
+    monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
+    bars = ["bytes downloaded: 1.5 MB/1.5 MB", "bytes read: 1.5 MB/1.5 MB"]
     built = matvit("index", "build", corpus, "-m", PUBLISHED, "-o", out)
     assert built.code == 0, built.err
     shutil.rmtree(tmp_path / "cache")

@@ -53,7 +53,8 @@ def test_commands_go_on_or_say_one_line(
         code, out, err = run(command.format(index=place, image=files_of(corpus)[0]))
         if code:
             assert not out
-            assert len(err.splitlines()) == 1, err
+            # Every file that is not as it was written has a line.
+            assert len(err.splitlines()) == 1 or command.startswith("index verify"), err
         assert "Traceback" not in err
     shutil.rmtree(place)
     assert not staging_of(place).exists()

@@ -18,7 +18,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_file(matvit: Callable, tmp_path: Path) -> None:
+def test_a_file(matvit: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
     done = matvit("import", "scenic", STATE, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     facts = {line.split("  ")[0].strip(): line.split()[-1] for line in done.out.splitlines() if line.strip()}
@@ -27,8 +28,8 @@ def test_a_file(matvit: Callable, tmp_path: Path) -> None:
     assert facts["image size"] == "32"
     assert facts["bytes left out"] == "995289"
     assert facts["global step"] == "2"
-    assert "Reading: 1.5 MB of 1.5 MB" in done.err
-    assert "Downloading" not in done.err
+    assert "bytes read: 1.5 MB/1.5 MB, " in done.err
+    assert "downloaded" not in done.err
     assert f"saved {tmp_path / 'out'}" in done.err
     plan = matvit("plan", tmp_path / "out", "--json")
     assert len(json.loads(plan.out)) == 13

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from small_world import picture, write_shard
+from watched import logged
 
 from indexes import Index, verify
 from indexes.change import remove
@@ -55,19 +56,12 @@ class Nightly:
 
     def add(self, images: str | Path, key_prefix: str | None = None, *, prune: bool = False) -> list[str]:
         """Build the index, or add to it; returns what was told."""
-        told: list[str] = []
         extends = self.out.exists()
         known = Known(Index.open(self.out)) if extends else None
         source = open_source(images, known=known.unchanged) if known else open_source(images)
-        if source.parts:
-            build_index(
-                source,
-                self._encoder,
-                self.out,
-                extends=extends,
-                key_prefix=key_prefix,
-                on_note=told.append,
-            )
+        with logged("retrieval") as told:
+            if source.parts:
+                build_index(source, self._encoder, self.out, extends=extends, key_prefix=key_prefix)
         if prune and known:
             gone = known.gone(source)
             remove(self.out, lambda opened: opened.from_files(gone), command="")

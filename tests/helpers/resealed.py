@@ -11,6 +11,8 @@ from indexes.manifest import read_manifest
 
 GOLDEN = Path(__file__).parents[1] / "indexes" / "golden_format_1"
 """An index of format 1: three rows in two parts, of which one is removed, a failure and a calibration."""
+GOLDEN_2 = GOLDEN.with_name("golden_format_2")
+"""One of format 2, as `tests/indexes/test_golden.py` tells."""
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -9,7 +9,7 @@ import numpy as np
 
 from indexes import EncoderIdentity, Index, IndexWriter
 from indexes.assembly import Origin
-from indexes.kinds import KindOptions
+from indexes.faiss_kinds.options import KindOptions
 
 DIM = 8
 ENCODER = EncoderIdentity(

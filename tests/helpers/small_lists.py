@@ -9,7 +9,7 @@ import pytest
 
 from retrieval.errors import ImageSourceError
 from retrieval.images import ImageSource, open_source
-from retrieval.samples import Failure, Sample
+from retrieval.sample import Failure, Sample
 
 
 def fill(root: Path, *names: str) -> None:

@@ -27,7 +27,7 @@ from indexes import (
     change,
     verify,
 )
-from indexes.kinds import KindOptions
+from indexes.faiss_kinds.options import KindOptions
 from indexes.rows import read_failures
 from indexes.staging import Staging, staging_of
 

@@ -16,7 +16,7 @@ from small_index import DIM, ENCODER, build, bytes_of, origin, rows_of
 
 from indexes import Index, IndexReplacedError, IndexWriter, change, vectors
 from indexes import index as module
-from indexes.kinds import KindOptions
+from indexes.faiss_kinds.options import KindOptions
 
 Row = dict[str, str | None]
 

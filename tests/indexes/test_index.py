@@ -158,11 +158,12 @@ def test_verify_reports_strangers_and_everything_at_once(small: Path) -> None:
 
 
 def test_verify_reports_progress(small: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    assert verify(small, lambda done, total: seen.append((done, total))) == []
+    seen: list[tuple[str, int, int | None]] = []
+    assert verify(small, lambda *step: seen.append(step)) == []
     total = sum((small / name).stat().st_size for name in FILES[1:])
-    assert seen[-1] == (total, total)
+    assert seen[-1] == ("bytes verified", total, total)
     assert len(seen) == len(FILES) - 1
+    assert seen == sorted(seen)
 
 
 def test_missing_index_and_foreign_directory_are_refused(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_layout_on_disk(manifest: Manifest) -> None:
         "architecture",
         "weights_sha256",
         "pooling",
+        "projection",
         "embed_dim",
         "dtype",
         "checkpoint",
@@ -47,7 +48,7 @@ def test_layout_on_disk(manifest: Manifest) -> None:
     }
     assert body["preprocess"] == {"size": 224, "mean": [0.5, 0.5, 0.5]}
     assert (body["format_version"], body["metric"], body["factory"], body["recall"]) == (
-        1,
+        2,
         "cosine",
         "IVF4,Flat",
         0.97,
@@ -67,8 +68,8 @@ def test_file_outside_the_index_is_refused(manifest: Manifest, name: str) -> Non
 
 
 def test_other_version_is_named(manifest: Manifest) -> None:
-    newer = dataclasses.replace(manifest, format_version=2).to_json()
-    with pytest.raises(IndexDamagedError, match="version 2"):
+    newer = dataclasses.replace(manifest, format_version=3).to_json()
+    with pytest.raises(IndexDamagedError, match="version 3 is not 1 or 2: use the matvit that made it"):
         Manifest.from_json(newer)
 
 
@@ -131,6 +132,7 @@ def test_other_weights_name_both_models(manifest: Manifest, identity: EncoderIde
     "change, message",
     [
         ({"pooling": "avg"}, "pooling is 'token', not 'avg'"),
+        ({"embed_dim": 16}, "embed_dim is 8, not 16"),
         ({"preprocess": {"size": 256, "mean": (0.5, 0.5, 0.5)}}, r"preprocess\.size is 224, not 256"),
         ({"preprocess": {"size": 224}}, r"preprocess\.mean is \[0.5, 0.5, 0.5\], not None"),
     ],
@@ -140,3 +142,37 @@ def test_other_settings_are_named(
 ) -> None:
     with pytest.raises(WrongEncoderError, match=message):
         manifest.require_encoder(dataclasses.replace(identity, **change))
+
+
+def projected(identity: EncoderIdentity) -> EncoderIdentity:
+    return dataclasses.replace(identity, weights_sha256="f" * 64, projection=4, embed_dim=4)
+
+
+def test_what_was_made_before_a_projection_is_to_be_built_again(
+    manifest: Manifest, identity: EncoderIdentity
+) -> None:
+    for made in (manifest, dataclasses.replace(manifest, format_version=1)):
+        with pytest.raises(
+            WrongEncoderError,
+            match=r"^this index holds what matvit_tiny \(weights 0123456789ab\) gives before its projection "
+            r"to 4 numbers: build it again$",
+        ):
+            Manifest.from_json(made.to_json()).require_encoder(projected(identity))
+
+
+def test_a_projection_is_part_of_the_identity(manifest: Manifest, identity: EncoderIdentity) -> None:
+    tower = projected(identity)
+    made = Manifest.from_json(dataclasses.replace(manifest, encoder=tower).to_json())
+    made.require_encoder(tower)
+    with pytest.raises(WrongEncoderError, match="use that model"):
+        made.require_encoder(identity)
+    with pytest.raises(WrongEncoderError, match="embed_dim is 4, not 8; projection is 4, not 8"):
+        made.require_encoder(dataclasses.replace(tower, projection=8, embed_dim=8))
+
+
+def test_another_architecture_with_a_projection_is_just_another(
+    manifest: Manifest, identity: EncoderIdentity
+) -> None:
+    other = dataclasses.replace(projected(identity), architecture="vit_base_patch32_clip_224")
+    with pytest.raises(WrongEncoderError, match="use that model"):
+        manifest.require_encoder(other)

@@ -5,7 +5,9 @@ of keys that have a prefix already, of images that failed, and of the very same 
 refused.
 """
 
+import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,37 @@ def camera(out: Path, *names: str, number: int = 0, failed: tuple[str, ...] = ()
     return build(out, rows[:1], rows[1:], failures=failures, source=folder)
 
 
+class Prefixes(logging.Handler):
+    """Those that are told of: index and prefix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[Path, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        path, prefix, out = record.args
+        said = f"{path} has names that are taken: its keys begin with {prefix} in {out}"
+        assert record.getMessage() == said
+        self.told.append((path, prefix))
+
+
+def gathered(paths: Sequence[Path], out: Path) -> list[tuple[Path, str]]:
+    """Indexes whose keys got a prefix, and which."""
+    logger, prefixes = logging.getLogger("indexes.change"), Prefixes()
+    level = logger.level
+    logger.addHandler(prefixes)
+    logger.setLevel(logging.INFO)
+    try:
+        gather(paths, out, command="merge")
+    finally:
+        logger.removeHandler(prefixes)
+        logger.setLevel(level)
+    return prefixes.told
+
+
 def merge(*paths: Path, out: Path) -> dict[str, str]:
     """Prefixes that were told of, by name of the index."""
-    told: dict[str, str] = {}
-    gather(paths, out, command="merge", on_prefix=lambda path, prefix: told.update({path.name: prefix}))
+    told = {path.name: prefix for path, prefix in gathered(paths, out)}
     assert verify(out) == []
     return told
 
@@ -76,11 +105,10 @@ def test_indexes_of_one_name_and_names_that_are_folders_already(tmp_path: Path) 
     first = camera(tmp_path / "1" / "photos.index", "a.jpg", "photos/a.jpg", path="/one")
     second = camera(tmp_path / "2" / "photos.index", "a.jpg", path="/two")
     third = camera(tmp_path / "3" / "photos.index", "a.jpg", path="/three")
-    told: list[str] = []
-    gather(
-        [first, second, third], tmp_path / "all", command="", on_prefix=lambda _, prefix: told.append(prefix)
-    )
-    assert told == ["2/photos/", "3/photos/"]
+    assert gathered([first, second, third], tmp_path / "all") == [
+        (second, "2/photos/"),
+        (third, "3/photos/"),
+    ]
 
 
 def test_prefixes_nest(tmp_path: Path) -> None:

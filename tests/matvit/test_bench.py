@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
+import matvit
 from matvit import Submodel, bench
 from matvit.bench import Engine, Result, compare, engines, open_model
+from matvit.progress import Count, silent
 
 CPU = torch.device("cpu")
 
@@ -17,6 +20,20 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def encoder(make_tiny: Callable) -> Any:
     return make_tiny(depth=2, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    "tag, width",
+    [("openai", 512), ("openai_ft_in1k", 64)],
+)
+def test_only_a_classifier_is_left_out(tmp_path: Path, tag: str, width: int) -> None:
+    plain = timm.create_model(
+        f"vit_base_patch32_clip_224.{tag}", embed_dim=64, depth=1, num_heads=2, img_size=32
+    )
+    matvit.save(matvit.elastic(plain), tmp_path / "tower")
+    model, untrained = open_model(str(tmp_path / "tower"))
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, width)
+    assert not untrained
 
 
 def scaled(factor: float) -> Callable[[Any, Submodel, Tensor], bench.Run]:
@@ -31,19 +48,17 @@ def test_every_way_is_compared_with_timm_at_every_submodel(encoder: Any) -> None
         Engine("half", torch.float32, scaled(0.5)),
         Engine("wrong", torch.float32, scaled(-1)),
     )
-    totals: list[int] = []
-    steps: list[int] = []
+    steps: list[tuple[str, int, int | None]] = []
     results = compare(
         encoder,
         ways=ways,
         submodels=submodels,
         batch_sizes=(1, 3),
         repeats=2,
-        on_total=totals.append,
-        on_step=steps.append,
+        progress=lambda *step: steps.append(step),
     )
-    assert totals == [2 * 2 * (5 + 2)]
-    assert steps == [1] * totals[0]
+    total = 2 * 2 * (5 + 2)
+    assert steps == [("steps timed", done, total) for done in range(1, total + 1)]
     assert [(result.batch_size, result.engine, result.submodel) for result in results] == [
         row
         for size in (1, 3)
@@ -81,7 +96,7 @@ def test_ratios_are_of_the_same_rounds(encoder: Any, monkeypatch: pytest.MonkeyP
 def test_rounds_take_turns_and_the_median() -> None:
     order: list[str] = []
     runs = {name: lambda images, name=name: order.append(name) for name in "ab"}
-    times = bench._rounds(runs, torch.zeros(1), 3, lambda _: None)
+    times = bench._rounds(runs, torch.zeros(1), 3, Count(silent, ""))
     assert order == ["a", "a", "b", "b"] * 3
     assert times.keys() == {"a", "b"}
 

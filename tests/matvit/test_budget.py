@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from matvit import BudgetError, Submodel, SubmodelError, SubmodelSpace
 from matvit.budget import is_time, resolve
-from matvit.latency import Point, Profile, Setting
+from matvit.profile import Point, Profile, Setting
 
 with torch.device("meta"):  # Budgets need shapes, not weights.
     MODEL = timm.create_model("matvit_base_patch16_224")
@@ -233,8 +233,9 @@ def test_too_little_time_names_the_smallest_and_where_it_was_measured():
 def test_a_time_without_a_profile_must_be_measured_first():
     assert is_time("25ms")
     assert is_time(" 0.5 ms")
-    with pytest.raises(BudgetError, match="25ms is a time, which must be measured first"):
-        read("25ms")
+    for ask in (read, MODEL.submodel):
+        with pytest.raises(BudgetError, match=r"25ms is a time, which must be measured first: .*measure"):
+            ask("25ms")
 
 
 @pytest.mark.parametrize("budget", ["0ms", "0.000ms", " .0 MS "])
@@ -243,9 +244,32 @@ def test_no_time_at_all_is_refused_and_nothing_measured(budget):
         resolve(budget, SPACE, COST, pytest.fail)
 
 
-def test_an_encoder_without_weights_is_not_measured():
-    with pytest.raises(BudgetError, match="without weights, on torch's meta device"):
-        MODEL.submodel("25ms")
+def test_a_model_takes_the_profile_that_times_are_looked_up_in():
+    profile = profile_of([0.5 * (i + 1) for i in range(37)])
+    assert MODEL.submodel("1.9ms", profile) == MODEL.submodel("1.9ms", profile=profile) == SPACE.curve[2]
+    assert MODEL.submodel("60%", profile) == read("60%")
+    with pytest.raises(BudgetError, match=r"0\.5 ms for one image on Chip 7"):
+        MODEL.submodel("0.1ms", profile)
+
+
+def test_a_profile_of_another_encoder_is_refused():
+    with pytest.raises(SubmodelError, match="XL has 12 layers; this encoder has 24"):
+        resolve("25ms", SubmodelSpace((4096,) * 24), COST, lambda: profile_of([7.93] * 37))
+
+
+@pytest.mark.parametrize("budget", ["L@168px", " S*5+M*7 @ 168 PX", Submodel((7,) * 12, image_size=168)])
+def test_another_image_size_is_refused_in_one_line(budget):
+    for ask in (read, MODEL.submodel):
+        with pytest.raises(SubmodelError, match=r"^\S+@168px: this encoder cannot be run at another .* yet$"):
+            ask(budget)
+
+
+@pytest.mark.parametrize(
+    "text", ["60%@168px", "25ms@168px", "L@168", "L@px", "L@-1px", "L@1.5px", "@168px", "L@1px@2px"]
+)
+def test_an_image_size_without_widths_is_no_budget(text):
+    with pytest.raises(BudgetError, match="is not a budget"):
+        read(text)
 
 
 @pytest.mark.parametrize("budget", ["M", "60%", "9gmacs", "50mparams", "S*5+M*7", SPACE.full])

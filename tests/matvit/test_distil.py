@@ -1,5 +1,6 @@
 """Submodels taught by the full encoder, which stays itself."""
 
+import re
 from copy import deepcopy
 from math import inf, nan
 
@@ -33,18 +34,18 @@ def cosine(model, submodel, images):
     return float(torch.nn.functional.cosine_similarity(whole, part).mean())
 
 
-def test_submodels_come_closer_and_the_full_encoder_stays(refitted):
+def test_submodels_come_closer_and_the_full_encoder_stays(refitted, caplog):
+    caplog.set_level("INFO")
     plain, model = refitted
     images, before = pictures(16, 1), {name: t.clone() for name, t in model.refits.tensors.items()}
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    steps, epochs = [], []
+    steps = []
     taught = distil(
         model,
         [*pictures(96, 2).split(32)],
         Lessons(epochs=4, batch_size=16),
         held_out=[images],
-        on_step=lambda *step: steps.append(step),
-        on_epoch=lambda epoch, cosines: epochs.append((epoch, cosines)),
+        progress=lambda *step: steps.append(step),
     )
     with torch.no_grad():
         assert torch.equal(taught(images), plain(images))
@@ -55,9 +56,9 @@ def test_submodels_come_closer_and_the_full_encoder_stays(refitted):
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(tensor.requires_grad for tensor in taught.refits.tensors.values())
     assert steps[-1] == ("steps of distillation", 24, 24)
-    assert [epoch for epoch, _ in epochs] == [1, 2, 3, 4]
-    assert list(epochs[0][1]) == ["S", "M", "L"]
-    assert epochs[-1][1]["S"] > epochs[0][1]["S"]
+    told = [re.fullmatch(r"epoch (\d): .* held out: S (\S+), M \S+, L \S+", line) for line in caplog.messages]
+    assert [int(epoch[1]) for epoch in told] == [1, 2, 3, 4]
+    assert float(told[-1][2]) > float(told[0][2])
     assert model.get_classifier().out_features == taught.get_classifier().out_features == 5
 
 
@@ -94,31 +95,31 @@ class StoppedError(Exception):
 
 
 def stop_at(wanted):
-    def on_step(what, done, total):
+    def progress(what, done, total):
         if done == wanted:
             raise StoppedError
 
-    return on_step
+    return progress
 
 
 @pytest.mark.parametrize("stop", [3, 7])
-def test_what_was_stopped_goes_on_to_the_same_end(refitted, tmp_path, monkeypatch, stop):
+def test_what_was_stopped_goes_on_to_the_same_end(refitted, tmp_path, monkeypatch, stop, caplog):
+    caplog.set_level("INFO")
     _, model = refitted
     monkeypatch.setattr("matvit.distil.SAVE_SECONDS", 0)
     lessons = Lessons(epochs=4, batch_size=8)
     whole = distil(model, [pictures(20, 2)], lessons).refits.tensors
-    steps, resumed = [], []
+    steps = []
     with pytest.raises(StoppedError):
-        distil(model, [pictures(20, 2)], lessons, kept=tmp_path / "kept", on_step=stop_at(stop))
+        distil(model, [pictures(20, 2)], lessons, kept=tmp_path / "kept", progress=stop_at(stop))
     again = distil(
         model,
         [pictures(20, 2)],
         lessons,
         kept=tmp_path / "kept",
-        on_resume=resumed.append,
-        on_step=lambda _, done, total: steps.append((done, total)),
+        progress=lambda _, done, total: steps.append((done, total)),
     )
-    assert resumed == [stop - 1]
+    assert f"{tmp_path / 'kept'}: going on after {stop - 1} steps" in caplog.messages
     assert steps == [(step, 8) for step in range(stop, 9)]
     assert all(torch.equal(tensor, whole[name]) for name, tensor in again.refits.tensors.items())
 
@@ -142,15 +143,15 @@ def test_what_is_kept_of_other_lessons_is_not_lost(refitted, tmp_path, other):
     assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
 
 
-def test_a_kill_while_saving_loses_nothing_and_leaves_nothing(refitted, tmp_path):
+def test_a_kill_while_saving_loses_nothing_and_leaves_nothing(refitted, tmp_path, caplog):
+    caplog.set_level("INFO")
     _, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
     distil(model, [pictures(20, 2)], lessons, kept=kept)
     kept.rename(tmp_path / ".kept-replaced")
     (tmp_path / ".new-kept").mkdir()
-    resumed = []
-    distil(model, [pictures(20, 2)], lessons, kept=kept, on_resume=resumed.append)
-    assert resumed == [2]
+    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    assert f"{kept}: going on after 2 steps" in caplog.messages
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
 
 
@@ -172,32 +173,34 @@ def test_damaged_state_is_refused(refitted, tmp_path):
 
 
 @pytest.mark.parametrize("gone", [["state.json"], ["state.safetensors"], ["state.json", "state.safetensors"]])
-def test_what_an_earlier_version_had_half_removed_stops_nothing(refitted, tmp_path, gone):
+def test_what_an_earlier_version_had_half_removed_stops_nothing(refitted, tmp_path, gone, caplog):
+    caplog.set_level("INFO")
     _, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
     distil(model, [pictures(20, 2)], lessons, kept=kept)
     for name in gone:
         (kept / name).unlink()
-    distil(model, [pictures(20, 2)], lessons, kept=kept, on_resume=lambda _: pytest.fail("nothing is there"))
+    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    assert "going on" not in caplog.text
     assert {file.name for file in kept.iterdir()} == {"state.json", "state.safetensors"}
 
 
-def test_minutes_in_place_of_epochs(refitted, monkeypatch):
+def test_minutes_in_place_of_epochs(refitted, monkeypatch, caplog):
+    caplog.set_level("INFO")
     _, model = refitted
     clock = iter(range(1000))
     monkeypatch.setattr("matvit.distil.time.monotonic", lambda: 6 * next(clock))
-    steps, epochs = [], []
+    steps = []
     taught = distil(
         model,
         [pictures(20, 2)],
         Lessons(minutes=1, batch_size=1),
-        on_epoch=lambda epoch, cosines: epochs.append(epoch),
-        on_step=lambda what, done, total: steps.append((what, done, total)),
+        progress=lambda what, done, total: steps.append((what, done, total)),
     )
     assert [what for what, _, _ in steps] == ["seconds of distillation"] * len(steps)
     assert [done for _, done, _ in steps][-1] == 60 == steps[-1][2]
     assert 1 < len(steps) < 11
-    assert epochs == [1]  # though it is not over
+    assert [line[:8] for line in caplog.messages] == ["epoch 1:"]  # though it is not over
     images = pictures(16, 1)
     assert cosine(taught, taught.space.uniforms()[0], images) > cosine(
         model, model.space.uniforms()[0], images

@@ -127,23 +127,23 @@ def interrupted(site, target, after=2_000_000):
 
 
 def test_a_whole_file(site, target):
-    done, totals = [], []
-    assert fetch(site.url, target, on_bytes=done.append, on_total=totals.append) == SHA256
+    told = []
+    assert fetch(site.url, target, progress=lambda *step: told.append(step)) == SHA256
     assert target.read_bytes() == CONTENT
     assert names(target) == ["file"]
-    assert sum(done) == len(CONTENT)
-    assert totals == [len(CONTENT)]
+    assert told[0] == ("bytes downloaded", 0, len(CONTENT))
+    assert told[-1] == ("bytes downloaded", len(CONTENT), len(CONTENT))
 
 
 def test_it_goes_on_where_it_stopped(site, target):
     interrupted(site, target)
-    done, totals = [], []
-    assert fetch(site.url, target, on_bytes=done.append, on_total=totals.append) == SHA256
+    told = []
+    assert fetch(site.url, target, progress=lambda *step: told.append(step)) == SHA256
     assert target.read_bytes() == CONTENT
     assert names(target) == ["file"]
     assert site.asked[1]["range"] == "bytes=2000000-"
     assert site.asked[1]["if-range"] == '"one"'
-    assert (done[0], sum(done), totals) == (2_000_000, len(CONTENT), [len(CONTENT)])
+    assert [told[0][1:], told[-1][1:]] == [(2_000_000, len(CONTENT)), (len(CONTENT), len(CONTENT))]
 
 
 def test_it_goes_on_by_the_date_where_there_is_no_strong_etag(site, target):
@@ -180,10 +180,11 @@ def test_a_file_that_changed_is_fetched_from_its_start(site, target, change):
     interrupted(site, target)
     for name, value in change.items():
         setattr(site, name, value)
-    done = []
-    assert fetch(site.url, target, on_bytes=done.append) == hashlib.sha256(site.content).hexdigest()
+    told = []
+    fetched = fetch(site.url, target, progress=lambda *step: told.append(step))
+    assert fetched == hashlib.sha256(site.content).hexdigest()
     assert target.read_bytes() == site.content
-    assert sum(done) == len(site.content)
+    assert told[-1][1] == len(site.content)
 
 
 @pytest.mark.parametrize("note", [None, "", "{", "[]", '{"url": 1}', json.dumps({"url": "other"})])
@@ -211,19 +212,19 @@ def test_a_partial_file_that_is_complete(site, target):
 
 def test_without_a_length_what_arrives_is_taken(site, target):
     site.with_length = False
-    totals = []
-    assert fetch(site.url, target, on_total=totals.append) == SHA256
-    assert totals == []
+    told = []
+    assert fetch(site.url, target, progress=lambda *step: told.append(step)) == SHA256
+    assert {total for _, _, total in told} == {None}
 
 
 def refused(site, target, match):
     """A download that ends with the headers: of the body nothing is sent, nor waited for."""
     site.stop_after = 0
-    done = []
+    told = []
     with pytest.raises(DownloadError, match=rf"^cannot download {site.url}: {match}\. Run") as caught:
-        fetch(site.url, target, on_bytes=done.append)
+        fetch(site.url, target, progress=lambda *step: told.append(step))
     assert "\n" not in str(caught.value)
-    assert (done, names(target)) == ([], [])
+    assert (told, names(target)) == ([], [])
 
 
 def test_more_than_the_disk_holds_is_refused_before_any_of_it(site, target, monkeypatch):
@@ -250,10 +251,10 @@ def test_more_than_any_checkpoint_is_refused_before_any_of_it(site, target):
 def test_a_file_that_never_ends_is_given_up(site, target, monkeypatch):
     monkeypatch.setattr(download, "_MAX_BYTES", 12 * 2**20)
     site.endless, site.with_length = True, False
-    done = []
+    told = []
     with pytest.raises(DownloadError, match="it does not end after 0 GiB"):
-        fetch(site.url, target, on_bytes=done.append)
-    assert 10 * 2**20 < sum(done) <= 12 * 2**20
+        fetch(site.url, target, progress=lambda *step: told.append(step))
+    assert 10 * 2**20 < told[-1][1] <= 12 * 2**20
     assert target.with_name("file.partial").stat().st_size <= 12 * 2**20 + download._BLOCK
     site.endless = False
     assert fetch(site.url, target) == SHA256
@@ -351,7 +352,7 @@ def test_a_second_download_at_once_is_refused(site, target):
 
     def first():
         try:
-            fetch(site.url, target, on_bytes=lambda _: started.set())
+            fetch(site.url, target, progress=lambda *_: started.set())
         except DownloadError as error:
             errors.append(error)
 

@@ -194,7 +194,7 @@ def test_neither_memory_nor_batches_change_the_outcome(make_architecture, kind):
     plain, images = make_architecture(kind), pictures()
     wanted = elasticize(plain, [images]).model.refits.tensors
     steps = []
-    found = elasticize(plain, [*images.split(7)], memory_bytes=1, on_step=lambda *step: steps.append(step))
+    found = elasticize(plain, [*images.split(7)], memory_bytes=1, progress=lambda *step: steps.append(step))
     for name, tensor in found.model.refits.tensors.items():
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-4, atol=1e-4)
     passes = 3 if kind == "augreg" else 3 + 9

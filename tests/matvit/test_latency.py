@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,21 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matvit import MatViT, Submodel, SubmodelSpace, latency
-from matvit.cost import Cost, CostModel
-from matvit.latency import (
-    Point,
-    Profile,
-    Setting,
-    lookup,
-    measured_submodels,
-    profile,
-    runnable,
-    structure,
-)
+from matvit.latency import lookup, measured_submodels, runnable, setting_here
+from matvit.latency_store import structure
 from matvit.nested import hidden_units
+from matvit.profile import Point, Profile
 
 CPU = torch.device("cpu")
-HERE = Setting.here(CPU, torch.float32)
+HERE = setting_here(CPU, torch.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +44,7 @@ def calls(tiny: MatViT) -> Iterator[list[tuple[torch.Tensor, Submodel]]]:
 
 
 def measure(model: MatViT, **options) -> Profile:
-    return profile(model, **{"device": CPU, "dtype": torch.float32, "repeats": 2, **options})
+    return latency.measure(model, **{"device": CPU, "dtype": torch.float32, "repeats": 2, **options})
 
 
 def test_granularities_and_evenly_spaced_points_are_measured(tiny: MatViT) -> None:
@@ -82,62 +73,13 @@ def test_measured_points_are_spread_evenly(depth: int, granularities: int, betwe
     assert not gaps or 1 <= min(gaps) <= max(gaps) <= min(gaps) + 1
 
 
-def between_neighbours(times: Profile, submodel: Submodel) -> Fraction:
-    """The exact oracle: the straight line in MACs through the measured points on both sides."""
-    known = [(times.cost(p.submodel).macs, Fraction(p.ms)) for p in times.points if p.measured]
-    macs = times.cost(submodel).macs
-    left, left_ms = max((each for each in known if each[0] <= macs), default=known[0])
-    right, right_ms = min((each for each in known if each[0] >= macs), default=known[-1])
-    return left_ms if left == right else left_ms + (right_ms - left_ms) * Fraction(macs - left, right - left)
-
-
-hand_made = st.builds(
-    lambda times, between: Profile.through(
-        dict(zip(measured_submodels(SPACE, between), times, strict=False)), SPACE, COST, HERE
-    ),
-    st.lists(st.floats(1e-3, 1e3), min_size=13, max_size=13),
-    st.integers(0, 3),
-)
-SPACE = SubmodelSpace((128, 64, 128, 96))
-COST = CostModel(Cost(1000, 10), (Cost(7, 1), Cost(3, 1), Cost(7, 1), Cost(5, 1)))
-
-
-@given(hand_made)
-def test_the_rest_of_the_curve_lies_on_straight_lines_in_macs(times: Profile) -> None:
-    for point in times.points:
-        assert point.ms == pytest.approx(float(between_neighbours(times, point.submodel)), rel=1e-9)
-        assert times(point.submodel) == point.ms
-    assert times.points[0].measured
-    assert times.points[-1].measured
-
-
-@given(hand_made, st.tuples(*(st.integers(1, hidden) for hidden in SPACE.hidden)))
-def test_submodels_off_the_curve_lie_there_too(times: Profile, widths: tuple[int, ...]) -> None:
-    point = times.point(Submodel(widths))
-    if Submodel(widths) not in SPACE.curve:
-        assert not point.measured
-    if COST(Submodel(widths)).macs < COST(SPACE.smallest).macs:
-        assert point.ms == times(SPACE.smallest)
-    else:
-        assert point.ms == pytest.approx(float(between_neighbours(times, Submodel(widths))), rel=1e-9)
-
-
-def test_layers_too_small_for_four_widths_still_have_a_curve() -> None:
-    space = SubmodelSpace((2, 2))  # S, M and L all keep one unit.
-    cost = CostModel(Cost(5, 5), (Cost(1, 1), Cost(1, 1)))
-    times = Profile.through(dict.fromkeys(measured_submodels(space, 0), 3.0), space, cost, HERE)
-    assert [point.ms for point in times.points] == [3.0] * 7
-
-
 def test_batches_are_those_asked_for_and_rounds_take_turns(
     tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]]
 ) -> None:
     submodels = list(measured_submodels(tiny.space, 0))
-    steps: list[int] = []
-    totals: list[int] = []
-    measure(tiny, between=0, batch_size=3, repeats=5, on_point=steps.append, on_total=totals.append)
-    assert totals == [len(steps)] == [4 * 6]
-    assert set(steps) == {1}
+    told: list[tuple[object, ...]] = []
+    measure(tiny, between=0, batch_size=3, repeats=5, progress=lambda *each: told.append(each))
+    assert told == [("runs timed", done, 4 * 6) for done in range(1, 4 * 6 + 1)]
     assert all(images.shape == (3, 1, 16, 16) for images, _ in calls)
     warm = [submodel for submodel in submodels for _ in range(latency.WARM_UPS)]
     assert [submodel for _, submodel in calls] == warm + 5 * submodels
@@ -165,7 +107,7 @@ def test_what_was_measured_is_not_run_again(
     assert json.loads(file.read_text())["key"]["structure"] == structure(tiny)
     calls.clear()
     assert measure(tiny) == first == lookup(tiny, HERE)
-    assert measure(tiny, on_total=pytest.fail) == first
+    assert measure(tiny, progress=pytest.fail) == first
     assert calls == []
     again = measure(tiny, refresh=True)
     assert calls
@@ -217,13 +159,13 @@ def test_a_damaged_file_is_measured_again(tiny: MatViT, cache: Path) -> None:
 
 def test_times_belong_to_a_setting(tiny: MatViT) -> None:
     measure(tiny)
-    assert lookup(tiny, Setting.here(CPU, torch.bfloat16)) is None
-    assert lookup(tiny, Setting.here(CPU, torch.float32, 2)) is None
+    assert lookup(tiny, setting_here(CPU, torch.bfloat16)) is None
+    assert lookup(tiny, setting_here(CPU, torch.float32, 2)) is None
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert Setting.here(CPU, torch.float32).threads == threads + 1
-        assert lookup(tiny, Setting.here(CPU, torch.float32)) is None
+        assert setting_here(CPU, torch.float32).threads == threads + 1
+        assert lookup(tiny, setting_here(CPU, torch.float32)) is None
     finally:
         torch.set_num_threads(threads)
     assert lookup(tiny, HERE)
@@ -258,11 +200,15 @@ def test_times_do_not_depend_on_weights(make_tiny: Callable[..., MatViT], tiny: 
     assert lookup(other.to("meta"), HERE), "and need none at all to be looked up"
 
 
-def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(tiny: MatViT, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(
+    tiny: MatViT, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache.parent.write_text("a file where the directory should be")
-    with pytest.warns(UserWarning, match="could not be kept"):
-        times = measure(tiny)
+    times = measure(tiny)
     assert times.points[0].ms > 0
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("this latency profile could not be kept: ")
 
 
 def test_what_a_killed_process_of_an_earlier_version_left_is_removed(tiny: MatViT, cache: Path) -> None:
@@ -275,7 +221,7 @@ def test_what_a_killed_process_of_an_earlier_version_left_is_removed(tiny: MatVi
 
 
 def test_a_write_that_fails_leaves_what_was_there(
-    tiny: MatViT, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: MatViT, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = measure(tiny)
 
@@ -283,8 +229,8 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.warns(UserWarning, match="No space left"):
-        measure(tiny, refresh=True)
+    measure(tiny, refresh=True)
+    assert "No space left" in caplog.text
     assert len(list(cache.iterdir())) == 1
     assert lookup(tiny, HERE) == before
 
@@ -308,12 +254,7 @@ def test_weights_that_are_there_stay(make_tiny: Callable[..., MatViT], tiny: Mat
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_setting_reads_as_a_line() -> None:
-    assert (
-        str(Setting("Chip 7", "cpu", "float32", 1, 2, "2.15"))
-        == "Chip 7 (cpu, 2 threads), float32, torch 2.15"
-    )
-    assert str(Setting("GPU", "cuda", "bfloat16", 8, None, "2.15")) == "GPU (cuda), bfloat16, torch 2.15"
+def test_the_setting_here_names_the_processor_and_its_threads() -> None:
     assert HERE.device
     assert HERE.threads == torch.get_num_threads()
 

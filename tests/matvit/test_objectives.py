@@ -16,8 +16,8 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 import matvit
 from matvit import GRANULARITIES, Submodel, SubmodelError, SubmodelSpace, UnknownModelError
-from matvit.choice import joint
 from matvit.objectives import Distillation, NestedTask, criterion_for
+from matvit.sampling import joint
 from matvit.scenic import convert
 
 TARGET = torch.tensor([0, 3, 1])
@@ -413,7 +413,7 @@ def test_compiled_losses_and_gradients_are_eagers(make_tiny, images):
 # bias the last gradient before other processes had a part in it.
 TRAIN = """
 import matvit, torch
-from matvit.choice import joint, mixnmatch
+from matvit.sampling import joint, mixnmatch
 from matvit.objectives import Distillation, NestedTask, criterion_for
 
 def train(model, images, target, *, rank=0, world_size=1, parts=1):

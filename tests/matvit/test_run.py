@@ -16,7 +16,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from matvit.errors import BusyError, TrainingError
-from matvit.run import Progress, RunDirectory
+from matvit.run import Position, RunDirectory
 
 RECIPE = "a recipe, which nobody parses here\n"
 
@@ -37,7 +37,7 @@ def opened(tmp_path: Path, recipe_file: Path) -> Iterator[Callable[..., RunDirec
             run = RunDirectory(tmp_path / "run", recipe_file, resume=resume)
             held.enter_context(run.writing())
             if not run.resumes:
-                run.start(Progress())
+                run.start(Position())
             return run
 
         yield opened
@@ -99,7 +99,7 @@ def test_what_was_saved_comes_back(opened: Callable[..., RunDirectory], name: st
     net, average = network(0), network(1)
     optimizer = OPTIMIZERS[name](net)
     steps(net, optimizer, 3)
-    progress = Progress(
+    progress = Position(
         step=7, sums={"loss": (0.1 + 0.2, 3), "loss/S": (1e-300, 1)}, seconds=1.5, best=0.1, images="abc"
     )
     run = opened()
@@ -124,7 +124,7 @@ def test_the_rates_are_those_of_the_recipe(opened: Callable[..., RunDirectory]) 
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.5)
     steps(net, optimizer, 1)
     run = opened()
-    run.save(Progress(), {"model": net}, optimizer)
+    run.save(Position(), {"model": net}, optimizer)
     other = torch.optim.AdamW(net.parameters(), lr=0.25)
     run.restore({"model": net}, other)
     assert other.param_groups[0]["lr"] == 0.25
@@ -138,19 +138,19 @@ def test_an_optimizer_that_cannot_be_kept_is_refused(opened: Callable[..., RunDi
     optimizer.state[next(net.parameters())]["history"] = [torch.ones(2)]
     run = opened()
     with pytest.raises(TrainingError, match="an optimizer that keeps a list cannot be resumed"):
-        run.save(Progress(), {"model": net}, optimizer)
+        run.save(Position(), {"model": net}, optimizer)
     assert visible(run.path) == ["config.toml"]
 
 
 def test_a_run_killed_before_its_first_save_starts_over(opened: Callable[..., RunDirectory]) -> None:
     run = opened()
-    run.log({"step": 1}, Progress())
+    run.log({"step": 1}, Position())
     net = network(0)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     again = opened(resume=True)
     progress = again.restore({"model": net}, torch.optim.AdamW(net.parameters()))
     again.start(progress)
-    assert progress == Progress()
+    assert progress == Position()
     assert same(before, net.state_dict())
     assert (run.path / "metrics.jsonl").read_text() == ""
 
@@ -165,7 +165,7 @@ def saved(opened: Callable[..., RunDirectory]) -> Path:
     optimizer = torch.optim.AdamW(net.parameters())
     steps(net, optimizer, 1)
     run = opened()
-    run.save(Progress(step=1), {"model": net, "average": network(5)}, optimizer)
+    run.save(Position(step=1), {"model": net, "average": network(5)}, optimizer)
     return run.path
 
 
@@ -276,7 +276,7 @@ def test_a_new_or_empty_directory_is_taken(
     run = RunDirectory(place, recipe_file, resume=resume)
     assert not run.resumes
     with run.writing():
-        run.start(Progress())
+        run.start(Position())
     assert (place / "config.toml").read_text() == RECIPE
     assert [file.name for file in place.iterdir()] == ["config.toml"]
 
@@ -290,7 +290,7 @@ def test_what_was_killed_before_it_was_a_run_is_no_obstacle(
     for left in (".lock", ".config.toml.lock", ".new-config.toml"):
         (run / left).write_text("a reci")
     with (opened := RunDirectory(run, recipe_file, resume=resume)).writing():
-        opened.start(Progress())
+        opened.start(Position())
     assert {file.name: file.read_text() for file in run.iterdir()} == {"config.toml": RECIPE}
 
 
@@ -309,7 +309,7 @@ def test_a_second_writer_is_refused_whatever_it_saw_before(tmp_path: Path, recip
                 run.writing().__enter__()
 
     with first.writing():
-        first.start(Progress())
+        first.start(Position())
         thread = threading.Thread(target=refused)
         thread.start()
         thread.join()
@@ -331,16 +331,16 @@ def test_the_recipe_is_written_once_and_whole(
     with monkeypatch.context() as disk, run.writing():
         disk.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            run.start(Progress())
+            run.start(Position())
     assert not config.exists()
     with run.writing():
-        run.start(Progress())
+        run.start(Position())
     before = config.stat()
     config.chmod(0o444)
     monkeypatch.setattr(os, "fsync", full)
     resumed = RunDirectory(tmp_path / "run", recipe_file, resume=True)
     with resumed.writing():
-        resumed.start(Progress())
+        resumed.start(Position())
     after = config.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert config.read_text() == RECIPE
@@ -352,7 +352,7 @@ def test_the_recipe_is_written_once_and_whole(
 def test_lines_that_were_logged_after_the_last_save_are_cut(opened: Callable[..., RunDirectory]) -> None:
     net = network(0)
     optimizer = torch.optim.AdamW(net.parameters())
-    run, progress = opened(), Progress()
+    run, progress = opened(), Position()
     for step in (1, 2):
         progress.step = step
         run.log({"step": step, "name": "größer"}, progress)
@@ -396,7 +396,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(
 
 
 def test_an_epochs_means_are_over_the_steps_that_had_the_measure() -> None:
-    progress = Progress(seconds=3.0)
+    progress = Position(seconds=3.0)
     for measures in ({"loss": 1.0, "loss/S": 4.0}, {"loss": 2.0}, {"loss": 6.0, "loss/M": 5.0}):
         progress.add(measures)
     assert progress.close_epoch() == {"loss": 3.0, "loss/M": 5.0, "loss/S": 4.0}

@@ -101,9 +101,11 @@ def test_what_is_remembered_of_the_file(directory):
 
 
 def test_progress_counts_every_byte_once(tmp_path):
-    counts = []
-    convert(STATE, tmp_path / "out", on_bytes=counts.append)
-    assert sum(counts) == STATE.stat().st_size
+    told = []
+    convert(STATE, tmp_path / "out", progress=lambda *step: told.append(step))
+    size = STATE.stat().st_size
+    assert told[-1] == ("bytes read", size, size)
+    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
 
 
 # --- files made here ---

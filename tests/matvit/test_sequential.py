@@ -31,7 +31,7 @@ def test_granularities_come_closer_and_the_full_encoder_stays(make_architecture,
     model = elasticize(plain, batches).model
     before = {name: tensor.clone() for name, tensor in model.refits.tensors.items()}
     steps = []
-    again = refit_along_paths(model, batches, on_step=lambda *step: steps.append(step))
+    again = refit_along_paths(model, batches, progress=lambda *step: steps.append(step))
     images = torch.cat(batches)
     with torch.no_grad():
         assert torch.equal(again(images), plain(images))

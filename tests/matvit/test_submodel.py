@@ -1,13 +1,14 @@
 import copy
 import math
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matvit import GRANULARITIES, Submodel, SubmodelError, SubmodelSpace
+from matvit import GRANULARITIES, Layer, Submodel, SubmodelError, SubmodelSpace
 
 B16 = SubmodelSpace((3072,) * 12)
 L16 = SubmodelSpace((4096,) * 24)
@@ -23,17 +24,53 @@ def test_equal_widths_are_one_value_whatever_the_labels():
     assert labelled != Submodel((768,) * 11 + (769,))
 
 
-def test_is_frozen():
+@pytest.mark.parametrize("name", ["layers", "widths", "image_size", "labels"])
+def test_is_frozen(name):
     with pytest.raises(AttributeError):
-        B16.full.widths = (1,)
+        setattr(B16.full, name, None)
+    with pytest.raises(AttributeError):
+        B16.full.layers[0].ffn = 1
 
 
-def test_a_list_of_widths_becomes_a_tuple():
-    assert Submodel([4, 8]) == Submodel((4, 8))
+def test_widths_are_layers_that_keep_so_many_units():
+    submodel = Submodel([4, Layer(8)])
+    assert submodel == Submodel((4, 8)) == Submodel(map(Layer, (4, 8)))
+    assert submodel.layers == (Layer(4), Layer(8))
+    assert submodel.widths == (4, 8)
+    assert submodel.image_size is None
+
+
+def test_an_image_size_is_part_of_the_value():
+    small = Submodel((4, 8), image_size=168)
+    assert small == Submodel((4, 8), image_size=168)
+    assert small != Submodel((4, 8))
+    assert hash(small) != hash(Submodel((4, 8)))
+    assert small != Submodel((4, 8), image_size=224)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "168", (168, 168)])
+def test_a_bad_image_size_is_named(size):
+    with pytest.raises(SubmodelError, match="image size must be a positive whole number"):
+        Submodel((4, 8), image_size=size)
+
+
+@pytest.mark.parametrize("ask", [TAPERED.check, lambda submodel: TAPERED.parse(str(submodel))])
+@pytest.mark.parametrize("submodel", [TAPERED.full, Submodel((1, 2, 3)), Submodel((97, 64, 200)), B16.full])
+def test_no_encoder_reads_another_image_size_yet(ask, submodel):
+    with pytest.raises(SubmodelError):
+        ask(replace(submodel, image_size=168))
+
+
+@pytest.mark.parametrize("text", ["L@168px", " L @ 168 px ", "L*3@168PX", "48,32,100@168px"])
+def test_another_image_size_is_refused_in_a_clear_line(text):
+    with pytest.raises(
+        SubmodelError, match=r"^\S+@168px: this encoder cannot be run at another image size yet$"
+    ):
+        TAPERED.parse(text)
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
-@pytest.mark.parametrize("original", [Submodel((4, 8)), B16.curve[5]])
+@pytest.mark.parametrize("original", [Submodel((4, 8)), B16.curve[5], Submodel((4, 8), image_size=168)])
 def test_survives_copies_and_pickle(duplicate, original):
     twin = duplicate(original)
     assert twin == original
@@ -54,6 +91,9 @@ def test_a_space_survives_copies_and_pickle(duplicate):
         (B16.labelled(("S",) * 5 + ("M",) * 7), "S*5+M*7"),
         (Submodel((384,) * 5 + (768,) * 7), "384*5+768*7"),
         (Submodel((1, 2, 1)), "1*1+2*1+1*1"),
+        (replace(B16.uniform("L"), image_size=168), "L@168px"),
+        (replace(B16.labelled(("S",) * 5 + ("M",) * 7), image_size=168), "S*5+M*7@168px"),
+        (Submodel((384,) * 12, image_size=168), "384*12@168px"),
     ],
 )
 def test_prints_as_runs_of_layers(submodel, text):
@@ -118,6 +158,12 @@ def test_bad_widths_are_named(widths):
         Submodel(widths)
 
 
+@pytest.mark.parametrize("width", [0, -1, 1.5, "4", None])
+def test_a_bad_layer_is_named(width):
+    with pytest.raises(SubmodelError, match="positive whole numbers"):
+        Layer(width)
+
+
 def test_wrong_depth_names_both_depths():
     with pytest.raises(SubmodelError, match="2 layers; this encoder has 3"):
         TAPERED.check(Submodel((4, 4)))
@@ -142,7 +188,10 @@ def test_an_absurd_count_is_an_error_and_takes_no_memory():
         TAPERED.parse("S*99999999999999")
 
 
-@pytest.mark.parametrize("text", ["", "60%", "9gmacs", "384", "small", "S*", "*3", "S-M", "s,m,l", "1.5,2,3"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "60%", "9gmacs", "384", "small", "S*", "*3", "S-M", "s,m,l", "1.5,2,3", "@9px", "L@9", "60%@9px"],
+)
 def test_what_spells_no_widths_is_left_to_others(text):
     assert TAPERED.parse(text) is None
 

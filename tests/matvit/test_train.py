@@ -140,12 +140,12 @@ def stop_after(count):
     """A hook that stops a run after so many steps."""
     left = [count]
 
-    def on_step(_):
+    def progress(*_):
         left[0] -= 1
         if left[0] <= 0:
             raise StoppedError
 
-    return Hooks(on_step=on_step)
+    return Hooks(progress=progress)
 
 
 def same_weights(one, other):
@@ -320,7 +320,7 @@ def test_metrics_come_every_few_steps(images, tmp_path, every):
     file = tmp_path / "run.toml"
     file.write_text(recipe_text(epochs=2))
     told = []
-    train(file, images, tmp_path / "run", how=Execution(log_every=every), hooks=Hooks(on_line=told.append))
+    train(file, images, tmp_path / "run", how=Execution(log_every=every), hooks=Hooks(write=told.append))
     done = Run(tmp_path / "run", None)
     assert [line["step"] for line in done.steps] == list(range(every, 9, every))
     assert [line["step"] for line in done.epochs] == [4, 8]
@@ -409,14 +409,14 @@ def test_evaluation_changes_nothing(run):
 def test_a_checkpoint_is_there_when_an_epoch_is_reported(run, tmp_path):
     loaded, steps = [], []
 
-    def on_line(line):
+    def write(line):
         if "epoch" in line:
             loaded.append(matvit.load(tmp_path / "run" / "checkpoint"))
 
-    run(hooks=Hooks(on_line=on_line, on_step=steps.append))
+    run(hooks=Hooks(write=write, progress=lambda *step: steps.append(step)))
     assert len(loaded) == 2
     assert not same_weights(*loaded)
-    assert steps == [8] * 8
+    assert steps == [("images trained on", 8 * step, 64) for step in range(1, 9)]
 
 
 # --- rates ---
@@ -550,10 +550,10 @@ def test_a_finished_run_is_not_run_again(run):
     done = run()
     files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in done.out.rglob("*") if p.is_file()}
     steps = []
-    again = run(resume=True, hooks=Hooks(on_step=steps.append, evaluate=pytest.fail))
+    again = run(resume=True, hooks=Hooks(progress=lambda *step: steps.append(step), evaluate=pytest.fail))
     assert same_weights(again.model, done.model)
     assert not again.model.training
-    assert steps == [64]
+    assert steps == [("images trained on", 64, 64)]
     after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in done.out.rglob("*") if p.is_file()}
     assert {p: data for p, (data, _) in after.items()} == {p: data for p, (data, _) in files.items()}
     assert (
@@ -603,13 +603,13 @@ def poisoned(monkeypatch):
     def poisoned(count):
         left = [count]
 
-        def on_step(_):
+        def progress(*_):
             left[0] -= 1
             if left[0] == 0:
                 with torch.no_grad():
                     made[-1].blocks[0].mlp.fc1.weight[0, 0] = math.nan
 
-        return Hooks(on_step=on_step)
+        return Hooks(progress=progress)
 
     return poisoned
 

@@ -13,7 +13,7 @@ from matvit.submodel import SubmodelSpace
 from retrieval import Searcher, open_source
 from retrieval.ablation import ORDERS, Queries, compare_orders, ordered, orders, search
 from retrieval.errors import EvaluationError
-from retrieval.evaluate import evaluate
+from retrieval.measuring.evaluate import evaluate
 
 
 @given(st.integers(1, 30), st.data())
@@ -51,7 +51,7 @@ def test_orders_are_compared_on_the_same_queries(searcher: Searcher, queries: Pa
     submodels = list(dict.fromkeys(s for _, s, _ in orders(space)))
     result = evaluate(searcher, open_source(queries), submodels)
     measured, means = compare_orders(space, result)
-    accuracy = {point.submodel: point.adaptive for point in result.points}
+    accuracy = {point.submodel: point["adaptive_1nn"] for point in result.points}
     for each in measured:
         assert each.accuracy == accuracy[each.submodel]
         assert each.difference.value == pytest.approx(each.accuracy.value - accuracy[each.point].value)
@@ -86,7 +86,7 @@ def test_a_search_of_everything_finds_the_best_there_is(searcher: Searcher, quer
     seen, others = Queries.read(searcher, open_source(queries), most=1000).halves()
     budget = cost(space.parse("S*3+M*1")).macs
     told: list[int] = []
-    found = search(searcher, seen, others, budget, evaluations=20, on_evaluation=told.append)
+    found = search(searcher, seen, others, budget, evaluations=20, progress=lambda *step: told.append(step))
     affordable = [
         space.labelled(tuple("M" if i == layer else "S" for i in range(space.depth))) for layer in range(4)
     ] + [space.smallest]

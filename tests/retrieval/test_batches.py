@@ -19,7 +19,7 @@ from retrieval import Encoder
 from retrieval.batches import batches
 from retrieval.errors import LostProcessError
 from retrieval.preprocess import Preprocess
-from retrieval.samples import Failure, Part, Sample, content_of
+from retrieval.sample import Failure, Part, Sample, content_of
 
 
 def encoded(number: int) -> bytes:

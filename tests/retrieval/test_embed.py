@@ -4,6 +4,7 @@ import io
 import math
 import shutil
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from small_world import files_of, random_matvit, shard_of, write_shard
+from watched import Watched, logged
 
 from indexes import (
     DuplicateKeyError,
@@ -23,7 +25,7 @@ from indexes import (
     verify,
 )
 from indexes.change import remove
-from indexes.kinds import KindOptions
+from indexes.faiss_kinds.options import KindOptions
 from indexes.rows import read_failures
 from matvit import CheckpointError
 from retrieval import Encoder, Searcher, build_index, folders, open_source
@@ -31,7 +33,7 @@ from retrieval.batches import batches
 from retrieval.encoder import NO_EMBEDDING
 from retrieval.known import Known
 from retrieval.preprocess import Preprocess
-from retrieval.samples import content_of
+from retrieval.sample import content_of
 
 
 def vectors_of(index: Index) -> dict[str, np.ndarray]:
@@ -79,15 +81,19 @@ def test_shards_and_a_folder_of_the_same_images_agree(
         np.testing.assert_allclose(shards[key][1], vector, atol=1e-3)
 
 
+def interrupt_after_20(what: str, done: int, total: int | None) -> None:
+    if what == "images embedded" and done > 20:
+        raise KeyboardInterrupt
+
+
 def test_batches_never_cross_parts_and_change_nothing(
     index: Path, corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folders, "PART_SIZE", 7)
-    counted: list[int] = []
-    build_index(
-        open_source(corpus), encoder, tmp_path / "i", batch_size=5, workers=1, on_images=counted.append
-    )
-    assert counted == [5, 2] * 5 + [5]
+    counted = Watched("images embedded")
+    build_index(open_source(corpus), encoder, tmp_path / "i", batch_size=5, workers=1, progress=counted)
+    assert counted.steps == [5, 2] * 5 + [5]
+    assert set(counted.totals) == {40}
     one, many = Index.open(index), Index.open(tmp_path / "i")
     assert len(many.manifest.vector_files()) == 6
     assert (one.keys, one.labels) == (many.keys, many.labels)
@@ -99,22 +105,16 @@ def test_an_interrupted_build_goes_on_after_its_last_whole_part(
     index: Path, corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folders, "PART_SIZE", 10)
-    source, embedded = open_source(corpus), 0
-
-    def interrupt(count: int) -> None:
-        nonlocal embedded
-        embedded += count
-        if embedded > 20:
-            raise KeyboardInterrupt
-
+    source = open_source(corpus)
     with pytest.raises(KeyboardInterrupt):
-        build_index(source, encoder, tmp_path / "i", batch_size=5, on_images=interrupt)
+        build_index(source, encoder, tmp_path / "i", batch_size=5, progress=interrupt_after_20)
     assert not (tmp_path / "i").exists()
 
-    again: list[int] = []
-    skipped: list[int] = []
-    build_index(source, encoder, tmp_path / "i", on_images=again.append, on_skip=skipped.append)
-    assert (sum(skipped), sum(again)) == (20, 20)
+    counted = Watched("images embedded")
+    with logged("retrieval") as lines:
+        build_index(source, encoder, tmp_path / "i", progress=counted)
+    assert lines == ["20 images were embedded before this run was interrupted, and were not repeated"]
+    assert counted.steps == [20, 10, 10], "those of before count at once"
     assert Index.open(tmp_path / "i").keys == Index.open(index).keys
     assert verify(tmp_path / "i") == []
 
@@ -155,7 +155,7 @@ def test_two_images_of_one_key_make_no_index(corpus: Path, encoder: Encoder, tmp
     image = files_of(corpus)[1].read_bytes()
     write_shard(tmp_path / "a.tar", {"b:c.png": image})
     source = open_source(tmp_path)
-    twice = type(source)(source.text, source.parts * 2)
+    twice = replace(source, parts=source.parts * 2)
     with pytest.raises(DuplicateKeyError, match=r"a\.tar:b:c"):
         build_index(twice, encoder, tmp_path / "i")
     assert not (tmp_path / "i").exists()
@@ -251,9 +251,9 @@ def test_extending_is_as_if_built_at_once(
         shutil.copytree(corpus / name, photos / name)
         opened = Index.open(tmp_path / "i")
         source = open_source(photos, known=Known(opened).unchanged)
-        counted: list[int] = []
-        build_index(source, encoder, tmp_path / "i", extends=True, on_images=counted.append)
-        assert sum(counted) == 8 + 1, "what could not be read is tried again"
+        counted = Watched("images embedded")
+        build_index(source, encoder, tmp_path / "i", extends=True, progress=counted)
+        assert counted.done[-1] == 8 + 1, "what could not be read is tried again"
     opened, whole = Index.open(tmp_path / "i"), Index.open(index)
     assert (len(opened), opened.manifest.ntotal, opened.manifest.removed) == (40, 40, 0)
     assert dict(zip(opened.keys, opened.labels, strict=True)) == dict(
@@ -286,21 +286,13 @@ def test_an_interrupted_extension_leaves_the_index_and_goes_on(
     monkeypatch.setattr(folders, "PART_SIZE", 10)
     build_index(open_source(corpus / "red"), encoder, tmp_path / "i")
     before = Index.open(tmp_path / "i")
-    embedded = 0
-
-    def interrupt(count: int) -> None:
-        nonlocal embedded
-        embedded += count
-        if embedded > 20:
-            raise KeyboardInterrupt
-
     source = open_source(corpus, known=Known(before).unchanged)
     with pytest.raises(KeyboardInterrupt):
-        build_index(source, encoder, tmp_path / "i", extends=True, batch_size=5, on_images=interrupt)
+        build_index(source, encoder, tmp_path / "i", extends=True, batch_size=5, progress=interrupt_after_20)
     assert Index.open(tmp_path / "i").manifest == before.manifest
-    skipped: list[int] = []
-    build_index(source, encoder, tmp_path / "i", extends=True, on_skip=skipped.append)
-    assert sum(skipped) == 20
+    counted = Watched("images embedded")
+    build_index(source, encoder, tmp_path / "i", extends=True, progress=counted)
+    assert counted.steps[0] == 20
     after = Index.open(tmp_path / "i")
     assert (len(after), verify(tmp_path / "i")) == (40, [])
     assert sorted(after.paths) == [str(file) for file in files_of(corpus)]

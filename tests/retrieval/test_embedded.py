@@ -13,12 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from small_lists import fill, read, refused
 from small_world import files_of
+from watched import logged
 
 from indexes import Index
 from retrieval import Encoder, build_index, folders, open_source
+from retrieval.embedded import embedded_parts
+from retrieval.errors import ImageSourceError
 from retrieval.known import Known
 from retrieval.originals import everything, originals, thumbnail
-from retrieval.samples import Failure, Sample
+from retrieval.sample import Failure, Sample
 from retrieval.searcher import Hit
 
 PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
@@ -61,6 +64,13 @@ def test_images_are_called_after_the_list_and_their_paths(tmp_path: Path) -> Non
         Sample("x.parquet:2.jpg", str(place), None, {}, b"2"),
         Sample("x.parquet:é", str(place), None, {"year": "3"}, b"3"),
     ]
+
+
+def test_a_list_of_paths_holds_none(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "x.parquet")
+    with pytest.raises(ImageSourceError, match="no column holds images; it is a list of files"):
+        embedded_parts(tmp_path / "x.parquet")
+    assert list(everything(str(tmp_path / "x.parquet"))) == []
 
 
 @pytest.mark.parametrize("paths", [[None, None, None], ["a", None, "b"], ["a", "b", "a"]])
@@ -211,7 +221,7 @@ def test_rows_are_found_again_and_known(photos: Path, corpus: Path, encoder: Enc
     assert [data for _, data in everything(str(photos))] == [file.read_bytes() for file in files]
     hit = Hit(index.keys[4], 1.0, None, str(photos))
     assert thumbnail(hit) is not None
-    assert hit.place == f"{photos}:{files[4].parent.name}-{files[4].name}"
+    assert hit.location == f"{photos}:{files[4].parent.name}-{files[4].name}"
     for check_content in (False, True):
         known = Known(index, check_content=check_content)
         assert open_source(photos, known=known.unchanged).parts == ()
@@ -246,8 +256,8 @@ def test_two_files_of_one_name(photos: Path, encoder: Encoder, tmp_path: Path) -
     (tmp_path / "more").mkdir()
     images = [{"bytes": item.data, "path": item.key} for item in read(photos)[:2] if isinstance(item, Sample)]
     more = held(tmp_path / "more" / photos.name, images)
-    notes: list[str] = []
-    build_index(open_source(more), encoder, tmp_path / "i", extends=True, on_note=notes.append)
+    with logged("retrieval") as notes:
+        build_index(open_source(more), encoder, tmp_path / "i", extends=True)
     assert "from now on, keys of" in notes[0]
     index = Index.open(tmp_path / "i")
     (prefix,) = index.manifest.key_prefixes.values()
@@ -255,4 +265,4 @@ def test_two_files_of_one_name(photos: Path, encoder: Encoder, tmp_path: Path) -
     assert index.keys[row].startswith(f"{prefix}photos.parquet:")
     hit = Hit(index.keys[row], 1.0, None, str(more))
     assert thumbnail(hit) is not None
-    assert hit.place == f"{more}:{images[0]['path']}"
+    assert hit.location == f"{more}:{images[0]['path']}"

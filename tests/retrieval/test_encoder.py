@@ -184,8 +184,25 @@ def test_a_time_is_a_budget_here_and_as_the_encoder_runs(
     assert len(files_of(tmp_path)) == 2
 
 
+def test_measuring_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path
+) -> None:
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("matvit.latency.SETTLE_SECONDS", 0)
+    told: list[tuple[str, int, int | None]] = []
+    watched = Encoder.open(checkpoint, device="cpu", dtype="fp32", progress=lambda *each: told.append(each))
+    watched.submodel("60%")
+    assert told == []
+    watched.submodel("60000ms")
+    assert told == [("runs timed", done, len(told)) for done in range(1, len(told) + 1)]
+    assert told
+    told.clear()
+    watched.submodel("50000ms")
+    assert told == []
+
+
 def test_times_are_measured_once_an_encoder_though_they_cannot_be_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "file"))
@@ -195,16 +212,16 @@ def test_times_are_measured_once_an_encoder_though_they_cannot_be_kept(
         measured.append(images.dtype)
         return {submodel: float(sum(submodel.widths)) for submodel in submodels}
 
-    monkeypatch.setattr("matvit.latency._measure", measure)
+    monkeypatch.setattr("matvit.latency._medians", measure)
     encoder = in_memory(dtype=torch.bfloat16)
-    with pytest.warns(UserWarning, match="this latency profile could not be kept"):
-        assert encoder.submodel("512ms") == encoder.space.full
+    assert encoder.submodel("512ms") == encoder.space.full
+    assert "this latency profile could not be kept" in caplog.text
     assert encoder.submodel("127ms").widths == (16, 32, 32, 32)
     with pytest.raises(matvit.BudgetError, match="S: 64 ms for one image"):
         encoder.submodel("63ms")
     assert measured == [torch.bfloat16]
-    with pytest.warns(UserWarning, match="could not be kept"):
-        in_memory().submodel("512ms")
+    in_memory().submodel("512ms")
+    assert caplog.text.count("could not be kept") == 2
     assert measured == [torch.bfloat16, torch.float32]
 
 
@@ -309,3 +326,45 @@ def test_a_checkpoint_that_stepped_aside_is_found(checkpoint: Path, tmp_path: Pa
     shutil.copytree(checkpoint, tmp_path / ".old-model")
     encoder = Encoder.open(tmp_path / "model", device="cpu")
     assert encoder.location == str(tmp_path / "model")
+
+
+# --- towers with a projection ---
+
+
+def tower(name: str = "vit_base_patch32_clip_224.openai") -> matvit.Elastic:
+    torch.manual_seed(0)
+    small = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 16}
+    return matvit.elastic(name, **small).eval()
+
+
+def test_a_clip_tower_embeds_into_the_space_of_its_texts() -> None:
+    model = tower()
+    encoder = Encoder(model, device=CPU, dtype=torch.float32)
+    assert (encoder.identity.projection, encoder.identity.embed_dim) == (512, 512)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        for submodel in (None, encoder.space.smallest):
+            by_timm = (model if submodel is None else model.extract(submodel))(images).numpy()
+            by_timm /= np.linalg.norm(by_timm, axis=1, keepdims=True)
+            prediction = encoder.predict(images, submodel)
+            np.testing.assert_allclose(prediction.vectors, by_timm, atol=1e-6)
+            assert prediction.log_probabilities is None
+    assert encoder.cost(encoder.space.full) == model.cost(model.space.full)
+
+
+def test_a_tower_with_a_classifier_embeds_as_any_other_model() -> None:
+    model = tower("vit_base_patch32_clip_224.openai_ft_in1k")
+    encoder = Encoder(model, device=CPU, dtype=torch.float32)
+    assert (encoder.identity.projection, encoder.identity.embed_dim) == (None, 64)
+    prediction = encoder.predict(torch.randn(3, 3, 32, 32))
+    assert prediction.vectors.shape == (3, 64)
+    assert prediction.log_probabilities is not None
+    assert prediction.log_probabilities.shape == (3, 1000)
+
+
+def test_other_projections_are_other_encoders() -> None:
+    model, other = tower(), tower()
+    with torch.no_grad():
+        other.head.weight[0, 0] += 1
+    one, two = (Encoder(each, device=CPU, dtype=torch.float32).identity for each in (model, other))
+    assert one.weights_sha256 != two.weights_sha256

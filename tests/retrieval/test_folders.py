@@ -11,7 +11,7 @@ from failing_disk import fail_below
 from retrieval import files, folders
 from retrieval.excludes import Excludes
 from retrieval.folders import Found, file_parts, find_images
-from retrieval.samples import Failure, Part, Sample
+from retrieval.sample import Failure, Part, Sample
 
 
 def fill(root: Path, *keys: str) -> None:

@@ -199,7 +199,7 @@ def test_a_source_says_what_opens_it_from_anywhere(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(encoded())
     (tmp_path / "list.txt").write_text("a.png")
-    places = [open_source(text).place for text in (".", "a.png", "list.txt", str(tmp_path))]
+    places = [open_source(text).location for text in (".", "a.png", "list.txt", str(tmp_path))]
     assert places == [str(tmp_path), f"{tmp_path}/a.png", f"{tmp_path}/list.txt", str(tmp_path)]
 
 

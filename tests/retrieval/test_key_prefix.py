@@ -19,8 +19,8 @@ from small_world import write_shard
 from indexes import DuplicateKeyError, Index, KeyPrefixError
 from indexes.rows import read_failures
 from retrieval import Encoder, Searcher, open_source
-from retrieval.evaluate import evaluate
 from retrieval.known import Known
+from retrieval.measuring.evaluate import evaluate
 from retrieval.originals import originals, thumbnail
 from retrieval.reembed import reembed
 
@@ -251,7 +251,7 @@ def test_images_are_found_again_under_a_prefix(add: Add, encoder: Encoder, tmp_p
     again = reembed(searcher, 10)
     assert (len(again.cosines), again.failures, again.changed) == (4, (), {})
     hit = searcher.query(png(51), k=1)[0]
-    assert (hit.key, hit.place) == ("b/0.tar:1", f"{tmp_path}/b/0.tar:1")
+    assert (hit.key, hit.location) == ("b/0.tar:1", f"{tmp_path}/b/0.tar:1")
     assert thumbnail(hit) is not None
     assert Known(searcher.index, check_content=True).unchanged([f"{tmp_path}/b/0.tar"]).all()
 

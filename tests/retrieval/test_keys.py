@@ -1,32 +1,11 @@
-"""What images are called where they lie, whatever an index puts before that."""
+"""Shards of one name in two folders are told apart by what their keys begin with."""
 
 from pathlib import Path
 
 import pytest
 
 from retrieval.errors import ImageSourceError
-from retrieval.keys import own_key, shard_prefixes
-
-
-@pytest.mark.parametrize(
-    "path, key, own",
-    [
-        ("/s/x.tar", "x.tar:1", "x.tar:1"),
-        ("/s/x.tar", "2024/x.tar:1", "x.tar:1"),
-        ("/s/x.tar", "2024x.tar:1", "x.tar:1"),
-        ("/s/x.tar", "a/b/x.tar:x.tar:1", "x.tar:x.tar:1"),
-        ("/s/a:b.tar", "p/a:b.tar:1", "a:b.tar:1"),
-        ("/s/X.TAR", "p/X.TAR:1", "X.TAR:1"),
-        ("/s/x.tar", "p/x.tar", "p/x.tar"),
-        ("torchvision:cifar10/train", "train/12", "train/12"),
-        ("torchvision:cifar10/train", "cifar10/train/12", "train/12"),
-        ("torchvision:cifar10/test", "train/test/2", "test/2"),
-        ("/photos/a.png", "p/a.png", ""),
-        ("/photos/a.png", "key of a list", ""),
-    ],
-)
-def test_the_key_that_a_shard_or_a_set_knows(path: str, key: str, own: str) -> None:
-    assert own_key(path, key) == own
+from retrieval.keys import shard_prefixes
 
 
 @pytest.mark.parametrize(

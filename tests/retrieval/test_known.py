@@ -23,7 +23,7 @@ from indexes.change import remove
 from retrieval import Encoder, build_index, open_source
 from retrieval.images import ImageSource
 from retrieval.known import Known
-from retrieval.samples import Failure
+from retrieval.sample import Failure
 
 
 def png(number: int) -> bytes:

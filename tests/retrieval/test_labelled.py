@@ -378,7 +378,7 @@ def fashion(cache: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.parametrize("name", ["fashion_mnist", "Fashion_MNIST"])
 def test_a_set_of_torchvision(fashion: dict[str, tuple[np.ndarray, np.ndarray]], name: str) -> None:
     train = open_labelled(f"torchvision:{name}", "L")
-    test = open_labelled(f"torchvision:{name}", "L", train=False, class_to_idx=train.class_to_idx)
+    test = open_labelled(f"torchvision:{name}/test", "L", class_to_idx=train.class_to_idx)
     assert list(train.class_to_idx)[:2] == ["T-shirt/top", "Trouser"], (
         "torchvision's order, not the alphabet's"
     )

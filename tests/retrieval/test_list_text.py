@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_lists import extras, fill, read, refused, text
 
-from retrieval.samples import Failure, Sample
+from retrieval.sample import Failure, Sample
 
 FILES = ("a.jpg", "sub/b c.jpg", "d,e.jpg", "f's.jpg", "é.jpg")
 

@@ -20,7 +20,7 @@ from small_lists import extras, fill, parquet, read, refused, text
 from retrieval import folders
 from retrieval.errors import ImageSourceError
 from retrieval.images import open_source
-from retrieval.samples import Failure, Sample
+from retrieval.sample import Failure, Sample
 
 # --- what a list says ---
 

@@ -67,7 +67,7 @@ def test_shards_of_any_name_are_found_again(
         small = thumbnail(hit)
         assert small is not None
         np.testing.assert_array_equal(np.asarray(small), np.asarray(Image.open(files_of(corpus)[row])))
-        assert hit.place == f"{tmp_path}/{key}"
+        assert hit.location == f"{tmp_path}/{key}"
 
 
 def test_images_of_a_shard_are_found_again_by_keys_of_every_kind(encoder: Encoder, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_images_of_a_shard_are_found_again_by_keys_of_every_kind(encoder: Encode
     }
     for row, key in enumerate(keys.values()):
         hit = Hit(index.keys[row], 1.0, None, index.paths[row])
-        assert hit.place == f"{tmp_path}/x.tar:{key}"
+        assert hit.location == f"{tmp_path}/x.tar:{key}"
         assert thumbnail(hit) is not None
 
 

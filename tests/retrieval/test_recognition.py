@@ -20,7 +20,7 @@ from indexes.change import remove
 from retrieval import Encoder, build_index, open_source
 from retrieval.batches import batches
 from retrieval.recognition import KnownContents
-from retrieval.samples import content_of
+from retrieval.sample import content_of
 
 NAMES = ("0.png", "a/1.png", "a/2.png", "b/3.png")
 

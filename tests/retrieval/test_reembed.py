@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from small_world import SIDE, files_of, picture, shard_of, write_shard
+from watched import Watched
 
 from indexes.change import remove
 from retrieval import Encoder, Searcher, build_index, open_source
@@ -30,12 +31,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_nothing_has_changed(searcher: Searcher, index: Path) -> None:
-    done: list[int] = []
-    again = reembed(searcher, 1000, on_images=done.append)
+    watched = Watched("images embedded")
+    again = reembed(searcher, 1000, progress=watched)
     assert again.cosines.keys() == set(searcher.index.keys)
     assert all(cosine == pytest.approx(1, abs=1e-6) for cosine in again.cosines.values())
     assert again.worst == min(again.cosines.items(), key=lambda pair: pair[1])
-    assert (again.failures, sum(done)) == ((), 40)
+    assert (again.failures, watched.done[-1], set(watched.totals)) == ((), 40, {40})
 
 
 def test_as_many_as_asked_for_at_random(searcher: Searcher) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from nightly import Nightly, folder, png, shards
+from watched import Watched
 
 from indexes import Index, IndexBusyError, RelocationError, verify
 from indexes.change import note_excludes, remove
@@ -56,9 +57,9 @@ def test_a_folder_that_moved(nightly: Nightly, photos: Path, tmp_path: Path, how
         photos.rename(new)
     else:
         shutil.copytree(photos, new, copy_function=shutil.copy2 if how == "copied" else shutil.copy)
-    compared: list[int] = []
-    counts = relocate(nightly, photos, new, check_content=how == "content", on_files=compared.append)
-    assert (counts, sum(compared)) == ((4, 0), 4)
+    compared = Watched("files compared")
+    counts = relocate(nightly, photos, new, check_content=how == "content", progress=compared)
+    assert (counts, compared.done, set(compared.totals)) == ((4, 0), [1, 2, 3, 4], {4})
     assert nightly.paths == {f"p/{name}": str(new / name) for name in NAMES}
     assert nightly.vectors == before
     assert vector_inodes(nightly.out) == inodes, "no vector is written"

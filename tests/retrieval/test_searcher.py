@@ -91,6 +91,29 @@ def test_without_a_budget_the_full_encoder_answers_whatever_its_granularity_is_c
         searcher.query(file, budget="XL")
 
 
+def test_a_clip_tower_is_indexed_as_projected_and_what_came_before_is_refused(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 16}
+    model, old, new = (tmp_path / name for name in ("tower", "old.index", "new.index"))
+    torch.manual_seed(0)
+    matvit.save(matvit.elastic("vit_base_patch32_clip_224.openai", **small), model)
+    with monkeypatch.context() as patch:
+        for module in ("matvit.projection", "matvit.checkpoint", "retrieval.encoder"):
+            patch.setattr(f"{module}.projection_of", lambda _: None)
+        build_index(open_source(corpus), Encoder.open(model, device="cpu", dtype="fp32"), old)
+    assert Index.open(old).manifest.encoder.embed_dim == 64
+    with pytest.raises(WrongEncoderError, match="before its projection to 512 numbers: build it again"):
+        Searcher.open(old, device="cpu")
+    build_index(open_source(corpus), Encoder.open(model, device="cpu", dtype="fp32"), new)
+    searcher, file = Searcher.open(new, device="cpu"), files_of(corpus)[0]
+    assert searcher.index.vectors.dim == 512
+    assert searcher.query(file)[0].score == pytest.approx(1, abs=2e-3)
+    stored = searcher.index.vectors.take(np.array([searcher.index.paths.index(str(file))]))
+    embedded = searcher.encoder.embed(searcher.encoder.preprocess(file)[None])
+    np.testing.assert_allclose(stored, embedded, atol=1e-3)
+
+
 def test_several_queries_in_one_pass_are_as_one_by_one(searcher: Searcher, queries: Path) -> None:
     files = files_of(queries)[:5]
     together = searcher.query_batch(files, budget="M", k=3)
@@ -332,9 +355,9 @@ def test_what_is_no_vector_of_this_index_is_refused(
 
 
 def test_hits_say_where_they_are() -> None:
-    assert Hit("a/b.png", 1, None, "/photos/a/b.png").place == "/photos/a/b.png"
-    assert Hit("x.tar:a/b:c", 1, None, "/data/x.tar").place == "/data/x.tar:a/b:c"
-    assert Hit("a:b.TAR:c", 1, None, "/data/a:b.TAR").place == "/data/a:b.TAR:c"
+    assert Hit("a/b.png", 1, None, "/photos/a/b.png").location == "/photos/a/b.png"
+    assert Hit("x.tar:a/b:c", 1, None, "/data/x.tar").location == "/data/x.tar:a/b:c"
+    assert Hit("a:b.TAR:c", 1, None, "/data/a:b.TAR").location == "/data/a:b.TAR:c"
 
 
 def test_a_searcher_that_lives_long_goes_on_with_the_index_that_replaced_its_own(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_tars import END, TarMember, blocks, member, padded, write
 
-from retrieval.samples import Failure
+from retrieval.sample import Failure
 from retrieval.shard_samples import shard_images
 from retrieval.tars import walk
 

@@ -16,7 +16,7 @@ from indexes.rows import read_rows, rows_table, write_table
 from retrieval import files, shards
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.images import open_source
-from retrieval.samples import Failure, Sample
+from retrieval.sample import Failure, Sample
 from retrieval.shards import locate
 
 

@@ -19,7 +19,7 @@ from small_tars import END, TarMember, blocks, member, padded
 from retrieval.errors import UnreadableImageError
 from retrieval.images import open_source
 from retrieval.originals import originals
-from retrieval.samples import Failure, Sample
+from retrieval.sample import Failure, Sample
 from retrieval.shards import locate
 
 SUFFIXES = ("jpg", "JPG", "jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "heic", "jp2")

@@ -15,8 +15,8 @@ from PIL import Image
 from retrieval import Encoder, Searcher, build_index, folders, open_source, torchvision_sets
 from retrieval.decode import decode, in_mode
 from retrieval.errors import ImageSourceError
-from retrieval.evaluate import evaluate
-from retrieval.samples import Failure, Sample
+from retrieval.measuring.evaluate import evaluate
+from retrieval.sample import Failure, Sample
 from retrieval.torchvision_sets import TorchvisionSet, open_set
 
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
@@ -79,7 +79,7 @@ def test_a_split_of_a_set(fashion: dict[str, np.ndarray], cache: Path, text: str
         )
         assert np.array_equal(np.asarray(decode(item.data, mode="L")), greys[i])
     source = open_source(text)
-    assert (source.text, source.place, source.size) == (text, text, len(greys))
+    assert (source.text, source.location, source.size) == (text, text, len(greys))
 
 
 def test_parts_are_rows_in_order(fashion: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_set_is_indexed_and_evaluated(
     result = evaluate(searcher, open_source("torchvision:fashion_mnist/test"), full, same_encoder=True)
     assert (result.queries, result.left_out) == (6, 0)
     (point,) = result.points
-    assert point.adaptive == point.same_encoder
+    assert point["adaptive_1nn"] == point["same_encoder_1nn"]
     again = evaluate(searcher, open_source("torchvision:fashion_mnist"), full)
     assert again.left_out == 13, "training images are found in the corpus that they are"
 
@@ -239,7 +239,7 @@ def test_a_set_without_one_class_an_image(cache: Path) -> None:
 
 
 def test_classes_without_images_are_known(fashion: dict[str, np.ndarray]) -> None:
-    found: Any = open_set("torchvision:fashion_mnist", train=False)
+    found: Any = open_set("fashion_mnist", train=False)
     assert found.classes[:5] == FASHION
     assert len(found.classes) == 10
     assert len(found.images) == len(found.labels) == 6

@@ -1,0 +1,123 @@
+"""How far long work is, on stderr: a bar for each step at a terminal, elsewhere a plain line now and then."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import filesize
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from cli import output
+
+if TYPE_CHECKING:
+    from matvit.progress import Progress as Port
+
+_QUIET_SECONDS = 2.0
+"""Steps that end before are not worth a line."""
+_PLAIN_SECONDS = 10.0
+"""How often a line is printed where no bar can be drawn."""
+
+
+@contextmanager
+def progress() -> Iterator["Port"]:
+    """Show how far work is while the block runs.
+
+    Yields:
+        What library functions take as `progress`: see `matvit.progress`.
+    """
+    if not output.stderr().is_terminal:
+        lines = _Lines()
+        yield lines
+        lines.end()
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        _Amount(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.stderr()) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: Progress) -> None:
+        self._bars, self._tasks = bars, dict[str, TaskID]()
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(output.printable(what), unit=_unit(what))
+        self._bars.update(self._tasks[what], completed=done, total=total)
+
+
+class _Lines:
+    """Plain lines, of the step that work is at."""
+
+    def __init__(self) -> None:
+        self._what, self._done = "", 0
+        self._total: int | None = None
+        self._begun = self._told = 0.0
+        self._before = 0
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if what != self._what or done < self._done:
+            self.end()
+            # Work is told of once some of it is done, or was done long ago.
+            self._what, self._begun, self._told, self._before = what, now, now, done
+        self._done, self._total = done, total
+        if now - self._told >= _PLAIN_SECONDS:
+            self._told = now
+            output.say(self._line(now))
+
+    def end(self) -> None:
+        """Print how far the step has come, if it took a while."""
+        now = time.monotonic()
+        if self._what and now - self._begun >= _QUIET_SECONDS:
+            output.say(self._line(now))
+        self._what = ""
+
+    def _line(self, now: float) -> str:
+        rate = (self._done - self._before) / max(now - self._begun, 1e-9)
+        unit, total = _unit(self._what), self._total
+        of = f"/{_amount(total, unit)}" if total else ""
+        left = f", {(total - self._done) / rate:.0f} s left" if total and rate and self._done < total else ""
+        return f"{self._what}: {_amount(self._done, unit)}{of}, {_speed(rate, unit)}{left}"
+
+
+class _Amount(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        total = "?" if task.total is None else _amount(task.total, unit)
+        return Text(f"{_amount(task.completed, unit)}/{total}")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_speed(task.speed, task.fields["unit"]) if task.speed else "")
+
+
+def _unit(what: str) -> str:
+    """What is counted: the first word says it."""
+    return what.partition(" ")[0]
+
+
+def _amount(number: float, unit: str) -> str:
+    return filesize.decimal(int(number)) if unit == "bytes" else f"{number:.0f}"
+
+
+def _speed(rate: float, unit: str) -> str:
+    return f"{filesize.decimal(int(rate))}/s" if unit == "bytes" else f"{rate:.1f} {unit}/s"

@@ -1,0 +1,1 @@
+"""What learns from images: a recipe's training, and pretrained encoders made elastic."""

@@ -1,0 +1,115 @@
+"""Images drawn from a source: some to fit to, others to check on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matvit.progress import Count, Progress, silent
+from retrieval.batches import batches
+from retrieval.encoder import Encoder
+from retrieval.errors import ImageSourceError
+from retrieval.images import open_source
+from retrieval.sample import Failure, Part, Sample
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class DrawnImages:
+    """Preprocessed images to fit to and to check on.
+
+    Attributes:
+        fit: In batches (B, C, H, W).
+        check: The others, likewise.
+        labels: Of `check`, where the source has them; None where one is missing.
+        failures: What could not be read.
+    """
+
+    fit: tuple[Tensor, ...]
+    check: tuple[Tensor, ...]
+    labels: NDArray[np.str_] | None
+    failures: tuple[Failure, ...]
+
+    def first(self, count: int) -> tuple[Tensor, ...]:
+        """The first images to fit to, so many at most, in batches."""
+        taken = [batch[: max(0, count - start * BATCH)] for start, batch in enumerate(self.fit)]
+        return tuple(batch for batch in taken if len(batch))
+
+    @classmethod
+    def read(
+        cls,
+        text: str,
+        encoder: Encoder,
+        *,
+        fit: int,
+        check: int,
+        seed: int = 0,
+        workers: int | None = None,
+        progress: Progress = silent,
+    ) -> "DrawnImages":
+        """Draw images from a source, of which only those drawn are read, or the first of each shard.
+
+        Args:
+            text: See `retrieval.images.open_source`.
+            encoder: Whose preprocessing they get.
+            fit: Images to fit to, at most; a fifth of those there are is always left to check on.
+            check: Images to check on, at most.
+            seed: Of the draw.
+            workers: Processes that decode: see `retrieval.batches`.
+            progress: Told of the images that are read.
+
+        Raises:
+            ImageSourceError: There is no such source, or it has fewer than four images that can be read.
+        """
+        draws, wanted = np.random.default_rng(seed), fit + check
+        parts = open_source(text, known=partial(_not_drawn, draws, wanted)).parts
+        parts = tuple(_first(part, -(-wanted // len(parts))) for part in parts)
+        count = Count(progress, "images read", wanted)
+        samples: list[Sample] = []
+        images: list[Tensor] = []
+        failures: list[Failure] = []
+        for batch in batches(parts, encoder, batch_size=BATCH, workers=workers):
+            samples += batch.samples
+            images += batch.images
+            failures += batch.failures
+            count(len(batch.samples) + len(batch.failures))
+        if len(images) < 4:
+            raise ImageSourceError(
+                f"{text}: {len(images)} images that can be read are too few to fit and to check; "
+                "give a few hundred"
+            )
+        mixed = draws.permutation(len(images))
+        held_out = min(check, max(2, len(images) // 5, len(images) - fit))
+        checked, fitted = mixed[:held_out], mixed[held_out:][:fit]
+        labels = [samples[i].label for i in checked]
+        return cls(
+            _stacked([images[i] for i in fitted]),
+            _stacked([images[i] for i in checked]),
+            None if None in labels else np.array(labels),
+            tuple(failures),
+        )
+
+
+def _stacked(images: list[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(torch.stack(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+
+
+def _not_drawn(draws: np.random.Generator, count: int, paths: Sequence[str]) -> NDArray[np.bool_]:
+    """For a source that leaves out what is known: all but so many files."""
+    left_out = np.ones(len(paths), dtype=bool)
+    left_out[draws.permutation(len(paths))[:count]] = False
+    return left_out
+
+
+def _first(part: Part, count: int) -> Part:
+    return replace(part, read=partial(_read_first, part, count), size=min(part.size or count, count))
+
+
+def _read_first(part: Part, count: int) -> Iterator[Sample | Failure]:
+    yield from islice(part.read(), count)

@@ -1,0 +1,1 @@
+"""Measurements: how well submodels retrieve, against what they cost."""

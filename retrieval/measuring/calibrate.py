@@ -1,0 +1,176 @@
+"""The budget `auto` of an index: the cheapest submodel whose loss of accuracy is promised to be small.
+
+One half of the labelled queries chooses (see `retrieval.measuring.paired_test`), the other half checks the
+choice.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.change import note_calibration
+from matvit.progress import Progress, silent
+from matvit.submodel import Submodel
+from retrieval.images import ImageSource
+from retrieval.measuring.estimate import Estimate, mean_of
+from retrieval.measuring.evaluate import evaluate
+from retrieval.measuring.paired_test import Comparison, choose, queries_needed
+from retrieval.sample import Failure, Sample
+from retrieval.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A promise, and what is known of it.
+
+    Attributes:
+        refits: Of the encoder whose submodels were tested: see `retrieval.encoder.Encoder`.
+        submodel: The cheapest whose 1-NN accuracy is promised to be less than `max_drop` below XL's.
+        share_of_full: Its multiply-accumulates as a share of the full encoder's, 0 to 1.
+        max_drop: The allowed drop, 0 to 1.
+        confidence: How sure the promise is, 0 to 1: so many of such choices keep it.
+        queries: Those that chose it.
+        comparisons: The submodels tested, dearest first, with their outcomes.
+        needed: Queries that the next cheaper one would need, if the outcomes went on like this; None where
+            its drop is too large for any number, or none was left to test.
+        checked: The drop that the other queries saw, with its 95 % interval; None where there were none.
+        check_queries: How many those were.
+        alone: Queries left out: see `retrieval.measuring.evaluate.Evaluation`.
+        failures: Queries that could not be read.
+        fewest: Queries without which such a drop cannot be promised at all.
+    """
+
+    refits: str | None
+    submodel: Submodel
+    share_of_full: float
+    max_drop: float
+    confidence: float
+    queries: int
+    comparisons: tuple[tuple[Submodel, Comparison], ...]
+    needed: int | None
+    checked: Estimate | None
+    check_queries: int
+    alone: int
+    failures: tuple[Failure, ...]
+    fewest: int | None
+
+    def record(self) -> dict[str, Any]:
+        """The promise in plain values, for the index to keep."""
+        chosen = next((c for s, c in self.comparisons if s == self.submodel), None)
+        low, high = self.checked.interval if self.checked else (None, None)
+        return {
+            "refits": self.refits,
+            "submodel": str(self.submodel),
+            "share_of_xl": self.share_of_full,
+            "max_drop": self.max_drop,
+            "confidence": self.confidence,
+            "queries": self.queries,
+            "losses": chosen.losses if chosen else 0,
+            "gains": chosen.gains if chosen else 0,
+            "check_queries": self.check_queries,
+            "check_drop": self.checked.value if self.checked else None,
+            "check_low": low,
+            "check_high": high,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The promise, what was tested and what more queries would bring, in plain values."""
+        tested = [
+            {"submodel": str(s), "losses": c.losses, "gains": c.gains, "p_value": c.p_value}
+            for s, c in self.comparisons
+        ]
+        return self.record() | {
+            "alone": self.alone,
+            "tested": tested,
+            "queries_needed_for_the_next": self.needed,
+        }
+
+    def save(self, index: str | Path) -> None:
+        """Let `auto` mean this for everyone who opens the index from now on.
+
+        Raises:
+            IndexBusyError: Another process is writing it.
+            IndexDamagedError: There is no whole index.
+        """
+        note_calibration(Path(index), self.record())
+
+
+def calibrate(
+    searcher: Searcher,
+    queries: ImageSource | str | Path,
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+    held_out: float = 0.5,
+    batch_size: int = 64,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Calibration:
+    """Find the cheapest submodel of the Mix'n'Match curve that can be promised.
+
+    Args:
+        searcher: The index and its encoder.
+        queries: Labelled images, like those that will be asked for, or what `retrieval.images.open_source`
+            takes.
+        max_drop: What 1-NN accuracy may lose against the full encoder; half a point is 0.005.
+        confidence: Of the promise, above 0.5 and below 1.
+        held_out: Share of the queries that check the choice and have no part in it, 0 to below 1. An image
+            is on the same side every time: its key decides.
+        batch_size: Images a batch.
+        workers: Processes that decode: see `retrieval.batches`.
+        progress: Told of the images that are embedded.
+
+    Raises:
+        EvaluationError: As `retrieval.measuring.evaluate.evaluate`.
+        ValueError: A number is out of range.
+    """
+    if not 0.5 < confidence < 1 or not 0 <= held_out < 1:
+        raise ValueError("confidence must be above 0.5 and below 1, held_out at least 0 and below 1")
+    alpha = 1 - confidence
+    fewest = queries_needed(max_drop, alpha=alpha)  # which checks the numbers before the work
+    result = evaluate(
+        searcher,
+        queries,
+        searcher.encoder.space.curve,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    submodels = [point.submodel for point in reversed(result.points)]
+    right_QS = result.right[::-1].T
+    checks_Q = _checks(result.samples, held_out)
+    choice = choose(right_QS[~checks_Q], max_drop, alpha=alpha) if (~checks_Q).any() else None
+    column = choice.column if choice else 0
+    comparisons = choice.comparisons if choice else ()
+    needed = None
+    if comparisons and (last := comparisons[-1]).column != column:
+        rates = {"loss_rate": last.losses / last.queries, "gain_rate": last.gains / last.queries}
+        needed = queries_needed(max_drop, alpha=alpha, **rates)
+    return Calibration(
+        refits=searcher.encoder.refits,
+        submodel=submodels[column],
+        share_of_full=result.points[-1 - column].share_of_full,
+        max_drop=max_drop,
+        confidence=confidence,
+        queries=int((~checks_Q).sum()),
+        comparisons=tuple((submodels[each.column], each) for each in comparisons),
+        needed=needed,
+        checked=_drop(right_QS[checks_Q], column) if checks_Q.any() else None,
+        check_queries=int(checks_Q.sum()),
+        alone=result.alone,
+        failures=result.failures,
+        fewest=fewest,
+    )
+
+
+def _checks(samples: tuple[Sample, ...], held_out: float) -> NDArray[np.bool_]:
+    digests = (blake2b(sample.key.encode(), digest_size=8).digest() for sample in samples)
+    return np.array([int.from_bytes(each, "big") < held_out * 2**64 for each in digests], dtype=bool)
+
+
+def _drop(right_QS: NDArray[np.bool_], column: int) -> Estimate:
+    return mean_of(right_QS[:, 0].astype(np.float64) - right_QS[:, column])

@@ -1,0 +1,1 @@
+"""Pictures: curves, and contact sheets of queries with what they found."""

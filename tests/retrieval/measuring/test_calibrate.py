@@ -1,0 +1,101 @@
+"""The budget `auto`: chosen by some queries, checked by others, kept with the index."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexes import Index, verify
+from indexes.change import gather, remove
+from matvit.errors import BudgetError
+from retrieval import Searcher, open_source
+from retrieval.measuring.calibrate import calibrate
+from retrieval.measuring.evaluate import evaluate
+from retrieval.measuring.paired_test import choose, queries_needed
+
+
+@pytest.fixture
+def own(index: Path, tmp_path: Path) -> Path:
+    """An index that may be changed."""
+    return Path(shutil.copytree(index, tmp_path / "own.index"))
+
+
+@pytest.mark.parametrize("max_drop", [0.1, 0.4, 0.9])
+def test_all_queries_choose_as_their_outcomes_say(searcher: Searcher, queries: Path, max_drop: float) -> None:
+    curve = searcher.encoder.space.curve
+    found = calibrate(searcher, open_source(queries), max_drop=max_drop, held_out=0)
+    right = evaluate(searcher, open_source(queries), curve).right
+    choice = choose(right[::-1].T, max_drop)
+    assert found.submodel == curve[::-1][choice.column]
+    assert [c for _, c in found.comparisons] == list(choice.comparisons)
+    assert found.share_of_full == pytest.approx(
+        searcher.encoder.cost(found.submodel).macs / searcher.encoder.cost(curve[-1]).macs
+    )
+    assert (found.queries, found.check_queries, found.checked) == (20, 0, None)
+
+
+def test_queries_that_check_have_no_part_in_the_choice(searcher: Searcher, queries: Path) -> None:
+    result = evaluate(searcher, open_source(queries), searcher.encoder.space.curve)
+    halves = [calibrate(searcher, open_source(queries), max_drop=0.6) for _ in range(2)]
+    assert halves[0] == halves[1]
+    found = halves[0]
+    assert found.queries + found.check_queries == 20
+    assert 4 <= found.queries <= 16
+    place = [point.submodel for point in result.points].index(found.submodel)
+    drops = result.right[-1].astype(int) - result.right[place]
+    chosen = next((c for s, c in found.comparisons if s == found.submodel), None)
+    losses_less_gains = chosen.losses - chosen.gains if chosen else 0
+    assert found.checked
+    assert drops.sum() == losses_less_gains + round(found.checked.value * found.check_queries)
+
+
+def test_the_index_keeps_it(own: Path, queries: Path) -> None:
+    searcher = Searcher.open(own, device="cpu", dtype="fp32")
+    image = next(queries.rglob("*.png"))
+    with pytest.raises(BudgetError, match="has no budget auto yet: find one with `matvit calibrate QUERIES"):
+        searcher.query(image, budget="auto")
+    before = {file.name: file.read_bytes() for file in own.rglob("*") if file.is_file()}
+    found = calibrate(searcher, open_source(queries), max_drop=0.9)
+    assert found.submodel != searcher.encoder.space.full
+    found.save(own)
+    after = {file.name: file.read_bytes() for file in own.rglob("*") if file.is_file()}
+    assert {name for name in before if before[name] != after[name]} == {"manifest.json"}
+    assert verify(own) == []
+    again = Searcher.open(own, device="cpu", dtype="fp32")
+    hits = again.query(image, budget="auto")
+    assert hits.submodel == found.submodel
+    assert [hit.key for hit in hits] == [hit.key for hit in searcher.query(image, budget=found.submodel)]
+    calibration = again.index.manifest.calibration
+    assert calibration == {**found.record(), "rows": 40}
+
+
+def test_it_stays_while_rows_come_and_go_but_not_in_a_merge(own: Path, queries: Path, tmp_path: Path) -> None:
+    searcher = Searcher.open(own, device="cpu", dtype="fp32")
+    calibrate(searcher, open_source(queries), max_drop=0.9).save(own)
+    kept = Index.open(own).manifest.calibration
+    remove(own, lambda index: np.arange(len(index)) < 3, command="")
+    assert Index.open(own).manifest.calibration == kept
+    gather([own], own, command="")
+    assert Index.open(own).manifest.calibration == kept
+    other = shutil.copytree(own, tmp_path / "other.index")
+    remove(own, lambda index: np.arange(len(index)) < 20, command="")
+    remove(other, lambda index: np.arange(len(index)) >= 20, command="")
+    gather([own, other], tmp_path / "both.index", command="")
+    assert Index.open(tmp_path / "both.index").manifest.calibration is None
+
+
+def test_too_few_queries_promise_nothing_and_say_how_many_would(searcher: Searcher, queries: Path) -> None:
+    found = calibrate(searcher, open_source(queries), max_drop=0.02)
+    assert found.submodel == searcher.encoder.space.full
+    assert found.share_of_full == 1
+    [(_, only)] = found.comparisons
+    assert only.p_value > 0.05
+    rate = {"loss_rate": only.losses / only.queries, "gain_rate": only.gains / only.queries}
+    assert found.needed == queries_needed(0.02, **rate)
+
+
+@pytest.mark.parametrize("wrong", [{"max_drop": 0}, {"confidence": 1}, {"held_out": 1}, {"max_drop": 1.5}])
+def test_numbers_out_of_range(searcher: Searcher, queries: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be above"):
+        calibrate(searcher, open_source(queries), **{"max_drop": 0.1, **wrong})
