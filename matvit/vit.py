@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from matvit.elastic_vit import MatViT
 from matvit.errors import NonsenseError
+
+if TYPE_CHECKING:
+    from matvit.elastic_vit import MatViT
 
 # Of those that a file can give; where a model is built and of what code is not a file's to say.
 _ARGUMENTS = {name for kind in (VisionTransformer, Eva) for name in inspect.signature(kind).parameters} - {
@@ -69,7 +71,10 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MatViT:
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> "MatViT":
+    # Here: this module is imported while others of the package wait for timm.
+    from matvit.elastic_vit import MatViT
+
     return build_model_with_cfg(
         MatViT,
         variant,
@@ -81,7 +86,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> MatViT:
 
 
 @register_model
-def matvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> MatViT:
+def matvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> "MatViT":
     """MatViT-Ti/16: 192 wide, 12 layers, 3 heads."""
     return _create(
         "matvit_tiny_patch16_224", pretrained, **{"embed_dim": 192, "depth": 12, "num_heads": 3, **kwargs}
@@ -89,7 +94,7 @@ def matvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> MatViT:
 
 
 @register_model
-def matvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> MatViT:
+def matvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> "MatViT":
     """MatViT-S/16: 384 wide, 12 layers, 6 heads."""
     return _create(
         "matvit_small_patch16_224", pretrained, **{"embed_dim": 384, "depth": 12, "num_heads": 6, **kwargs}
@@ -97,7 +102,7 @@ def matvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> MatViT:
 
 
 @register_model
-def matvit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> MatViT:
+def matvit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> "MatViT":
     """MatViT-B/16: 768 wide, 12 layers, 12 heads."""
     return _create(
         "matvit_base_patch16_224", pretrained, **{"embed_dim": 768, "depth": 12, "num_heads": 12, **kwargs}
@@ -105,7 +110,7 @@ def matvit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> MatViT:
 
 
 @register_model
-def matvit_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> MatViT:
+def matvit_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> "MatViT":
     """MatViT-L/16: 1024 wide, 24 layers, 16 heads."""
     return _create(
         "matvit_large_patch16_224", pretrained, **{"embed_dim": 1024, "depth": 24, "num_heads": 16, **kwargs}
