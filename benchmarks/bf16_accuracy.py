@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from indexes.faiss_kinds.search import nearest
 from retrieval import Encoder, open_source
-from retrieval.batches import batches
+from retrieval.encoding.batches import batches
 
 Vectors = NDArray[np.float32]
 

@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 
 import matvit
-from matvit.device import pick_device, pick_dtype
-from retrieval.batches import batches
-from retrieval.encoder import Encoder
-from retrieval.images import ImageSource, open_source
+from matvit.runtime.device import pick_device, pick_dtype
+from retrieval.encoding.batches import batches
+from retrieval.encoding.encoder import Encoder
+from retrieval.sources.open_images import ImageSource, open_source
 
 
 def write_photos(folder: Path, count: int) -> None:

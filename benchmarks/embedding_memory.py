@@ -26,9 +26,9 @@ from pathlib import Path
 import timm, torch
 import matvit
 from indexes import IndexWriter
-from retrieval import embed
-from retrieval.encoder import Encoder
-from retrieval.images import open_source
+from retrieval.upkeep import embed
+from retrieval.encoding.encoder import Encoder
+from retrieval.sources.open_images import open_source
 
 torch.manual_seed(0)
 model = timm.create_model(

@@ -23,8 +23,8 @@ from PIL import Image
 import matvit  # noqa: F401 (registers the models)
 from indexes import Index
 from retrieval import build_index, open_source
-from retrieval.batches import batches
-from retrieval.encoder import Encoder
+from retrieval.encoding.batches import batches
+from retrieval.encoding.encoder import Encoder
 from retrieval.measuring.evaluate import evaluate
 from retrieval.searcher import Searcher
 

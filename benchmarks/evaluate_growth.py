@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from indexes.disk.vectors import Vectors, write_vectors
 from indexes.faiss_kinds.search import exact
-from indexes.vectors import Vectors, write_vectors
 from retrieval.measuring.metrics.registry import DEPTH
 
 PART = 10_000

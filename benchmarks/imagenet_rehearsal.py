@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 import matvit
-from matvit import recipe
+from matvit.training import recipe
 
 CLASSES = 1000
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import msgpack
 import numpy as np
 
-from matvit.scenic_layout import Layout
+from matvit.weights.scenic.layout import Layout
 
 BASE = Layout(
     width=768,
@@ -50,7 +50,7 @@ CONVERT = """
 import json, resource, sys, time
 from pathlib import Path
 import numpy, timm, torch
-import matvit.scenic
+import matvit.weights.scenic.convert
 import safetensors.torch
 
 def now():
@@ -61,7 +61,7 @@ timm.create_model("vit_tiny_patch16_224", depth=1)  # What the libraries only lo
 before = now()["VmRSS"]
 Path("/proc/self/clear_refs").write_text("5")  # The peak starts again here.
 started = time.perf_counter()
-matvit.scenic.convert(Path(sys.argv[1]), Path(sys.argv[2]))
+matvit.weights.scenic.convert.convert(Path(sys.argv[1]), Path(sys.argv[2]))
 print(json.dumps({"seconds": time.perf_counter() - started, "before": before, "peak": now()["VmHWM"]}))
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/index_kinds.py
 
 Vectors of 384 dimensions in clusters, stored as an index of this project stores them (float16). Each kind
-is built and tuned by `indexes.faiss_kinds.build`, then searched through `indexes.Index`; by hand is
+is built and tuned by `indexes.faiss_kinds.build`, then searched through `indexes.disk.row_search`; by hand is
 `faiss.Index.search` of the very same file with the same parameters, followed, where candidates are ranked
 again, by the few lines of numpy that one would write for it. Both search the same batches in turn, several
 times; printed are medians. The bar is 0.95 x the queries/s by hand.
@@ -22,8 +22,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes import EncoderIdentity, Index, IndexWriter
-from indexes.assembly import Origin
+from indexes import EncoderIdentity, IndexWriter
+from indexes.disk.assembly import Origin
+from indexes.disk.directory import Directory
+from indexes.disk.row_search import RowSearch
 from indexes.faiss_kinds.options import KindOptions
 from indexes.faiss_kinds.search import exact
 
@@ -64,7 +66,7 @@ def build(corpus: Vectors, factory: str, out: Path) -> float:
         return time.perf_counter() - begin
 
 
-def by_hand(index: Index) -> Callable[[Vectors, int], NDArray[np.int64]]:
+def by_hand(index: Directory) -> Callable[[Vectors, int], NDArray[np.int64]]:
     """What one would write without this project."""
     kind = index.manifest.kind
     plain = faiss.read_index(str(index.path / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
@@ -113,10 +115,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "x.index"
             seconds = build(corpus, factory, out)
-            index = Index.open(out)
+            index = Directory.open(out)
+            rows = RowSearch(index)
             kind = index.manifest.kind
             _, truth = exact(queries, index.vectors, 10)
-            found = index.search(queries, 10).rows
+            found = rows.search(queries, 10).rows
             recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(truth, found, strict=True)])
             cells = [
                 kind.factory,
@@ -129,7 +132,7 @@ def main() -> None:
             for batch in (1, 64):
                 some = queries[:64] if factory == "Flat" and batch == 1 else queries
                 ours, plain = [], []
-                runs = [(ours, index.search), (plain, hand)]
+                runs = [(ours, rows.search), (plain, hand)]
                 for _ in range(options.repeats):
                     for speeds, search in runs:
                         speeds.append(queries_per_second(search, some, batch))

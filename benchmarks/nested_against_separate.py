@@ -31,14 +31,15 @@ from torch.utils.data import DataLoader, Dataset
 
 import matvit
 from indexes.faiss_kinds.search import nearest
-from matvit import GRANULARITIES, recipe
-from matvit.device import pick_device
-from matvit.train import Execution, Hooks, train
-from retrieval.labelled import LabelledImages
+from matvit import GRANULARITIES
+from matvit.runtime.device import pick_device
+from matvit.training import recipe
+from matvit.training.train import Execution, Hooks, train
+from retrieval.measuring.during_training import open_data
 from retrieval.measuring.estimate import Share
 from retrieval.showing.figures import plot_curve
 from retrieval.showing.series import Series
-from retrieval.training import open_data
+from retrieval.sources.labelled import LabelledImages
 
 Row = dict[str, Any]
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 import matvit
-from matvit.device import autocast, pick_device, pick_dtype
-from matvit.objectives import NestedTask, criterion_for
+from matvit.runtime.device import autocast, pick_device, pick_dtype
+from matvit.training.objectives import NestedTask, criterion_for
 
 BARS = {("joint", "plain"): 2.9, ("joint", "masked"): 0.70, ("sampled", "plain"): 0.72}
 """Largest ratio of time that is good enough."""

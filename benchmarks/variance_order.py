@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 import matvit
-from matvit.elastic_vit import refitted
-from matvit.elasticize import ready
-from matvit.nested import hidden_of, output_of, take_units
-from matvit.refits import named_ffns
-from retrieval.encoder import Encoder
+from matvit.refitting.first_pass import ready
+from matvit.vision.elastic_vit import refitted
+from matvit.vision.ffn import hidden_of, output_of, take_units
+from matvit.vision.refits import named_ffns
+from retrieval.encoding.encoder import Encoder
 from retrieval.learning.drawn_images import DrawnImages
 
 

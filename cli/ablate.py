@@ -11,10 +11,10 @@ from cli.output import command_line, percent, print_json, print_table, say, si
 from cli.progress import progress
 
 if TYPE_CHECKING:
-    from retrieval.ablation import Searched
-    from retrieval.images import ImageSource
+    from retrieval.measuring.ablation import Searched
     from retrieval.measuring.estimate import Estimate
     from retrieval.searcher import Searcher
+    from retrieval.sources.open_images import ImageSource
 
 SEARCH_QUERIES = 4000
 
@@ -52,10 +52,10 @@ def ablate(
 
     Example: matvit ablate photos/test -i photos.index -o results/ --search 50
     """
-    from retrieval.ablation import compare_orders, orders
-    from retrieval.images import open_source
+    from retrieval.measuring.ablation import compare_orders, orders
     from retrieval.measuring.evaluate import evaluate
     from retrieval.searcher import Searcher
+    from retrieval.sources.open_images import open_source
 
     if search:
         _require_optuna()
@@ -94,8 +94,8 @@ def ablate(
         if searched:
             print_table([_columns(searcher, each) for each in searched])
     if output:
-        from matvit.atomic import write_text
-        from retrieval.csv_table import write_csv
+        from matvit.files.atomic import write_text
+        from retrieval.showing.csv_table import write_csv
         from retrieval.showing.figures import plot_orders
 
         write_csv(output / "orders.csv", by_order)
@@ -109,7 +109,7 @@ def ablate(
 
 
 def _search(searcher: "Searcher", source: "ImageSource", evaluations: int, seed: int) -> "list[Searched]":
-    from retrieval.ablation import Queries, search
+    from retrieval.measuring.ablation import Queries, search
 
     with progress() as bar:
         seen, others = Queries.read(searcher, source, most=SEARCH_QUERIES, progress=bar).halves()

@@ -13,7 +13,7 @@ def alone_in_output(command: Command) -> Command:
     """Keep others from the folder `output`, if there is one; it is made if missing."""
 
     def lock(folder: Path) -> AbstractContextManager[None]:
-        from matvit.lock import exclusive_inside
+        from matvit.files.lock import exclusive_inside
 
         return exclusive_inside(folder)
 
@@ -24,7 +24,7 @@ def alone_at_output(command: Command) -> Command:
     """Keep others from the file or directory `output`, which the command replaces as a whole."""
 
     def lock(place: Path) -> AbstractContextManager[None]:
-        from matvit.lock import exclusive
+        from matvit.files.lock import exclusive
 
         return exclusive(place)
 

@@ -12,9 +12,9 @@ from cli.output import percent, print_json, print_table, say
 from cli.progress import progress
 
 if TYPE_CHECKING:
-    from matvit.bench import Result
-    from matvit.profile import Profile
-    from matvit.submodel import Submodel
+    from matvit.engines.compare import Result
+    from matvit.submodels.profile import Profile
+    from matvit.submodels.submodel import Submodel
 
 
 def bench(
@@ -55,10 +55,10 @@ def bench(
     """
     import torch
 
-    from matvit.bench import compare, engines, open_model
-    from matvit.budget import resolve
-    from matvit.device import pick_device
-    from matvit.latency import measure, setting_here
+    from matvit.engines.compare import compare, engines, open_model
+    from matvit.runtime.device import pick_device
+    from matvit.runtime.latency import measure, setting_here
+    from matvit.submodels.budget import resolve
 
     place = pick_device(device)
     if threads:
@@ -99,7 +99,7 @@ def bench(
             of_size = [result for result in results if result.batch_size == size]
             print_table(_table(of_size, submodels), title=f"batch of {size}")
     if csv:
-        from retrieval.csv_table import write_csv
+        from retrieval.showing.csv_table import write_csv
 
         write_csv(csv, records)
         say(f"kept: {csv}")

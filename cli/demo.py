@@ -36,11 +36,11 @@ def demo(
     Example: matvit demo
     """
     from indexes.faiss_kinds.search import require_faiss
-    from matvit.checkpoint import SHIPPED
-    from matvit.device import pick_device, pick_dtype
-    from matvit.lock import INSIDE
-    from retrieval.digits import write_digits
+    from matvit.files.lock import INSIDE
+    from matvit.runtime.device import pick_device, pick_dtype
+    from matvit.weights.checkpoint import SHIPPED
     from retrieval.errors import OutputExistsError
+    from retrieval.sources.digits import write_digits
 
     # Whatever would stop the demo halfway is better known before anything is written.
     require_faiss()
@@ -60,12 +60,12 @@ def _show(
     checkpoint: Path, corpus: Path, queries: Path, place: Path, device: str, dtype: str, json: bool
 ) -> None:
     from indexes import Index
-    from retrieval.embed import build_index
-    from retrieval.encoder import Encoder
-    from retrieval.images import open_source
+    from retrieval.encoding.encoder import Encoder
     from retrieval.measuring.evaluate import evaluate
     from retrieval.searcher import Searcher
     from retrieval.showing.contact_sheet import contact_sheet
+    from retrieval.sources.open_images import open_source
+    from retrieval.upkeep.embed import build_index
 
     encoder = Encoder.open(checkpoint, device=device, dtype=dtype)
     images = open_source(corpus)

@@ -1,7 +1,6 @@
 """`matvit index build` and `add`: images in."""
 
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
     from indexes.faiss_kinds.options import KindOptions
-    from matvit.distributed import Processes
-    from retrieval.images import ImageSource
+    from matvit.runtime.processes import Processes
+    from retrieval.sources.open_images import ImageSource
 
 Model = Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)]
@@ -49,9 +48,9 @@ def build(
 
     Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
     """
-    from indexes.prefixes import check_prefix
-    from matvit.distributed import joined
-    from retrieval.images import open_source
+    from indexes.disk.key_prefixes import check_prefix
+    from matvit.runtime.processes import joined
+    from retrieval.sources.open_images import open_source
 
     check_prefix(key_prefix or "")
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
@@ -99,13 +98,13 @@ def add(
     Example: matvit index add photos/ -i photos.index --prune
     """
     from indexes import Index
-    from indexes.change import note_excludes, remove
+    from indexes.change import note_excludes
+    from indexes.disk.key_prefixes import check_prefix, known_source
     from indexes.faiss_kinds.options import AUTO
-    from indexes.prefixes import check_prefix, known_source
-    from matvit.distributed import joined
-    from retrieval.images import location_of, open_source
-    from retrieval.known import Known
+    from matvit.runtime.processes import joined
     from retrieval.searcher import model_of
+    from retrieval.sources.open_images import location_of, open_source
+    from retrieval.upkeep.known_files import Known, in_use
 
     check_prefix(key_prefix or "")
     with joined(device) as where:
@@ -136,17 +135,16 @@ def add(
             if where[0].is_first and source.excludes != remembered:
                 note_excludes(index, place, source.excludes)
     if where[0].is_first:
-        if len(gone):
-            latest = Index.open(index)  # whose rows may have followed files that moved
-            gone = latest.rows["path"].filter(latest.from_files(gone)).unique()
+        if gone:
+            gone = in_use(opened.reopened(), gone)  # Its rows may have followed files that moved.
         if known.doubts:
             reasons = ", ".join(f"{count} {reason}" for reason, count in known.doubts.most_common(5))
             say(f"{known.doubts.total()} files may be gone or not, and keep their rows: {reasons}")
         for files, what in ((gone, "gone"), (excluded, "excluded")):
-            if len(files) and prune:
-                count = remove(index, partial(Index.from_files, paths=files), command=command_line())
+            if files and prune:
+                count = opened.remove_files(files, command=command_line())
                 say(f"{count} rows removed whose files are {what}")
-            elif len(files):
+            elif files:
                 say(f"{len(files)} files are {what}: --prune removes their rows")
     if json and where[0].is_first:
         _print_counts(index)
@@ -165,10 +163,10 @@ def _embed(
     dtype: str,
     extends: bool = False,
 ) -> None:
-    from indexes.rows import read_failures
-    from matvit.progress import silent
-    from retrieval.embed import build_index
-    from retrieval.encoder import Encoder
+    from indexes.disk.rows import read_failures
+    from matvit.runtime.progress import silent
+    from retrieval.encoding.encoder import Encoder
+    from retrieval.upkeep.embed import build_index
 
     if source.excluded and where[0].is_first:
         say(f"{source.excluded} files and folders are excluded")
@@ -203,7 +201,7 @@ def _embed(
 
 
 def _print_counts(index: Path) -> None:
-    from indexes.manifest import read_manifest
+    from indexes.disk.manifest import read_manifest
 
     manifest = read_manifest(index)
     found, failures = manifest.ntotal - manifest.removed, manifest.files["failures.parquet"].rows

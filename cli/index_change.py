@@ -33,14 +33,13 @@ def remove(
 
     Example: matvit index remove photos.index --where "label = 'blurred'"
     """
-    from indexes.change import remove as mark_removed
+    from indexes import Index
 
     if bool(keys) == bool(where):
         raise typer.BadParameter("say which rows: by key, or by --where")
-    count = mark_removed(
-        index,
-        lambda opened: opened.matching(where) if where else opened.with_keys(keys or []),
-        command=command_line(),
+    opened, command = Index.open(index), command_line()
+    count = (
+        opened.remove_where(where, command=command) if where else opened.remove(keys or [], command=command)
     )
     say(f"{count} rows removed: {index}")
 
@@ -113,7 +112,7 @@ def relocate(
 
     Example: matvit index relocate photos.index /mnt/old/photos /mnt/new/photos
     """
-    from retrieval.relocation import relocate_index
+    from retrieval.upkeep.relocation import relocate_index
 
     with progress() as bar:
         moved, kept = relocate_index(

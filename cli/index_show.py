@@ -1,8 +1,8 @@
 """`matvit index info` and `verify`: what is there, and whether it is whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,60 +19,15 @@ def info(index: Index, json: options.Json = False) -> None:
     Example: matvit index info photos.index
     """
     from indexes import Index
-    from matvit.device import pick_device
+    from matvit.runtime.device import pick_device
 
     opened = Index.open(index)
-    manifest = opened.manifest
-    kind = manifest.kind
-    facts = {
-        "images": len(opened),
-        "removed": manifest.removed,
-        "not readable": manifest.files["failures.parquet"].rows,
-        "exact duplicates": opened.duplicates,
-        "classes": len(manifest.classes),
-        "columns": ", ".join(opened.rows.column_names),
-        "sources": ", ".join(manifest.sources),
-        "key prefixes": _prefixes(manifest.key_prefixes),
-        "excluded": _excludes(manifest.excludes),
-        "model": manifest.encoder.architecture,
-        "weights sha256": manifest.encoder.weights_sha256,
-        "checkpoint": manifest.checkpoint,
-        "dimensions": manifest.encoder.embed_dim,
-        "pooling": manifest.encoder.pooling,
-        "projection": manifest.encoder.projection,
-        "metric": manifest.metric,
-        "kind": kind.factory,
-        "parameters": kind.parameters,
-        "rerank": kind.rerank,
-        "recall": kind.recall,
-        "query ms": kind.query_ms,
-        "bytes a vector": round(kind.bytes_per_vector, 1),
-        "budget auto": _auto(manifest.calibration, len(opened)),
-        "search": opened.use(str(pick_device("auto"))),
-        "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "created": manifest.created,
-        "command": manifest.command,
-    }
+    opened.use(str(pick_device("auto")))
+    facts = opened.facts()
     if json:
         print_json(facts)
     else:
         print_table([{"": name, " ": str(value)} for name, value in facts.items()])
-
-
-def _prefixes(key_prefixes: Mapping[str, str]) -> str | None:
-    return ", ".join(f"{source}: {prefix}" for source, prefix in key_prefixes.items()) or None
-
-
-def _excludes(excludes: Mapping[str, Sequence[str]]) -> str | None:
-    return "; ".join(f"{source}: {', '.join(globs)}" for source, globs in excludes.items()) or None
-
-
-def _auto(calibration: Mapping[str, Any] | None, rows: int) -> str | None:
-    if calibration is None:
-        return None
-    promise = f"{calibration['submodel']}, to lose less than {100 * calibration['max_drop']:g} points"
-    before = calibration["rows"]
-    return promise + (f"; calibrated when there were {before} images" if before != rows else "")
 
 
 def verify(
@@ -93,8 +48,8 @@ def verify(
         problems = problems_of(index, progress=bar)
     answer: dict[str, object] = {}
     if rows and not problems:
-        from retrieval.reembed import reembed
         from retrieval.searcher import Searcher
+        from retrieval.upkeep.reembed import reembed
 
         with progress() as bar:
             searcher = Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar)
@@ -115,6 +70,17 @@ def verify(
     if problems:
         raise typer.Exit(1)
     say(f"{index}: every file is as it was written")
+
+
+def _increments(advance: Callable[[int], None]) -> Callable[[str, int, int | None], None]:
+    before = 0
+
+    def tell(_: str, done: int, __: int | None) -> None:
+        nonlocal before
+        advance(done - before)
+        before = done
+
+    return tell
 
 
 COMMANDS = (info, verify)

@@ -149,7 +149,7 @@ def _one_line(error: Exception) -> str:
 
 def _is_full(error: BaseException | None) -> bool:
     """Whether a disk that is full is behind an error; libraries in Rust have just the number, in words."""
-    from indexes.files import FULL
+    from indexes.disk.durable import FULL
 
     if error is None:
         return False

@@ -76,7 +76,7 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    from indexes.files import written_whole
+    from indexes.disk.durable import written_whole
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(target) as file:
@@ -103,7 +103,7 @@ def _require_kernel() -> None:
 def _execute(source: Path, target: Path) -> None:
     """Run a notebook in a kernel of this very Python and write it with its outputs, or write nothing."""
     _require_kernel()
-    from matvit.lock import exclusive
+    from matvit.files.lock import exclusive
 
     with exclusive(target):
         _refuse_existing(target)
@@ -121,7 +121,7 @@ def _run(source: Path, target: Path) -> None:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    from matvit.atomic import whole_file
+    from matvit.files.atomic import whole_file
 
     content = nbformat.read(source, as_version=4)
     code = [cell for cell in content.cells if cell.cell_type == "code" and cell.source.strip()]

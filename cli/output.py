@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from retrieval.sample import Failure
+    from retrieval.sources.sample import Failure
 
 
 def console_on(**where: Any) -> Console:

@@ -66,7 +66,7 @@ def plan(
 
     Example: matvit plan --index photos.index --measure
     """
-    from matvit.budget import is_time
+    from matvit.submodels.budget import is_time
     from retrieval.measuring.plan import model_of
     from retrieval.measuring.plan import plan as run
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from retrieval.sample import Failure
     from retrieval.searcher import Hit, Hits
+    from retrieval.sources.sample import Failure
 
 SHEETS = (".png", ".pdf", ".svg", ".html")
 SHEET_ROWS = 50
@@ -87,8 +87,8 @@ def query(
     Example: matvit query --key 2019/cat.jpg -i photos.index --where "year > 2019" --paths
     """
     from retrieval.errors import UnreadableImageError
-    from retrieval.sample import Failure
     from retrieval.searcher import Searcher
+    from retrieval.sources.sample import Failure
 
     images = images or []
     stream = images == ["-"]
@@ -121,7 +121,7 @@ def query(
         hits = searcher.query_key(row_key, **how)
         show(row_key, hits)
         if sheet and len(drawn) < SHEET_ROWS:
-            drawn.append((row_key, searcher.row(row_key), hits))
+            drawn.append((row_key, searcher.hit(row_key), hits))
     if vectors:
         try:
             found = searcher.query_vectors(_vectors(vectors), **how)
@@ -173,8 +173,8 @@ def _between_nulls() -> Iterator[bytes]:
 def _files(images: list[str]) -> "Iterator[str | Failure]":
     """The images named, those of a folder one by one, and folders in it that cannot be listed."""
     from retrieval.errors import ImageSourceError
-    from retrieval.folders import find_images
-    from retrieval.sample import Failure
+    from retrieval.sources.folders import find_images
+    from retrieval.sources.sample import Failure
 
     for image in images:
         if Path(image).is_dir():
@@ -217,7 +217,7 @@ def show_hits(query: str, hits: "Hits", limit: int | None = None) -> None:
         for hit in hits.hits[:limit]
     ]
     encoded = f"{hits.submodel}, {si(hits.macs)} MACs; " if hits.submodel else ""
-    title = f"{query}: {encoded}{hits.how}"
+    title = f"{query}: {encoded}{hits.searched}"
     if rows:
         print_table(rows, title=title)
     else:

@@ -46,8 +46,8 @@ def scenic(
 
     Example: matvit import scenic matvit-b16-in1k -o matvit-b16
     """
-    from matvit.published import obtain
-    from matvit.scenic import facts
+    from matvit.weights.published import obtain
+    from matvit.weights.scenic.convert import facts
 
     with progress() as bar:
         obtain(source, out, classifier=classifier, progress=bar)

@@ -101,13 +101,13 @@ def run(
     **how: Any,
 ) -> None:
     """Train with progress on screen; arguments as those of the command."""
-    from matvit import distributed
-    from matvit import recipe as recipes
-    from matvit.device import pick_dtype
-    from matvit.progress import silent
-    from matvit.train import Execution, Hooks
-    from matvit.train import train as run_recipe
-    from retrieval.training import accuracy_evaluation, open_data
+    from matvit.runtime import processes as distributed
+    from matvit.runtime.device import pick_dtype
+    from matvit.runtime.progress import silent
+    from matvit.training import recipe as recipes
+    from matvit.training.train import Execution, Hooks
+    from matvit.training.train import train as run_recipe
+    from retrieval.measuring.during_training import accuracy_evaluation, open_data
 
     file = recipes.find(recipe)
     settings = recipes.read(file)

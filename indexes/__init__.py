@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from indexes.disk.manifest import EncoderIdentity, FileEntry, Manifest
+    from indexes.disk.verify import verify
+    from indexes.disk.writer import IndexWriter
     from indexes.errors import (
         DuplicateKeyError,
         EmptyIndexError,
@@ -26,17 +29,17 @@ if TYPE_CHECKING:
         WrongEncoderError,
     )
     from indexes.index import Index
-    from indexes.manifest import EncoderIdentity, FileEntry, Manifest
-    from indexes.store import IndexWriter
-    from indexes.verification import verify
+    from indexes.store import Entry, Found, Store, StoreWriter
 
 __all__ = [
     "DuplicateKeyError",
     "EmptyIndexError",
     "EncoderIdentity",
+    "Entry",
     "FaissConflictError",
     "FileEntry",
     "FilterError",
+    "Found",
     "Index",
     "IndexBusyError",
     "IndexDamagedError",
@@ -50,18 +53,24 @@ __all__ = [
     "MissingFaissError",
     "PlanChangedError",
     "RelocationError",
+    "Store",
+    "StoreWriter",
     "UnknownKeyError",
     "WrongEncoderError",
     "verify",
 ]
 
 _HOME = {
-    "EncoderIdentity": "manifest",
-    "FileEntry": "manifest",
+    "EncoderIdentity": "disk.manifest",
+    "Entry": "store",
+    "FileEntry": "disk.manifest",
+    "Found": "store",
     "Index": "index",
-    "IndexWriter": "store",
-    "Manifest": "manifest",
-    "verify": "verification",
+    "IndexWriter": "disk.writer",
+    "Manifest": "disk.manifest",
+    "Store": "store",
+    "StoreWriter": "store",
+    "verify": "disk.verify",
 }
 
 

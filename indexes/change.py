@@ -10,25 +10,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes.assembly import Origin, assemble, check_counts, link
+from indexes.disk.assembly import Origin, assemble, check_counts, link
+from indexes.disk.directory import Directory
+from indexes.disk.durable import sha256_of
+from indexes.disk.key_prefixes import with_prefix
+from indexes.disk.manifest import FileEntry, Manifest
+from indexes.disk.rows import concatenate, count, read_failures, read_rows, write_table
+from indexes.disk.schema import Calibration, checked
+from indexes.disk.staging import Staging
+from indexes.disk.vectors import read_vectors, write_vectors
 from indexes.errors import EmptyIndexError, IndexDamagedError
 from indexes.faiss_kinds.factory import training_rows
 from indexes.faiss_kinds.options import AUTO, KindOptions
-from indexes.files import sha256_of
-from indexes.index import Index
-from indexes.manifest import FileEntry, Manifest
 from indexes.merging import prefixes_of
-from indexes.prefixes import with_prefix
 from indexes.progress import Progress, silent
-from indexes.rows import concatenate, count, read_failures, read_rows, write_table
-from indexes.schema import Calibration, checked
-from indexes.staging import Staging
-from indexes.vectors import read_vectors, write_vectors
 
 _log = logging.getLogger(__name__)
 
 
-def remove(path: Path, choose: Callable[[Index], NDArray[np.bool_]], *, command: str) -> int:
+def remove(path: Path, choose: Callable[[Directory], NDArray[np.bool_]], *, command: str) -> int:
     """Mark rows as removed: no search finds them, and nothing counts them. `compact` frees their space.
 
     Args:
@@ -45,7 +45,7 @@ def remove(path: Path, choose: Callable[[Index], NDArray[np.bool_]], *, command:
         IndexDamagedError: There is no whole index.
     """
     with Staging(path, replaces=True) as staging:
-        index = Index.open(path)
+        index = Directory.open(path)
         chosen = np.flatnonzero(choose(index) & index.live)
         if len(chosen) == len(index):
             raise EmptyIndexError(f"that is every row of {path}: remove the directory instead")
@@ -89,7 +89,7 @@ def gather(
         IndexReplacedError: One was replaced meanwhile.
     """
     with Staging(out, replaces=out in paths) as staging:
-        indexes = [Index.open(path) for path in paths]
+        indexes = [Directory.open(path) for path in paths]
         first = indexes[0].manifest
         for index in indexes:
             first.require_encoder(index.manifest.encoder)
@@ -132,7 +132,7 @@ def note_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
 
     Args:
         path: The index.
-        calibration: See `indexes.schema.Calibration`, but for the `rows`.
+        calibration: See `indexes.disk.schema.Calibration`, but for the `rows`.
 
     Raises:
         ValueError: It is no such record.
@@ -147,10 +147,10 @@ def note_excludes(path: Path, source: str, globs: Sequence[str]) -> None:
     _note(path, lambda index: {"excludes": {**index.manifest.excludes, source: list(globs)}})
 
 
-def _note(path: Path, facts: Callable[[Index], dict[str, Any]]) -> None:
+def _note(path: Path, facts: Callable[[Directory], dict[str, Any]]) -> None:
     """Change what the manifest of an index says of where it comes from, and nothing else."""
     with Staging(path, replaces=True) as staging:
-        index = Index.open(path)
+        index = Directory.open(path)
         assemble(
             staging,
             index.vector_files,
@@ -188,7 +188,9 @@ def origin_of(manifests: Sequence[Manifest], command: str, prefixes: Sequence[st
     )
 
 
-def _live_parts(index: Index, folder: Path, known: dict[Path, FileEntry], prefix: str = "") -> Iterator[Path]:
+def _live_parts(
+    index: Directory, folder: Path, known: dict[Path, FileEntry], prefix: str = ""
+) -> Iterator[Path]:
     """The parts of an index without their removed rows, in a new folder: links, or copies where some are.
 
     Args:
@@ -241,7 +243,7 @@ class Relocation:
     excludes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def relocate(path: Path, where: Callable[[Index], Relocation], *, command: str) -> None:
+def relocate(path: Path, where: Callable[[Directory], Relocation], *, command: str) -> None:
     """Write down where the files of an index are now. Vectors and keys stay as they are.
 
     Args:
@@ -254,7 +256,7 @@ def relocate(path: Path, where: Callable[[Index], Relocation], *, command: str) 
         IndexDamagedError: There is no whole index, or rows are not as they were written.
     """
     with Staging(path, replaces=True) as staging:
-        index = Index.open(path)
+        index = Directory.open(path)
         now = where(index)
         staging.scratch.mkdir()
         known: dict[Path, FileEntry] = {}
@@ -273,7 +275,7 @@ def relocate(path: Path, where: Callable[[Index], Relocation], *, command: str) 
 
 
 def _relocated_parts(
-    index: Index, folder: Path, known: dict[Path, FileEntry], files: Mapping[str, tuple[str, str]]
+    index: Directory, folder: Path, known: dict[Path, FileEntry], files: Mapping[str, tuple[str, str]]
 ) -> Iterator[Path]:
     written = index.files
     for file in index.vector_files:

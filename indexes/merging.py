@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexes.disk.directory import Directory
+from indexes.disk.key_prefixes import free_prefix, with_prefix
+from indexes.disk.rows import read_failures
 from indexes.errors import DuplicateKeyError
-from indexes.index import Index
-from indexes.prefixes import free_prefix, with_prefix
-from indexes.rows import read_failures
 
 
-def prefixes_of(indexes: Sequence[Index]) -> list[str]:
+def prefixes_of(indexes: Sequence[Directory]) -> list[str]:
     """What to put before the keys of each index, so that all are different: nothing where they are.
 
     What could not be embedded has a key, too: of two failures of one name, neither may hide the other.
@@ -24,7 +24,7 @@ def prefixes_of(indexes: Sequence[Index]) -> list[str]:
     prefixes: list[str] = []
     taken: list[pa.ChunkedArray] = []
     for i, index in enumerate(indexes):
-        own = [index.live_rows, read_failures(index.path / "failures.parquet")]
+        own = [index.live_rows(["key"]), read_failures(index.path / "failures.parquet")]
         prefix = ""
         if any(pc.any(pc.is_in(table["key"], keys)).as_py() for table in own for keys in taken):
             for earlier in indexes[:i]:
@@ -35,10 +35,10 @@ def prefixes_of(indexes: Sequence[Index]) -> list[str]:
     return prefixes
 
 
-def _refuse_shared(one: Index, other: Index) -> None:
-    both = pc.is_in(other.live_rows["key"], one.live_rows["key"])
-    candidates = other.live_rows.filter(both)
-    images = set(_images(one.live_rows.filter(pc.is_in(one.live_rows["key"], candidates["key"]))))
+def _refuse_shared(one: Directory, other: Directory) -> None:
+    ours, theirs = (index.live_rows(["key", "path", "content"]) for index in (one, other))
+    candidates = theirs.filter(pc.is_in(theirs["key"], ours["key"]))
+    images = set(_images(ours.filter(pc.is_in(ours["key"], candidates["key"]))))
     for key, path, content in _images(candidates):
         if (key, path, content) in images:
             raise DuplicateKeyError(

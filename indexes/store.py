@@ -1,145 +1,223 @@
-"""Building an index part by part, in work that goes on after a crash."""
+"""Where a corpus lives: what every kind of store can do, in keys, conditions and vectors.
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+How a store numbers its rows is its own affair. A directory, `indexes.Index`, is the first kind.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexes.assembly import Origin, assemble, link
-from indexes.errors import PlanChangedError
-from indexes.faiss_kinds.options import AUTO, KindOptions
-from indexes.files import sync_directory, written_whole
-from indexes.index import Index
-from indexes.lock import helping
-from indexes.manifest import FORMAT_VERSION, READ_VERSIONS, EncoderIdentity, Manifest
-from indexes.prefixes import with_prefix
-from indexes.progress import Progress, silent
-from indexes.rows import (
-    concatenate,
-    count,
-    failures_table,
-    read_failures,
-    read_rows,
-    rows_table,
-    write_table,
-)
-from indexes.schema import checked
-from indexes.staging import PLAN, Staging
-from indexes.vectors import write_vectors
+from indexes.disk.assembly import Origin
+from indexes.disk.manifest import Manifest
+from indexes.faiss_kinds.options import KindOptions
+from indexes.progress import Progress
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """The contents of `plan.json`."""
+class Entry(NamedTuple):
+    """What a store says of one image.
 
-    format_version: int
-    encoder: EncoderIdentity
-    parts: list[tuple[str, str]]
-
-
-class IndexWriter:
-    """Builds an index, or adds to one, part by part. A context manager: inside it, nobody else writes it.
-
-    Leaving without `commit`, by an error or by being killed, keeps the finished parts for the next attempt.
-    Several processes may share the work: one writer that plans and commits, and helpers, which plan the same
-    after it and write other parts.
-
-    Args:
-        out: The index.
-        identity: The encoder whose vectors will be written.
-        extends: Whether `out` is there already and gets more rows; else it must not exist.
-        helps: Whether this is a helper.
-
-    Raises:
-        IndexNameError: `out` is not UTF-8.
-        IndexExistsError: On entering: `out` exists, and is not to be extended.
-        IndexBusyError: On entering: another process is writing it.
-        IndexDamagedError: On entering: there is no whole index to extend.
-        WrongEncoderError: On entering: the index to extend was made by another encoder.
+    Attributes:
+        key: Its name in the corpus.
+        path: The image file, or the shard or parquet file that holds it.
+        label: Its class, where the corpus has one.
     """
 
-    def __init__(
-        self, out: Path, identity: EncoderIdentity, *, extends: bool = False, helps: bool = False
-    ) -> None:
-        self._staging = Staging(out, replaces=extends)
-        self._done = self._staging.folder / "parts"
-        self._failures = self._staging.folder / "failures"
-        self._plan_file = self._staging.folder / PLAN
-        self._identity = identity
-        self._extends, self._helps = extends, helps
-        self._parts: list[tuple[str, str]] = []
-        self._held = ExitStack()
-        self.base: Index | None = None
+    key: str
+    path: str
+    label: str | None
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(helping(self._staging.folder) if self._helps else self._staging)
-            if self._extends:
-                self.base = Index.open(self._staging.out)
-                self.base.manifest.require_encoder(self._identity)
-            for folder in (self._done, self._failures):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._held = stack.pop_all()
-        return self
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        scores: Cosines, Q x k, best first.
+        entries: Of every query its k images, best first.
+        searched: What was searched, for people.
+    """
+
+    scores: NDArray[np.float32]
+    entries: list[list[Entry]]
+    searched: str
+
+
+class Store(Protocol):
+    """A corpus as it was when it was opened, which any number of threads may search.
+
+    What others change meanwhile is seen by whoever opens it anew: see `is_current` and `reopened`.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where it is, for messages and commands."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What made it."""
+
+    def __len__(self) -> int:
+        """Images that can be found."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether `search` finds just what `exact` does."""
+
+    @property
+    def duplicates(self) -> int:
+        """How many images that can be found are the very bytes of an earlier one."""
+
+    def search(self, queries_QD: NDArray[np.floating], k: int, where: str | None = None) -> Found:
+        """Find the images whose vectors have the largest inner product with each query.
+
+        Args:
+            queries_QD: L2-normalised by the caller, so that scores are cosines; nothing is normalised here.
+            k: Images a query, at least 1. So many are found wherever there are so many.
+            where: Which images to search among, a condition as `indexes.filters` understands it; None is all.
+
+        Raises:
+            ValueError: Queries of the wrong shape or not finite, or k below 1.
+            FilterError: The condition cannot be understood.
+            IndexReplacedError: The corpus was replaced since it was opened, and what is gone is needed.
+        """
+
+    def exact(
+        self, queries_QD: NDArray[np.floating], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """As `search`, of all images, each of which is compared: for measurements, with very many neighbours.
+
+        Returns:
+            Scores and positions in `entries`, Q x k, best first. An `Entry` for each of them would take
+            longer than to find them.
+
+        Raises:
+            ValueError: As `search`.
+            IndexReplacedError: As `search`.
+        """
+
+    def entries(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """What is known of all images that can be found, in the order in which `blocks` gives their vectors.
+
+        Args:
+            columns: Names, of which those that the corpus lacks are left out; None is all there are. Every
+                corpus has key, path and label, and all hold text.
+        """
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The vectors of all images that can be found, (n, D) at a time.
+
+        Raises:
+            IndexReplacedError: As `search`.
+        """
+
+    def fetch(self, keys: Collection[str]) -> list[Entry]:
+        """The images with these keys, in the order given.
+
+        Raises:
+            UnknownKeyError: No image that can be found has one of them.
+        """
+
+    def vectors_of(self, keys: Collection[str]) -> NDArray[np.float32]:
+        """Their vectors, (N, D), in the order given.
+
+        Raises:
+            UnknownKeyError: As `fetch`.
+            IndexReplacedError: As `search`.
+        """
+
+    def sound_vectors_of(self, keys: Collection[str]) -> NDArray[np.float32]:
+        """The same, to be written elsewhere: damage must not be sealed as sound.
+
+        Raises:
+            UnknownKeyError: As `fetch`.
+            IndexDamagedError: They are not as they were written.
+            IndexReplacedError: As `search`.
+        """
+
+    def failures(self) -> pa.Table:
+        """Key and reason of every image that could not be embedded."""
+
+    def used_keys(self) -> pa.ChunkedArray:
+        """Keys that new sources had better keep off: of all images, of those that failed, and, as long as the
+        store knows, of those that were removed, whose file may come back."""
+
+    def remove(self, keys: Collection[str], *, command: str) -> int:
+        """Let images with these keys be found no more by whoever opens the corpus from now on.
+
+        Args:
+            keys: Of images that can be found.
+            command: What was run.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            UnknownKeyError: As `fetch`; nothing is removed.
+            EmptyIndexError: None would be left; nothing is removed.
+            IndexBusyError: Another process is writing the corpus.
+            IndexDamagedError: It is no longer whole.
+        """
+
+    def remove_where(self, where: str, *, command: str) -> int:
+        """The same by a condition, which may be true of none; raises FilterError, too."""
+
+    def remove_files(self, paths: Collection[str], *, command: str) -> int:
+        """The same by the files that images come from, of which none need be in the corpus."""
+
+    def use(self, device: str) -> str:
+        """Search on a device from now on, where the store can.
+
+        Args:
+            device: As torch names it.
+
+        Returns:
+            What searches from now on, and where.
+        """
+
+    def facts(self) -> Mapping[str, Any]:
+        """What there is to tell of the corpus: counts, what made it, and what searches it."""
+
+    def is_current(self) -> bool:
+        """Whether the corpus still is what was opened."""
+
+    def reopened(self) -> Self:
+        """The corpus as it is now.
+
+        Raises:
+            IndexDamagedError: It is no longer whole.
+        """
+
+
+class StoreWriter(Protocol):
+    """Makes a corpus, or adds to one, part by part. A context manager: inside it, nobody else writes it.
+
+    Leaving without `commit`, by an error or by being killed, keeps the finished parts for the next attempt.
+    """
+
+    @property
+    def base(self) -> Store | None:
+        """The corpus that is added to; None of a new one."""
+
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        self._held.close()
+    ) -> None: ...
 
     def plan(self, parts: Sequence[tuple[str, str]]) -> None:
-        """Say what the parts are, before any work.
-
-        Parts that an earlier attempt finished are kept where encoder, name and fingerprint are unchanged.
-
-        Args:
-            parts: Name and fingerprint of every part, in the order of the index's rows.
-
-        Raises:
-            PlanChangedError: This is a helper, and the writer planned something else.
-        """
-        self._parts = list(parts)
-        plan = _Plan(format_version=FORMAT_VERSION, encoder=self._identity, parts=self._parts)
-        before = self._planned_before()
-        if self._helps:
-            if before != self._parts:
-                raise PlanChangedError("the images changed while this began: start again")
-            return
-        kept = {
-            f"part-{i:05d}"
-            for i, (old, new) in enumerate(zip(before, self._parts, strict=False))
-            if old == new
-        }
-        # What is stale goes before the new plan could vouch for it.
-        for folder in (self._done, self._failures):
-            for file in folder.iterdir():
-                if file.stem not in kept:
-                    file.unlink()
-            sync_directory(folder)
-        with written_whole(self._plan_file) as written:
-            written.write(json.dumps(asdict(plan)).encode())
-        sync_directory(self._staging.out.parent)
+        """Say name and fingerprint of every part, before any work; unchanged ones that are done are kept."""
 
     def is_done(self, i: int) -> bool:
         """Whether part `i` is finished."""
-        files = (self._vectors_file(i), self._failures_file(i), self._rows_file(i))
-        return all(file.exists() for file in files)
 
     def rows_done(self, i: int) -> tuple[int, int]:
-        """Return how many rows and how many failures the finished part `i` has."""
-        return count(self._rows_file(i)), count(self._failures_file(i))
+        """How many rows and how many failures the finished part `i` has."""
 
     def write_part(
         self,
@@ -152,137 +230,33 @@ class IndexWriter:
 
         Args:
             i: Position in the plan.
-            vectors: L2-normalised, one a row; stored as float16.
+            vectors: L2-normalised, one a row.
             rows: `key`, `path`, optional `label` and other text of every image, in the vectors' order.
             failures: Key and reason of every image that could not be embedded.
-
-        Raises:
-            ValueError: Vectors of the wrong shape or length, rows without key or path; nothing is written.
         """
-        expected = (len(rows), self._identity.embed_dim)
-        if vectors.shape != expected:
-            raise ValueError(f"part {self._parts[i][0]}: vectors are {vectors.shape}, not {expected}")
-        table, failed = rows_table(rows), failures_table(failures)
-        # The rows go first and come last: where they are, the rest is whole.
-        self._rows_file(i).unlink(missing_ok=True)
-        write_vectors(self._vectors_file(i), vectors)
-        write_table(self._failures_file(i), failed)
-        write_table(self._rows_file(i), table)
 
     def rows(self) -> pa.Table:
-        """The rows of all parts, with the keys that they were written with.
-
-        Raises:
-            ValueError: A part is not finished.
-        """
-        for i, (name, _) in enumerate(self._parts):
-            if not self.is_done(i):
-                raise ValueError(f"part {name} is not finished: write it before the commit")
-        return concatenate([rows_table([]), *(read_rows(self._rows_file(i)) for i in self._numbers)])
+        """The rows of all parts, with the keys that they were written with."""
 
     def commit(
         self,
         origin: Origin,
-        options: KindOptions = AUTO,
-        progress: Progress = silent,
+        options: KindOptions,
+        progress: Progress,
         *,
-        key_prefix: str = "",
-        moved_N: NDArray[np.bool_] | None = None,
+        key_prefix: str,
+        moved: Collection[str],
     ) -> Manifest:
-        """Seal the finished parts, with those of the index that is extended, and move it into place.
-
-        Rows of that index that come from the same files as new ones are replaced by them.
+        """Make the finished parts the corpus, or part of it: all at once, or not at all.
 
         Args:
             origin: What made the new rows.
-            options: How to index; an index that is extended keeps its kind.
+            options: How to search a new corpus.
             progress: Told of the steps of indexing.
-            key_prefix: What to put before every new key, and to remember of the sources. The parts are kept
-                without: whoever has to choose another one repeats no work.
-            moved_N: Further rows of that index that new ones replace, as their files are elsewhere now.
+            key_prefix: What to put before every new key.
+            moved: Keys of images that new rows replace, beside those of the same files.
 
         Raises:
-            ValueError: A part is not finished.
-            DuplicateKeyError: Two rows have the same key.
-            EmptyIndexError: There are no rows at all.
+            DuplicateKeyError: Two images have the same key.
+            EmptyIndexError: There are none at all.
         """
-        new = with_prefix(self.rows(), key_prefix)
-        failed = concatenate(
-            [failures_table([]), *map(read_failures, map(self._failures_file, self._numbers))]
-        )
-        failures = [with_prefix(failed, key_prefix)]
-        origin = replace(origin, key_prefixes=dict.fromkeys(origin.sources, key_prefix))
-        parts, removed = [], np.array([], dtype=np.int64)
-        if self.base is not None:
-            before = self.base.manifest
-            parts = self.base.vector_files
-            replaced_N = self.base.from_files(new["path"])
-            if moved_N is not None:
-                replaced_N |= moved_N & self.base.live
-            removed = np.union1d(self.base.removed, np.flatnonzero(replaced_N))
-            failures.insert(0, _still_failing(self.base, new, failures[0]))
-            origin = replace(
-                origin,
-                sources=list(dict.fromkeys([*before.sources, *origin.sources])),
-                key_prefixes={**before.key_prefixes, **origin.key_prefixes},
-                excludes={**before.excludes, **origin.excludes},
-                calibration=before.calibration,
-            )
-        sealed = assemble(
-            self._staging,
-            [*parts, *self._new_parts(key_prefix)],
-            failures=concatenate(failures),
-            removed=removed,
-            origin=origin,
-            options=options,
-            base=self.base,
-            progress=progress,
-        )
-        for folder in (self._done, self._failures):
-            shutil.rmtree(folder)
-        self._plan_file.unlink()
-        return sealed
-
-    @property
-    def _numbers(self) -> range:
-        return range(len(self._parts))
-
-    def _new_parts(self, key_prefix: str) -> list[Path]:
-        """The finished parts; with a prefix, links to their vectors and copies of their rows."""
-        finished = [self._vectors_file(i) for i in self._numbers]
-        if not key_prefix:
-            return finished
-        shutil.rmtree(self._staging.scratch, ignore_errors=True)
-        self._staging.scratch.mkdir()
-        parts = [self._staging.scratch / file.name for file in finished]
-        for file, part in zip(finished, parts, strict=True):
-            link(file, part)
-            rows = with_prefix(read_rows(file.with_suffix(".parquet")), key_prefix)
-            write_table(part.with_suffix(".parquet"), rows)
-        return parts
-
-    def _planned_before(self) -> list[tuple[str, str]]:
-        """The parts of the plan that is there, if it is one, of this version and encoder."""
-        try:
-            saved = checked(json.loads(self._plan_file.read_bytes()), _Plan)
-        except (FileNotFoundError, ValueError, RecursionError):
-            return []
-        same = saved.format_version in READ_VERSIONS and saved.encoder == self._identity
-        return saved.parts if same else []
-
-    def _vectors_file(self, i: int) -> Path:
-        return self._done / f"part-{i:05d}.npy"
-
-    def _rows_file(self, i: int) -> Path:
-        return self._done / f"part-{i:05d}.parquet"
-
-    def _failures_file(self, i: int) -> Path:
-        return self._failures / f"part-{i:05d}.parquet"
-
-
-def _still_failing(base: Index, new: Any, failed: Any) -> Any:
-    """The failures of an index that nothing has been heard of since."""
-    before = read_failures(base.path / "failures.parquet")
-    keys = pa.chunked_array([*new["key"].chunks, *failed["key"].chunks], pa.string())
-    heard = pc.is_in(before["key"], keys)
-    return before.filter(pc.invert(heard))

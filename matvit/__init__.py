@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from matvit.registration import register_with_timm
 
 if TYPE_CHECKING:
-    from matvit.checkpoint import save
-    from matvit.cost import Cost
-    from matvit.elastic_vit import Elastic, MatViT, elastic
     from matvit.errors import BudgetError, CheckpointError, SubmodelError, UnknownModelError
-    from matvit.hub import load
-    from matvit.profile import Profile
-    from matvit.protocol import ElasticEncoder
-    from matvit.submodel import GRANULARITIES, Layer, Submodel, SubmodelSpace
+    from matvit.submodels.cost import Cost
+    from matvit.submodels.profile import Profile
+    from matvit.submodels.protocol import ElasticEncoder
+    from matvit.submodels.submodel import GRANULARITIES, Layer, Submodel, SubmodelSpace
+    from matvit.vision.elastic_vit import Elastic, MatViT, elastic
+    from matvit.weights.checkpoint import save
+    from matvit.weights.hub import load
 
 __all__ = [
     "GRANULARITIES",
@@ -40,22 +40,22 @@ __all__ = [
 ]
 
 _HOME = {
-    "GRANULARITIES": "submodel",
+    "GRANULARITIES": "submodels.submodel",
     "BudgetError": "errors",
     "CheckpointError": "errors",
-    "Cost": "cost",
-    "Elastic": "elastic_vit",
-    "ElasticEncoder": "protocol",
-    "Layer": "submodel",
-    "MatViT": "elastic_vit",
-    "Profile": "profile",
-    "Submodel": "submodel",
+    "Cost": "submodels.cost",
+    "Elastic": "vision.elastic_vit",
+    "ElasticEncoder": "submodels.protocol",
+    "Layer": "submodels.submodel",
+    "MatViT": "vision.elastic_vit",
+    "Profile": "submodels.profile",
+    "Submodel": "submodels.submodel",
     "SubmodelError": "errors",
-    "SubmodelSpace": "submodel",
+    "SubmodelSpace": "submodels.submodel",
     "UnknownModelError": "errors",
-    "elastic": "elastic_vit",
-    "load": "hub",
-    "save": "checkpoint",
+    "elastic": "vision.elastic_vit",
+    "load": "weights.hub",
+    "save": "weights.checkpoint",
 }
 
 

@@ -34,7 +34,7 @@ class DownloadError(RuntimeError):
 
 
 class NonsenseError(ValueError):
-    """What a file asks of timm or torch, and they cannot do: see `matvit.asked`."""
+    """What a file asks of timm or torch, and they cannot do: see `matvit.vision.plain_timm`."""
 
 
 class TrainingError(RuntimeError):

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-_ARCHITECTURES = "matvit.vit"
+_ARCHITECTURES = "matvit.vision.architectures"
 
 
 def register_with_timm() -> None:

@@ -24,11 +24,11 @@ from pathlib import Path
 
 from IPython.display import Image
 
-from matvit.checkpoint import SHIPPED
+from matvit.weights.checkpoint import SHIPPED
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.digits import write_digits
 from retrieval.measuring.evaluate import evaluate
 from retrieval.showing.contact_sheet import contact_sheet
+from retrieval.sources.digits import write_digits
 
 scratch = tempfile.TemporaryDirectory()  # removed when the kernel stops
 WORK = Path(scratch.name)

@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import matvit
-from matvit.checkpoint import SHIPPED
+from matvit.weights.checkpoint import SHIPPED
 
 # %% [markdown]
 # ## A trained model
@@ -163,7 +163,7 @@ for budget in BUDGETS:
 
 # %% [markdown]
 # A budget that nothing fits is refused, and the message says what the smallest encoder costs. `25ms` is a
-# budget, too, with a profile: `matvit.latency.measure` times the curve on your machine, once.
+# budget, too, with a profile: `matvit.runtime.latency.measure` times the curve on your machine, once.
 
 # %%
 try:

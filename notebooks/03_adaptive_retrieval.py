@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from IPython.display import Image
 
-from matvit.train import Hooks, train
+from matvit.training.train import Hooks, train
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.digits import write_digits
-from retrieval.labelled import open_labelled
 from retrieval.measuring.calibrate import calibrate
 from retrieval.measuring.evaluate import evaluate
 from retrieval.measuring.paired_test import queries_needed
 from retrieval.measuring.pixels import raw_pixel_1nn
 from retrieval.showing.figures import plot_curve
+from retrieval.sources.digits import write_digits
+from retrieval.sources.labelled import open_labelled
 
 scratch = tempfile.TemporaryDirectory()  # removed when the kernel stops
 WORK = Path(scratch.name)

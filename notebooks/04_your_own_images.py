@@ -36,12 +36,12 @@ from PIL import ImageDraw
 
 import matvit
 from indexes import Index
-from matvit.device import pick_device
-from matvit.train import train
+from matvit.runtime.device import pick_device
+from matvit.training.train import train
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.labelled import open_labelled
 from retrieval.measuring.evaluate import evaluate
 from retrieval.showing.contact_sheet import contact_sheet
+from retrieval.sources.labelled import open_labelled
 
 scratch = tempfile.TemporaryDirectory()  # removed when the kernel stops
 WORK = Path(scratch.name)
@@ -134,8 +134,8 @@ print(f"{len(searcher.index)} images embedded")
 
 # %%
 rows = np.linspace(0, len(searcher.index) - 1, 50).round().astype(int)
-keys = [searcher.index.keys[row] for row in rows]
-paths = [searcher.index.paths[row] for row in rows]
+entries = searcher.index.entries(["key", "path"]).take(rows).to_pydict()
+keys, paths = entries["key"], entries["path"]
 
 
 def search(budget, k=6):

@@ -4,25 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retrieval.embed import build_index
-    from retrieval.encoder import Encoder
-    from retrieval.images import open_source
+    from retrieval.encoding.encoder import Encoder
     from retrieval.learning.elasticize import elasticize
     from retrieval.measuring.calibrate import calibrate
     from retrieval.measuring.evaluate import evaluate
     from retrieval.measuring.plan import plan
     from retrieval.searcher import Hit, Hits, Searcher
+    from retrieval.sources.open_images import open_source
+    from retrieval.upkeep.embed import build_index
 
 _HOME = {
-    "Encoder": "encoder",
+    "Encoder": "encoding.encoder",
     "Hit": "searcher",
     "Hits": "searcher",
     "Searcher": "searcher",
-    "build_index": "embed",
+    "build_index": "upkeep.embed",
     "calibrate": "measuring.calibrate",
     "elasticize": "learning.elasticize",
     "evaluate": "measuring.evaluate",
-    "open_source": "images",
+    "open_source": "sources.open_images",
     "plan": "measuring.plan",
 }
 __all__ = [

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -12,23 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexes import Index, IndexReplacedError, Manifest, UnknownKeyError
-from matvit.atomic import restore
-from matvit.cost import Cost
+from indexes import Entry, Index, IndexReplacedError, Manifest, Store, UnknownKeyError
 from matvit.errors import BudgetError
-from matvit.hub import is_here
-from matvit.progress import Progress, silent
-from matvit.submodel import Submodel
-from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
+from matvit.files.atomic import restore
+from matvit.runtime.progress import Progress, silent
+from matvit.submodels.cost import Cost
+from matvit.submodels.submodel import Submodel
+from matvit.weights.hub import is_here
+from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
+from retrieval.encoding.preprocess import ImageLike
 from retrieval.errors import MissingModelError, UnreadableImageError
-from retrieval.preprocess import ImageLike
-from retrieval.sources import kind_holding
+from retrieval.sources.kinds import kind_holding
 
 _Budget = TypeVar("_Budget")
 _Answer = TypeVar("_Answer")
 _REPLACEMENTS = 100
 """So often a search begins again because the index was replaced meanwhile."""
-_CONDITIONS = 8
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,13 @@ class Hits(Sequence[Hit]):
     Attributes:
         submodel: The submodel that encoded the query; None for a vector, which nothing encoded.
         cost: Of encoding it.
-        how: What was searched: see `indexes.index.Found`.
+        searched: What was searched, for people.
         hits: The results.
     """
 
     submodel: Submodel | None
     cost: Cost | None
-    how: str
+    searched: str
     hits: tuple[Hit, ...]
 
     @property
@@ -84,7 +82,7 @@ class Hits(Sequence[Hit]):
         return {
             "submodel": str(self.submodel) if self.submodel else None,
             "gmacs": self.gmacs,
-            "searched": self.how,
+            "searched": self.searched,
             "hits": [{"key": h.key, "score": h.score, "label": h.label, "path": h.path} for h in self.hits],
         }
 
@@ -98,16 +96,16 @@ class Hits(Sequence[Hit]):
         return iter(self.hits)
 
 
-def model_of(index: Index) -> str:
-    """The model that made an index: its directory, or its name.
+def model_of(store: Store) -> str:
+    """The model that made a corpus: its directory, or its name.
 
     Raises:
         MissingModelError: As `remembered_model`.
     """
-    return remembered_model(index.path, index.manifest)
+    return remembered_model(store.location, store.manifest)
 
 
-def remembered_model(index: Path, manifest: Manifest) -> str:
+def remembered_model(index: str | Path, manifest: Manifest) -> str:
     """The same of an index that is not open.
 
     Raises:
@@ -131,7 +129,7 @@ def remembered_model(index: Path, manifest: Manifest) -> str:
 
 
 class _State:
-    """An index as it was opened, with the encoder that reads images as it does: they never change.
+    """A corpus as it was opened, with the encoder that reads images as it does: they never change.
 
     A query takes one of these and answers from it alone, whatever other threads do meanwhile.
 
@@ -139,22 +137,16 @@ class _State:
         WrongEncoderError: The encoder is another than the one that made the index.
     """
 
-    def __init__(self, index: Index, encoder: Encoder) -> None:
-        self.encoder = encoder.reading_as(index.manifest.encoder.preprocess)
-        index.manifest.require_encoder(self.encoder.identity)
-        index.use(str(encoder.device))
-        self.index = index
-        # Streams of queries ask for the same few conditions.
-        self._matching = lru_cache(_CONDITIONS)(index.matching)
-
-    def hit(self, row: int, score: float) -> Hit:
-        index = self.index
-        return Hit(index.keys[row], score, index.labels[row], index.paths[row])
+    def __init__(self, store: Store, encoder: Encoder) -> None:
+        self.encoder = encoder.reading_as(store.manifest.encoder.preprocess)
+        store.manifest.require_encoder(self.encoder.identity)
+        store.use(str(encoder.device))
+        self.store = store
 
     def meaning(self, budget: _Budget) -> _Budget | str:
         if budget != "auto":
             return budget
-        calibration, location = self.index.manifest.calibration, self.index.path
+        calibration, location = self.store.manifest.calibration, self.store.location
         command = f"matvit calibrate QUERIES -i {location}"
         if calibration is None:
             raise BudgetError(f"{location} has no budget auto yet: find one with `{command}`")
@@ -168,52 +160,50 @@ class _State:
     def search(
         self, vectors: NDArray[np.floating], k: int, where: str | None, threshold: float
     ) -> list[Hits]:
-        among = None if where is None else self._matching(where)
-        found = self.index.search(_unit(vectors), k, among)
+        found = self.store.search(_unit(vectors), k, where)
         return [
             Hits(
                 None,
                 None,
-                found.how,
+                found.searched,
                 tuple(
-                    self.hit(row, score)
-                    for row, score in zip(rows_k.tolist(), scores_k.tolist(), strict=True)
+                    _hit(entry, score)
+                    for entry, score in zip(entries, scores, strict=True)
                     if score >= threshold
                 ),
             )
             # Rounding may add to the cosine of what is the same.
-            for scores_k, rows_k in zip(found.scores.clip(-1, 1), found.rows, strict=True)
+            for entries, scores in zip(found.entries, found.scores.clip(-1, 1).tolist(), strict=True)
         ]
 
     def like(self, key: str, k: int, where: str | None, threshold: float) -> Hits:
-        vector = self.index.vectors.take(np.flatnonzero(self.index.with_keys([key])))
-        [found] = self.search(vector, k + 1, where, threshold)
+        [found] = self.search(self.store.vectors_of([key]), k + 1, where, threshold)
         others = tuple(hit for hit in found if hit.key != key)
         return replace(found, hits=others[:k])
 
 
 class Searcher:
-    """An index and the encoder that made it, ready for queries, of any number of threads.
+    """A corpus and the encoder that made its vectors, ready for queries, of any number of threads.
 
-    An index that is replaced on disk is opened anew where a query needs what is no longer there, or asks for
-    a key that was not.
+    A corpus that is replaced is opened anew where a query needs what is no longer there, or asks for a key
+    that was not.
 
     Args:
-        index: An open index.
+        index: Where the corpus lives, opened.
         encoder: The encoder whose full model embedded the corpus.
 
     Raises:
         WrongEncoderError: The encoder is another one.
     """
 
-    def __init__(self, index: Index, encoder: Encoder) -> None:
+    def __init__(self, index: Store, encoder: Encoder) -> None:
         self._state = _State(index, encoder)
         self._reopening = Lock()
 
     @property
-    def index(self) -> Index:
-        """The index that is searched now."""
-        return self._state.index
+    def index(self) -> Store:
+        """What is searched now."""
+        return self._state.store
 
     @property
     def encoder(self) -> Encoder:
@@ -333,17 +323,13 @@ class Searcher:
         """
         return self._answered(lambda state: state.search(vectors, k, where, threshold))
 
-    def hit(self, row: int, score: float) -> Hit:
-        """A row of the index, as found with a score."""
-        return self._state.hit(row, score)
-
-    def row(self, key: str) -> Hit:
-        """The row with a key, as found by itself.
+    def hit(self, key: str, score: float = 1.0) -> Hit:
+        """The image with a key, as found by itself, or with another score.
 
         Raises:
             UnknownKeyError: No row has this key.
         """
-        return self._answered(lambda state: state.hit(int(state.index.with_keys([key]).argmax()), 1.0))
+        return self._answered(lambda state: _hit(state.store.fetch([key])[0], score))
 
     def _answered(self, answer: Callable[[_State], _Answer]) -> _Answer:
         """What one state of the index answers: a later one, where files of the present one are gone."""
@@ -352,14 +338,18 @@ class Searcher:
             try:
                 return answer(state)
             except UnknownKeyError:
-                if state.index.is_current():
+                if state.store.is_current():
                     raise
             except IndexReplacedError:
                 pass
             with self._reopening:
                 if self._state is state:  # Else another thread has opened it.
-                    self._state = _State(Index.open(state.index.path), state.encoder)
+                    self._state = _State(state.store.reopened(), state.encoder)
         return answer(self._state)
+
+
+def _hit(entry: Entry, score: float) -> Hit:
+    return Hit(entry.key, score, entry.label, entry.path)
 
 
 def _preprocessed(image: ImageLike, encoder: Encoder) -> torch.Tensor:

@@ -12,6 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.disk.durable import written_whole
+from indexes.disk.manifest import Kind, Manifest
+from indexes.disk.vectors import Vectors
 from indexes.errors import IndexKindError
 from indexes.faiss_kinds.auto_choice import choices, size_text
 from indexes.faiss_kinds.factory import default_rerank, empty_index, plain_errors, training_rows
@@ -19,10 +22,7 @@ from indexes.faiss_kinds.options import KindOptions
 from indexes.faiss_kinds.recall import Queries, measure, median_ms
 from indexes.faiss_kinds.search import load, require_faiss
 from indexes.faiss_kinds.tuning import tune
-from indexes.files import written_whole
-from indexes.manifest import Kind, Manifest
 from indexes.progress import Progress, silent
-from indexes.vectors import Vectors
 
 _BLOCK_ROWS = 16384
 _TRAINING_ROWS = 65_536

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.disk.selection import Selection
+from indexes.disk.vectors import Vectors
 from indexes.faiss_kinds.search import best
-from indexes.selection import Selection
-from indexes.vectors import Vectors
 
 _QUERIES = 8192  # a time: scores of so many against a block are half a GB
 
 
 class DeviceSearch:
-    """All vectors of a corpus in the memory of a device, as float16, in blocks of `indexes.vectors`.
+    """All vectors of a corpus in the memory of a device, as float16, in blocks of `indexes.disk.vectors`.
 
     Args:
         vectors: The corpus.

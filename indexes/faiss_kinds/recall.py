@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.disk.vectors import Vectors
 from indexes.faiss_kinds.search import candidates, exact, rank_again, require_faiss
-from indexes.vectors import Vectors
 
 NEIGHBOURS = 10  # as in recall@10
 

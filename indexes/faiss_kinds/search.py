@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.disk.durable import ends_sha256
+from indexes.disk.manifest import Manifest
+from indexes.disk.selection import Selection
+from indexes.disk.vectors import Vectors
 from indexes.errors import FaissConflictError, IndexDamagedError, MissingFaissError
-from indexes.files import ends_sha256
-from indexes.manifest import Manifest
-from indexes.selection import Selection
-from indexes.vectors import Vectors
 
 _BLOCK_ROWS = 65536  # many, for what each block adds is merged by sorting
 

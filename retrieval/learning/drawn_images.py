@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matvit.progress import Count, Progress, silent
-from retrieval.batches import batches
-from retrieval.encoder import Encoder
+from matvit.runtime.progress import Count, Progress, silent
+from retrieval.encoding.batches import batches
+from retrieval.encoding.encoder import Encoder
 from retrieval.errors import ImageSourceError
-from retrieval.images import open_source
-from retrieval.sample import Failure, Part, Sample
+from retrieval.sources.open_images import open_source
+from retrieval.sources.sample import Failure, Part, Sample
 
 BATCH = 32
 
@@ -56,12 +56,12 @@ class DrawnImages:
         """Draw images from a source, of which only those drawn are read, or the first of each shard.
 
         Args:
-            text: See `retrieval.images.open_source`.
+            text: See `retrieval.sources.open_images.open_source`.
             encoder: Whose preprocessing they get.
             fit: Images to fit to, at most; a fifth of those there are is always left to check on.
             check: Images to check on, at most.
             seed: Of the draw.
-            workers: Processes that decode: see `retrieval.batches`.
+            workers: Processes that decode: see `retrieval.encoding.batches`.
             progress: Told of the images that are read.
 
         Raises:

@@ -1,7 +1,8 @@
 """A pretrained encoder made elastic from a user's images, and what its submodels are worth on others of them.
 
-Some of the images fit the submodels (see `matvit.elasticize`); the others, which the fit has not seen, are a
-small corpus embedded by the full encoder, in which each of them, embedded by a submodel, looks for the rest.
+Some of the images fit the submodels (see `matvit.refitting.first_pass`); the others, which the fit has not
+seen, are a small corpus embedded by the full encoder, in which each of them, embedded by a submodel, looks
+for the rest.
 """
 
 from collections.abc import Sequence
@@ -15,20 +16,19 @@ import torch
 from numpy.typing import NDArray
 
 import matvit
-from matvit.atomic import discard, write_text
-from matvit.checkpoint import REPORT, check_place, notes_of, saved
-from matvit.device import pick_device
-from matvit.distil import Lessons, distil
-from matvit.elastic_vit import Elastic
-from matvit.elasticize import elasticize as refit
-from matvit.elasticize import ready
-from matvit.latency import measure as measure_times
-from matvit.profile import Profile
-from matvit.progress import Count, Progress, silent
-from matvit.sequential import refit_along_paths
-from matvit.submodel import Submodel
-from retrieval.csv_table import write_csv
-from retrieval.encoder import Encoder
+from matvit.files.atomic import discard, write_text
+from matvit.refitting.along_paths import refit_along_paths
+from matvit.refitting.distillation import Lessons, distil
+from matvit.refitting.first_pass import elasticize as refit
+from matvit.refitting.first_pass import ready
+from matvit.runtime.device import pick_device
+from matvit.runtime.latency import measure as measure_times
+from matvit.runtime.progress import Count, Progress, silent
+from matvit.submodels.profile import Profile
+from matvit.submodels.submodel import Submodel
+from matvit.vision.elastic_vit import Elastic
+from matvit.weights.checkpoint import REPORT, check_place, notes_of, saved
+from retrieval.encoding.encoder import Encoder
 from retrieval.errors import LessonsError
 from retrieval.learning.drawn_images import DrawnImages
 from retrieval.measuring.curve import Curve, Point
@@ -37,7 +37,8 @@ from retrieval.measuring.metrics.accuracy import accuracy
 from retrieval.measuring.metrics.agreement import OVERLAP, agreement
 from retrieval.measuring.metrics.answers import NO_LABEL, Answers, Neighbours, Truth
 from retrieval.measuring.summary import summarise, values_of
-from retrieval.sample import Failure
+from retrieval.showing.csv_table import write_csv
+from retrieval.sources.sample import Failure
 
 POOR_COSINE = 0.9
 """Below that mean cosine a submodel is not worth using, where no labels tell."""
@@ -141,17 +142,17 @@ def elasticize(
 
     Args:
         model: What `matvit.load` takes.
-        images: See `retrieval.images.open_source`.
+        images: See `retrieval.sources.open_images.open_source`.
         limit: Images to fit to, at most.
         check: Other images to check on, at most.
-        sequential: Refit each granularity once more, layer by layer: see `matvit.sequential`.
+        sequential: Refit each granularity once more, layer by layer: see `matvit.refitting.along_paths`.
         epochs: Then let the submodels learn the full encoder's embeddings, seeing each image so often.
         minutes: The same, for so long.
         teach: Images to learn from with them, at most; all stay in memory. None is `TAUGHT`.
         whole_curve: Check the whole Mix'n'Match curve, not only some of it.
         measure: Also measure milliseconds an image, once.
         seed: Of the draw of images.
-        workers: Processes that decode: see `retrieval.batches`.
+        workers: Processes that decode: see `retrieval.encoding.batches`.
         device: Where to compute.
         output: Where the model will be saved, if that is known: what cannot be written to is then refused
             before the work, and learning that was stopped goes on when the same is asked for again.

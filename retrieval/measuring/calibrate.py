@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.change import note_calibration
-from matvit.progress import Progress, silent
-from matvit.submodel import Submodel
-from retrieval.images import ImageSource
+from matvit.runtime.progress import Progress, silent
+from matvit.submodels.submodel import Submodel
 from retrieval.measuring.estimate import Estimate, mean_of
 from retrieval.measuring.evaluate import evaluate
 from retrieval.measuring.paired_test import Comparison, choose, queries_needed
-from retrieval.sample import Failure, Sample
 from retrieval.searcher import Searcher
+from retrieval.sources.open_images import ImageSource
+from retrieval.sources.sample import Failure, Sample
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Calibration:
     """A promise, and what is known of it.
 
     Attributes:
-        refits: Of the encoder whose submodels were tested: see `retrieval.encoder.Encoder`.
+        refits: Of the encoder whose submodels were tested: see `retrieval.encoding.encoder.Encoder`.
         submodel: The cheapest whose 1-NN accuracy is promised to be less than `max_drop` below XL's.
         share_of_full: Its multiply-accumulates as a share of the full encoder's, 0 to 1.
         max_drop: The allowed drop, 0 to 1.
@@ -114,14 +114,14 @@ def calibrate(
 
     Args:
         searcher: The index and its encoder.
-        queries: Labelled images, like those that will be asked for, or what `retrieval.images.open_source`
-            takes.
+        queries: Labelled images, like those that will be asked for, or what
+            `retrieval.sources.open_images.open_source` takes.
         max_drop: What 1-NN accuracy may lose against the full encoder; half a point is 0.005.
         confidence: Of the promise, above 0.5 and below 1.
         held_out: Share of the queries that check the choice and have no part in it, 0 to below 1. An image
             is on the same side every time: its key decides.
         batch_size: Images a batch.
-        workers: Processes that decode: see `retrieval.batches`.
+        workers: Processes that decode: see `retrieval.encoding.batches`.
         progress: Told of the images that are embedded.
 
     Raises:

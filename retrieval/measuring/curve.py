@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from matvit.cost import Cost, CostModel
-from matvit.profile import Profile
-from matvit.submodel import Submodel
-from retrieval.csv_table import Row
+from matvit.submodels.cost import Cost, CostModel
+from matvit.submodels.profile import Profile
+from matvit.submodels.submodel import Submodel
 from retrieval.measuring.estimate import Estimate, Share, means_of
 from retrieval.measuring.summary import Measures
+from retrieval.showing.csv_table import Row
 from retrieval.showing.series import Series
 
 _CONSISTENCY = {

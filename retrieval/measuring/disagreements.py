@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from retrieval.measuring.evaluation import Evaluation
-from retrieval.originals import originals
 from retrieval.searcher import Hit, Hits
-from retrieval.sources import own_key
+from retrieval.sources.kinds import own_key
+from retrieval.sources.originals import originals
 
 
 def disagreements(evaluation: Evaluation, *, limit: int = 6, k: int = 5) -> list[tuple[str, Hit, Hits]]:

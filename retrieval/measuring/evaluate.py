@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.faiss_kinds.search import nearest
-from matvit.progress import Count, Progress, silent
-from matvit.submodel import Submodel
-from retrieval.batches import Batch, batches
-from retrieval.encoder import NO_EMBEDDING, Encoder, are_units
+from matvit.runtime.progress import Count, Progress, silent
+from matvit.submodels.submodel import Submodel
+from retrieval.encoding.batches import Batch, batches
+from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import EvaluationError, ImageSourceError
-from retrieval.images import ImageSource, open_source, open_sources
 from retrieval.measuring.curve import Curve, above_line
 from retrieval.measuring.estimate import Share
 from retrieval.measuring.evaluation import Evaluation
 from retrieval.measuring.neighbours import LabelledRows
 from retrieval.measuring.pixels import raw_pixel_1nn
 from retrieval.measuring.query_results import QueryResults
-from retrieval.sample import Failure, Sample
 from retrieval.searcher import Searcher
+from retrieval.sources.open_images import ImageSource, open_source, open_sources
+from retrieval.sources.sample import Failure, Sample
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def evaluate(
 
     Args:
         searcher: The index and its encoder.
-        queries: Labelled images, or what `retrieval.images.open_source` takes; those that lie in the corpus
-            are searched without themselves.
+        queries: Labelled images, or what `retrieval.sources.open_images.open_source` takes; those that lie in
+            the corpus are searched without themselves.
         budgets: What to measure: budgets, submodels, or `ALL` for the whole curve. The full encoder, which
             others are compared with, need not be among them.
         same_encoder: Also embed the corpus again with every submodel, reading it from where it was when the
@@ -64,7 +64,7 @@ def evaluate(
         raw_pixels: Also measure 1-NN on raw pixels, where corpus and queries are images of one size.
         measure: Also measure milliseconds an image, once.
         batch_size: Images a batch.
-        workers: Processes that decode: see `retrieval.batches`.
+        workers: Processes that decode: see `retrieval.encoding.batches`.
         progress: Told of the images that are embedded, those of the corpus included.
 
     Raises:
@@ -82,7 +82,7 @@ def evaluate(
     total = None if queries.size is None else queries.size + same_encoder * len(index)
     count = Count(progress, "images embedded", total)
     over = partial(_over, encoder=encoder, batch_size=batch_size, workers=workers, count=count)
-    corpus = LabelledRows(index.labels, index.paths, index.keys, index.live.tolist())
+    corpus = LabelledRows.of_store(index)
     if same_encoder:
         sources = index.manifest.sources
         rows, corpora = _embed_again(over(open_sources(sources, index.manifest.excludes)), encoder, submodels)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matvit.atomic import write_text
-from retrieval.csv_table import write_csv
+from matvit.files.atomic import write_text
 from retrieval.measuring.curve import Curve
 from retrieval.measuring.estimate import Share
-from retrieval.sample import Failure, Sample
 from retrieval.searcher import Searcher
+from retrieval.showing.csv_table import write_csv
+from retrieval.sources.sample import Failure, Sample
 
 
 @dataclass(frozen=True)

@@ -5,49 +5,45 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes import Entry, Store
 from retrieval.measuring.metrics.answers import NO_LABEL, Neighbours
-from retrieval.sample import Sample
-from retrieval.sources import own_key
+from retrieval.sources.kinds import own_key
+from retrieval.sources.sample import Sample
 
 _UNKNOWN = -2  # of a query whose label no row has
 _NO_ROW = -2  # for -1 stands for a row that was not found
 
 
 class LabelledRows:
-    """The labels of a corpus, by row.
+    """The labels of a corpus, by row, in the order of its `entries`.
 
     Args:
         labels: Of every row, None where it has none.
         paths: Of every row's image.
         keys: Of every row. A query with the path of a row, and in a shard its name there, is that very image,
             whatever prefix an index has put before its key.
-        live: Which rows can be found.
     """
 
-    def __init__(
-        self, labels: Sequence[str | None], paths: Sequence[str], keys: Sequence[str], live: Sequence[bool]
-    ) -> None:
-        rows = enumerate(zip(paths, keys, live, strict=True))
+    def __init__(self, labels: Sequence[str | None], paths: Sequence[str], keys: Sequence[str]) -> None:
         self._row_of: dict[tuple[str, str], int] = {}
         self._row_at: dict[tuple[str, str], int] = {}  # a file may have several keys
-        for row, (path, key, found) in rows:
-            if found:
-                self._row_of[path, key] = self._row_at[path, own_key(path, key)] = row
+        for row, (path, key) in enumerate(zip(paths, keys, strict=True)):
+            self._row_of[path, key] = self._row_at[path, own_key(path, key)] = row
         self._numbers = {name: i for i, name in enumerate(dict.fromkeys(n for n in labels if n is not None))}
         numbers = [NO_LABEL if name is None else self._numbers[name] for name in labels]
         self._labels_N = np.array([*numbers, NO_LABEL, NO_LABEL], np.int64)  # the last two of no row
-        counted_N = np.array([*live, False, False]) & (self._labels_N != NO_LABEL)
-        self._counts = np.bincount(self._labels_N[counted_N], minlength=self.classes)
+        self._counts = np.bincount(self._labels_N[self._labels_N != NO_LABEL], minlength=self.classes)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "LabelledRows":
         """Rows in the order of the samples."""
-        return cls(
-            [s.label for s in samples],
-            [s.path for s in samples],
-            [s.key for s in samples],
-            [True] * len(samples),
-        )
+        return cls([s.label for s in samples], [s.path for s in samples], [s.key for s in samples])
+
+    @classmethod
+    def of_store(cls, store: Store) -> "LabelledRows":
+        """Rows in the order of the store's `entries`."""
+        entries = store.entries(["label", "path", "key"])
+        return cls(*(column.to_pylist() for column in entries.columns))
 
     @property
     def classes(self) -> int:
@@ -58,6 +54,12 @@ class LabelledRows:
         """The row that is the query itself, if it lies in the corpus."""
         there = query.path, own_key(query.path, query.key)
         return self._row_of.get((query.path, query.key), self._row_at.get(there))
+
+    def rows_of(self, found: Sequence[Sequence[Entry]]) -> NDArray[np.int64]:
+        """The rows of what a search found for each query, Q x k."""
+        depth = len(found[0]) if found else 0
+        rows = (self._row_of[entry.path, entry.key] for entries in found for entry in entries)
+        return np.fromiter(rows, np.int64).reshape(len(found), depth)
 
     def numbers_of(self, queries: Sequence[Sample]) -> NDArray[np.int64]:
         """Labels of queries as numbers, Q; one that no row has is the number of no label."""

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from indexes.faiss_kinds.search import nearest
 from retrieval.errors import EvaluationError, UnreadableImageError
-from retrieval.images import ImageSource, decode
 from retrieval.measuring.estimate import Share
 from retrieval.measuring.neighbours import LabelledRows
-from retrieval.sample import Sample
+from retrieval.sources.open_images import ImageSource, decode
+from retrieval.sources.sample import Sample
 
 
 def raw_pixel_1nn(corpus: ImageSource, queries: ImageSource) -> dict[str, Share]:

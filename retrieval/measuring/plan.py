@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 import matvit
-from indexes.manifest import read_manifest
-from indexes.staging import restore
-from matvit.budget import is_time, resolve
-from matvit.cost import CostModel
-from matvit.device import pick_device, pick_dtype
-from matvit.latency import measure as measure_times
-from matvit.latency import runnable
-from matvit.profile import Profile
-from matvit.progress import Progress, silent
-from matvit.projection import put_aside_classifier
-from matvit.submodel import Submodel
-from retrieval.csv_table import write_csv
+from indexes.disk.manifest import read_manifest
+from indexes.disk.staging import restore
+from matvit.runtime.device import pick_device, pick_dtype
+from matvit.runtime.latency import measure as measure_times
+from matvit.runtime.latency import runnable
+from matvit.runtime.progress import Progress, silent
+from matvit.submodels.budget import is_time, resolve
+from matvit.submodels.cost import CostModel
+from matvit.submodels.profile import Profile
+from matvit.submodels.submodel import Submodel
+from matvit.vision.projection import put_aside_classifier
 from retrieval.searcher import remembered_model
+from retrieval.showing.csv_table import write_csv
 
 
 @dataclass(frozen=True)

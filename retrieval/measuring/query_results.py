@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes import Index
-from retrieval.encoder import Prediction
+from indexes import Store
+from retrieval.encoding.encoder import Prediction
 from retrieval.measuring.estimate import Estimate, Share
 from retrieval.measuring.metrics.answers import Answers, Neighbours, Truth
 from retrieval.measuring.metrics.registry import DEPTH, METRICS
 from retrieval.measuring.neighbours import LabelledRows
 from retrieval.measuring.summary import summarise, values_of
-from retrieval.sample import Sample
+from retrieval.sources.sample import Sample
 
 
 class QueryResults:
@@ -29,7 +29,7 @@ class QueryResults:
         waiting: Vectors that were added and not searched for yet.
     """
 
-    def __init__(self, index: Index, corpus: LabelledRows, submodels: int) -> None:
+    def __init__(self, index: Store, corpus: LabelledRows, submodels: int) -> None:
         self._index, self._corpus, self._submodels = index, corpus, submodels
         # One row to spare, for queries that lie in the corpus.
         self._depth = min(DEPTH + 1, len(index))
@@ -67,10 +67,10 @@ class QueryResults:
         self._added, self.waiting = [], 0
 
     def _approximate(self, everyone: Sequence[Sample], asked: NDArray[np.float32]) -> Neighbours | None:
-        if self._index.manifest.kind.factory == "Flat":
+        if self._index.is_exact:
             return None
         found = self._index.search(asked, min(2, self._depth))
-        return self._corpus.neighbours(everyone, found.scores, found.rows)
+        return self._corpus.neighbours(everyone, found.scores, self._corpus.rows_of(found.entries))
 
     def _log_probabilities(self) -> NDArray[np.float32] | None:
         blocks = []

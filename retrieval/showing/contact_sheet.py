@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from matvit.atomic import write_text
-from retrieval.originals import thumbnail
+from matvit.files.atomic import write_text
 from retrieval.searcher import Hit, Hits
 from retrieval.showing.pictures import save_figure
+from retrieval.sources.originals import thumbnail
 
 _STYLE = """
 body { font: 13px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }

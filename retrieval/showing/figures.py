@@ -7,9 +7,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from matvit.profile import Profile
-from retrieval.ablation import ORDERS, Ordered, Searched
-from retrieval.encoder import Encoder
+from matvit.submodels.profile import Profile
+from retrieval.encoding.encoder import Encoder
+from retrieval.measuring.ablation import ORDERS, Ordered, Searched
 from retrieval.measuring.evaluation import Evaluation
 from retrieval.showing.pictures import save_figure
 from retrieval.showing.series import Series

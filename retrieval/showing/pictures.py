@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from matvit.atomic import whole_file
+from matvit.files.atomic import whole_file
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:

@@ -68,5 +68,5 @@ def made_up_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         return {submodel: float(sum(submodel.widths)) for submodel in submodels}
 
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("matvit.latency._medians", measure)
+    monkeypatch.setattr("matvit.runtime.latency._medians", measure)
     return measured

@@ -22,14 +22,14 @@ from small_index import build, bytes_of, rows_of
 from small_world import random_matvit, write_folder
 
 import matvit
-import matvit.distil
+import matvit.refitting.distillation
 from cli.main import main
 from indexes import Index, IndexExistsError
 from indexes.export import export
-from matvit.checkpoint import notes_of, weights_sha256
 from matvit.errors import BusyError
-from matvit.train import Execution, Hooks, train
-from retrieval.labelled import open_labelled
+from matvit.training.train import Execution, Hooks, train
+from matvit.weights.checkpoint import notes_of, weights_sha256
+from retrieval.sources.labelled import open_labelled
 
 BUSY = 3 << 8
 """Wait status of a process that was refused."""
@@ -64,7 +64,7 @@ def kill_save(folder: Path, step: int, *, swaps: bool) -> int:
 
     def save(case: Path) -> None:
         if not swaps:
-            matvit.atomic.exchange = lambda *_: False
+            matvit.files.atomic.exchange = lambda *_: False
         matvit.save(new, case / "out", classes=["new"])
 
     def check(case: Path, _: int) -> None:
@@ -108,7 +108,7 @@ def kill_export(folder: Path, step: int) -> int:
 def kill_elasticize(folder: Path, step: int) -> int:
     write_folder(folder / "images", 3)
     matvit.save(random_matvit(0, depth=2), folder / "model")
-    matvit.distil.SAVE_SECONDS = 0
+    matvit.refitting.distillation.SAVE_SECONDS = 0
 
     def elasticize(case: Path, epochs: int = 2) -> None:
         command = f"elasticize {folder}/model --images {folder}/images -o {case}/out --limit 4 --check 4"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from retrieval.ablation import ORDERS
+from retrieval.measuring.ablation import ORDERS
 
 
 def test_what_is_told_and_kept(matvit: Callable, index: Path, queries: Path, tmp_path: Path) -> None:

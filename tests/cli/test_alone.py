@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from matvit.lock import exclusive, exclusive_inside
+from matvit.files.lock import exclusive, exclusive_inside
 
 
 @pytest.mark.parametrize(

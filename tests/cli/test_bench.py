@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from matvit import bench
+from matvit.engines import compare as bench
 
 QUICK = ("--no-compile", "--repeats", 2, "--device", "cpu")
 

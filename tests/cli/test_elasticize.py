@@ -14,8 +14,8 @@ from small_index import bytes_of
 from small_world import random_matvit
 
 import matvit as library
-from matvit.checkpoint import weights_sha256
-from matvit.lock import exclusive
+from matvit.files.lock import exclusive
+from matvit.weights.checkpoint import weights_sha256
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +92,14 @@ def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path
 def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("--limit", "10", "--check", "8", "--epochs", "3", "--teach", "20")
     assert run(tmp_path / "whole", *command).code == 0
-    monkeypatch.setattr("matvit.distil.SAVE_SECONDS", 0)
+    monkeypatch.setattr("matvit.refitting.distillation.SAVE_SECONDS", 0)
     with monkeypatch.context() as stopping:
 
         def stop(told: str, *of: object) -> None:
             if told.startswith("epoch") and of[0] == 2:
                 raise KeyboardInterrupt
 
-        stopping.setattr("matvit.distil._log.info", stop)
+        stopping.setattr("matvit.refitting.distillation._log.info", stop)
         assert run(tmp_path / "out", *command).code != 0
     assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == ["out.partial"]
     done = run(tmp_path / "out", *command)

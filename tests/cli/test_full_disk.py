@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_world import files_of
 
-from matvit.recipe import find
+from matvit.training.recipe import find
 
 
 # The kind: whatever writes, by whatever library: Arrow, NumPy, FAISS, safetensors, matplotlib, our own.

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entries import keys_of, labels_of, paths_of, vectors_of
 from small_world import files_of, picture, shard_of
 
 from indexes import Index, verify
-from indexes.rows import read_failures
+from indexes.disk.rows import read_failures
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_a_thousand_images_of_which_seven_are_broken(
 
 def contents(index: Path) -> tuple[list, list, list, np.ndarray]:
     opened = Index.open(index)
-    return opened.keys, opened.paths, opened.labels, np.concatenate(list(opened.vectors.blocks()))
+    return keys_of(opened), paths_of(opened), labels_of(opened), vectors_of(opened)
 
 
 def test_a_killed_build_leaves_no_index_and_is_continued(

@@ -8,20 +8,22 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from entries import column_of, keys_of, paths_of
 from failing_disk import fail_below
 from PIL import Image
 from small_world import files_of, picture, shard_of
 
 from indexes import Index, verify
-from indexes.rows import read_failures
-from indexes.staging import Staging
+from indexes.disk.rows import read_failures
+from indexes.disk.staging import Staging
 from retrieval import Encoder, build_index, open_source
-from retrieval.known import Known
+from retrieval.upkeep.known_files import Known
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def told(done: Any) -> list[str]:
 
 def live_keys(index: Path) -> list[str]:
     opened = Index.open(index)
-    return opened.rows.filter(pa.array(opened.live))["key"].to_pylist()
+    return column_of(opened, "key")
 
 
 def later(file: Path) -> None:
@@ -97,9 +99,7 @@ def test_a_nightly_run(matvit: Callable, photos: Path, out: Path, corpus: Path) 
     done = matvit("index", "add", photos, "-i", out, "--prune", "--json")
     assert told(done) == ["23 files are as they were", "nothing new", "1 rows removed whose files are gone"]
     assert json.loads(done.out)["indexed"] == 23
-    assert sorted(Index.open(out).rows.filter(pa.array(Index.open(out).live))["path"].to_pylist()) == [
-        str(file) for file in files_of(photos)
-    ]
+    assert sorted(paths_of(Index.open(out))) == [str(file) for file in files_of(photos)]
     assert verify(out) == []
     again = matvit("index", "add", photos, "-i", out, "--prune")
     assert told(again) == ["23 files are as they were", "nothing new"]
@@ -110,7 +110,7 @@ def test_new_and_gone_at_once(matvit: Callable, photos: Path, out: Path) -> None
     done = matvit("index", "add", photos, "-i", out, "--prune", "--json")
     assert json.loads(done.out) == {"index": str(out), "indexed": 16, "failures": 0}
     opened = Index.open(out)
-    live = opened.rows.filter(pa.array(opened.live))["key"].to_pylist()
+    live = column_of(opened, "key")
     assert ("red/renamed.png" in live, "red/02.png" in live) == (True, False)
 
 
@@ -161,7 +161,7 @@ def test_a_second_folder_of_equal_names(matvit: Callable, photos: Path, out: Pat
     assert told(matvit("index", "add", more, "-i", out, "--prune"))[1:] == [
         f"18 images indexed, 0 not readable: {out}"
     ]
-    assert Index.open(out).keys[-2:] == ["more/red/01.png", "more/red/02.png"]
+    assert keys_of(Index.open(out))[-2:] == ["more/red/01.png", "more/red/02.png"]
 
 
 def test_a_library_that_moved_is_added_without_embedding(
@@ -179,7 +179,7 @@ def test_a_library_that_moved_is_added_without_embedding(
             f"16 images indexed, 0 not readable: {out}",
         ],
     )
-    assert Index.open(out).live_rows["path"].to_pylist() == [str(f) for f in files_of(tmp_path / "moved")]
+    assert column_of(Index.open(out), "path") == [str(f) for f in files_of(tmp_path / "moved")]
 
 
 def test_shards_of_one_name(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_shards_of_one_name(matvit: Callable, checkpoint: Path, corpus: Path, tm
             f"8 images indexed, 0 not readable: {tmp_path}/i",
         ],
     )
-    assert {key.partition(":")[0] for key in Index.open(tmp_path / "i").keys} == {
+    assert {key.partition(":")[0] for key in keys_of(Index.open(tmp_path / "i"))} == {
         "a/00000.tar",
         "b/00000.tar",
     }
@@ -277,7 +277,7 @@ def test_what_is_excluded_is_remembered(
     done = matvit(*build, "--exclude", "blue/", "--exclude", "*.jpg")
     assert done.code == 0, done.err
     assert "3 files and folders are excluded" in told(done)
-    assert sorted(Index.open(out).keys) == [f"red/{n:02}.png" for n in range(8) if n % 4]
+    assert sorted(keys_of(Index.open(out))) == [f"red/{n:02}.png" for n in range(8) if n % 4]
     assert json.loads(matvit("index", "info", out, "--json").out)["excluded"] == f"{photos}: blue/, *.jpg"
 
     (tmp_path / "link").symlink_to("photos")
@@ -309,14 +309,17 @@ def test_what_is_excluded_is_remembered(
 def test_rows_of_a_storage_s_own_folders_go(matvit: Callable, photos: Path, out: Path) -> None:
     """As indexes have that were made before those were passed over."""
     (photos / "red").rename(photos / "@eaDir")
-    rows = Index.open(out).rows
-    moved = [path.replace("/red/", "/@eaDir/") for path in rows["path"].to_pylist()]
     index = Index.open(out)
-    index.rows = rows.set_column(rows.column_names.index("path"), "path", pa.array(moved))
-    assert len(Known(index).excluded(open_source(photos))) == 0, "their keys are those of another source"
-    keys = [key.replace("red/", "@eaDir/") for key in rows["key"].to_pylist()]
-    index.rows = index.rows.set_column(rows.column_names.index("key"), "key", pa.array(keys))
-    assert len(Known(index).excluded(open_source(photos))) == 8
+
+    def known(*columns: str) -> Known:
+        rows = index.entries(["key", "path"]).to_pydict()
+        for name in columns:
+            rows[name] = [text.replace("red/", "@eaDir/") for text in rows[name]]
+        return Known(cast("Index", SimpleNamespace(entries=lambda _: pa.table(rows))))
+
+    source = open_source(photos)
+    assert len(known("path").excluded(source)) == 0, "their keys are those of another source"
+    assert len(known("path", "key").excluded(source)) == 8
 
 
 def test_the_corpus_of_an_evaluation_is_what_was_not_excluded(
@@ -575,7 +578,7 @@ def test_a_hostile_corpus_does_no_harm(
     assert "not indexed: x.tar:a\\nb\\x1b[31m: not an image" in done.err
     assert len(done.err.splitlines()) == 7
     opened = Index.open(tmp_path / "i")
-    assert opened.keys == ["x.tar:../up", f"x.tar:{tmp_path}/absolute", "x.tar:$(touch marker)"]
+    assert keys_of(opened) == ["x.tar:../up", f"x.tar:{tmp_path}/absolute", "x.tar:$(touch marker)"]
     for command in (
         ("query", "--key", "x.tar:../up", "-i", tmp_path / "i", "--sheet", sheet, "--paths"),
         ("index", "verify", tmp_path / "i", "--rows", 10),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from entries import keys_of, paths_of, vector_of_key
 from small_world import files_of
 
 from indexes import Index, verify
@@ -28,9 +29,7 @@ def one_line(done: Any, message: str, code: int = 2) -> None:
 
 def live(index: Path) -> dict[str, np.ndarray]:
     """Key -> vector of all that can be found."""
-    opened = Index.open(index)
-    rows = np.flatnonzero(opened.live)
-    return dict(zip((opened.keys[row] for row in rows), opened.vectors.take(rows), strict=True))
+    return vector_of_key(Index.open(index))
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -245,7 +244,7 @@ def test_what_is_missing_is_refused_or_kept(matvit: Callable, moved: tuple[Path,
         f"1 files are not at {new}: their rows are as they were",
         f"7 files are at {new} now: {out}",
     ]
-    assert sorted(Path(path).parent.name for path in Index.open(out).paths) == ["new"] * 7 + ["old"]
+    assert sorted(Path(path).parent.name for path in paths_of(Index.open(out))) == ["new"] * 7 + ["old"]
     one_line(matvit("index", "relocate", out.with_name("x"), old, new), "there is no index at", 1)
     one_line(matvit("index", "relocate", out, old / "x", new), "no image of")
     one_line(matvit("index", "relocate", out, new, old), "no such file or folder")
@@ -267,7 +266,7 @@ def test_exported_in_the_layout_of_clip_retrieval(matvit: Callable, out: Path, t
     assert table["key"].to_pylist() == list(expected)
     assert np.array_equal(vectors, np.stack(list(expected.values())))
     opened = Index.open(out)
-    paths = dict(zip(opened.keys, opened.paths, strict=True))
+    paths = dict(zip(keys_of(opened), paths_of(opened), strict=True))
     assert table["image_path"].to_pylist() == [paths[key] for key in expected]
 
     # What was exported can be searched with.

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 # A command that says when it is in the middle of its work and then takes long, here or in what comes after.
 SLOW = """
 import sys, time
-import retrieval.embed
+import retrieval.upkeep.embed
 from cli.main import main
-from retrieval.encoder import Encoder
+from retrieval.encoding.encoder import Encoder
 embed = Encoder.embed
 def slowly(*arguments):
     try:

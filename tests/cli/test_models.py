@@ -32,7 +32,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise AssertionError("something was asked of the network")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    for name in ("timm.models._hub.hf_hub_download", "matvit.published.fetch", "socket.socket.connect"):
+    for name in (
+        "timm.models._hub.hf_hub_download",
+        "matvit.weights.published.fetch",
+        "socket.socket.connect",
+    ):
         monkeypatch.setattr(name, refuse)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from matvit import latency
+from matvit.runtime import latency
 
 
 @pytest.fixture(autouse=True)

@@ -193,7 +193,7 @@ def test_a_budget_in_ms_is_measured_once(
     matvit: Callable, index: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path))
-    monkeypatch.setattr("matvit.latency.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("matvit.runtime.latency.SETTLE_SECONDS", 0)
     monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
     ask = ("query", files_of(queries)[0], "-i", index, "-b", "60000ms", "--json")
     first, second = matvit(*ask), matvit(*ask)
@@ -612,7 +612,7 @@ def test_an_index_remembers_a_published_name(
     matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("matvit.published.fetch", pytest.fail)
+    monkeypatch.setattr("matvit.weights.published.fetch", pytest.fail)
     library.save(random_matvit(0), tmp_path / "cache" / "published" / PUBLISHED)
     out, file = tmp_path / "i", files_of(corpus)[0]
     assert matvit("index", "build", corpus, "-m", PUBLISHED, "-o", out).code == 0
@@ -634,7 +634,7 @@ def test_a_published_model_that_an_index_needs_is_fetched_in_sight_once_agreed_t
         return ""
 
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("matvit.published.fetch", fetch)
+    monkeypatch.setattr("matvit.weights.published.fetch", fetch)
     out, file = tmp_path / "i", files_of(corpus)[0]
     monkeypatch.setattr("cli.progress._QUIET_SECONDS", 0)
     bars = ["bytes downloaded: 1.5 MB/1.5 MB", "bytes read: 1.5 MB/1.5 MB"]
@@ -657,8 +657,8 @@ def test_a_directory_called_like_a_published_model_is_that_directory(
     matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("matvit.published.fetch", pytest.fail)
-    monkeypatch.setattr("matvit.bench.find_spec", lambda name: None)
+    monkeypatch.setattr("matvit.weights.published.fetch", pytest.fail)
+    monkeypatch.setattr("matvit.engines.compare.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     library.save(random_matvit(0), PUBLISHED)
     assert len(json.loads(matvit("plan", PUBLISHED, "--json").out)) == 13

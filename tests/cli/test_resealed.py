@@ -14,8 +14,8 @@ from resealed import JSON, NASTY, paths_of, put
 from small_world import files_of
 
 from cli.main import main
-from indexes.manifest import _sealed
-from indexes.staging import staging_of
+from indexes.disk.manifest import _sealed
+from indexes.disk.staging import staging_of
 
 COMMANDS = [
     "index info {index}",

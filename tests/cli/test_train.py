@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from small_world import files_of, shard_of
 
 import matvit as library
-from matvit.lock import exclusive_inside
-from matvit.recipe import names
+from matvit.files.lock import exclusive_inside
+from matvit.training.recipe import names
 
 RECIPE = """
 architecture = "matvit_tiny_patch16_224"
@@ -461,7 +461,7 @@ def test_started_twice_under_torchrun_the_second_is_refused(
     assert {line for line in said if "another process" not in line} <= {
         "matvit: the first process of this run cannot begin, and says why"
     }
-    assert "matvit/train.py" not in done.stderr
+    assert "matvit/training/train.py" not in done.stderr
 
 
 def test_two_processes_with_half_the_batch_each_take_the_steps_of_one(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from indexes.vectors import Vectors, write_vectors
+from indexes.disk.vectors import Vectors, write_vectors
 
 
 def clustered(

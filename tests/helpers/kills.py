@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-# Python tells of these before they happen. `matvit.exchange` tells of its own as a rename.
+# Python tells of these before they happen. `matvit.files.exchange` tells of its own as a rename.
 OPERATIONS = {
     "open",
     "os.chmod",

@@ -5,13 +5,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+from entries import column_of, keys_of, paths_of, vectors_of
 from small_world import picture, write_shard
 from watched import logged
 
 from indexes import Index, verify
-from indexes.change import remove
 from retrieval import Encoder, build_index, open_source
-from retrieval.known import Known
+from retrieval.upkeep.known_files import Known
 
 
 def png(number: int) -> bytes:
@@ -63,8 +63,7 @@ class Nightly:
             if source.parts:
                 build_index(source, self._encoder, self.out, extends=extends, key_prefix=key_prefix)
         if prune and known:
-            gone = known.gone(source)
-            remove(self.out, lambda opened: opened.from_files(gone), command="")
+            self.index.remove_files(known.gone(source), command="")
         assert verify(self.out) == []
         return told
 
@@ -75,19 +74,15 @@ class Nightly:
     @property
     def keys(self) -> list[str]:
         """Of the rows that can be found."""
-        keys: list[str] = self.index.live_rows["key"].to_pylist()
-        return keys
+        return keys_of(self.index)
 
     @property
     def paths(self) -> dict[str, str]:
         """Key -> path."""
-        rows = self.index.live_rows
-        return dict(zip(rows["key"].to_pylist(), rows["path"].to_pylist(), strict=True))
+        return dict(zip(keys_of(self.index), paths_of(self.index), strict=True))
 
     @property
     def vectors(self) -> dict[str, bytes]:
         """Hash of an image -> vector."""
-        index = self.index
-        rows = index.live.nonzero()[0]
-        contents = index.live_rows["content"].to_pylist()
-        return {c: v.tobytes() for c, v in zip(contents, index.vectors.take(rows), strict=True)}
+        contents = column_of(self.index, "content")
+        return {str(c): v.tobytes() for c, v in zip(contents, vectors_of(self.index), strict=True)}

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from indexes.files import ends_sha256, sha256_of
-from indexes.manifest import read_manifest
+from indexes.disk.durable import ends_sha256, sha256_of
+from indexes.disk.manifest import read_manifest
 
 GOLDEN = Path(__file__).parents[1] / "indexes" / "golden_format_1"
 """An index of format 1: three rows in two parts, of which one is removed, a failure and a calibration."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from entries import keys_of, labels_of, paths_of, vectors_of
 
 from indexes import EncoderIdentity, Index, IndexWriter
-from indexes.assembly import Origin
+from indexes.disk.assembly import Origin
 from indexes.faiss_kinds.options import KindOptions
 
 DIM = 8
@@ -74,9 +75,9 @@ def build(
 def contents(out: Path) -> dict[str, tuple[str, str | None, bytes]]:
     """Key -> path, label and vector of every row that can be found."""
     index = Index.open(out)
-    vectors_ND = index.vectors.take(np.arange(index.manifest.ntotal)).astype(np.float16)
-    rows = zip(index.keys, index.paths, index.labels, vectors_ND, index.live, strict=True)
-    return {key: (path, label, vector.tobytes()) for key, path, label, vector, live in rows if live}
+    vectors_ND = vectors_of(index).astype(np.float16)
+    rows = zip(keys_of(index), paths_of(index), labels_of(index), vectors_ND, strict=True)
+    return {key: (path, label, vector.tobytes()) for key, path, label, vector in rows}
 
 
 def expected(*parts: Sequence[Row]) -> dict[str, tuple[str, str | None, bytes]]:

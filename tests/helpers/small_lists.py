@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from retrieval.errors import ImageSourceError
-from retrieval.images import ImageSource, open_source
-from retrieval.sample import Failure, Sample
+from retrieval.sources.open_images import ImageSource, open_source
+from retrieval.sources.sample import Failure, Sample
 
 
 def fill(root: Path, *names: str) -> None:

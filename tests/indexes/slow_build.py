@@ -22,9 +22,9 @@ from small_index import Row, bytes_of, contents, origin, rows_of
 from small_index import build as build_at_once
 
 from indexes import EncoderIdentity, IndexDamagedError, IndexWriter, change, verify
+from indexes.disk.rows import read_failures
+from indexes.disk.staging import restore, staging_of
 from indexes.faiss_kinds.search import require_faiss
-from indexes.rows import read_failures
-from indexes.staging import restore, staging_of
 
 IDENTITY = EncoderIdentity(architecture="a", weights_sha256="b" * 64, pooling="c", embed_dim=4, preprocess={})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from entries import column_of, keys_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_index import ENCODER, Row, build, bytes_of, contents, expected, fill, origin, rows_of
@@ -27,11 +28,12 @@ from indexes import (
     change,
     verify,
 )
+from indexes.disk.directory import Directory
+from indexes.disk.rows import read_failures
+from indexes.disk.staging import Staging, staging_of
 from indexes.faiss_kinds.options import KindOptions
-from indexes.rows import read_failures
-from indexes.staging import Staging, staging_of
 
-Choose = Callable[[Index], np.ndarray]
+Choose = Callable[[Directory], np.ndarray]
 
 
 def keyed(*keys: str) -> Choose:
@@ -89,17 +91,17 @@ def photos(tmp_path: Path) -> Path:
 def test_removed_rows_are_found_by_nothing(photos: Path) -> None:
     assert Index.open(photos).duplicates == 1
     assert remove(photos, keyed("a", "d")) == 2
-    index = Index.open(photos)
+    index, rows = Index.open(photos), Directory.open(photos)
     assert (len(index), index.manifest.ntotal, index.manifest.removed) == (2, 4, 2)
-    assert index.removed.tolist() == [0, 3]
+    assert rows.removed.tolist() == [0, 3]
     assert set(contents(photos)) == {"b", "c"}
     found = index.search(np.stack([Row("a", "").vector, Row("d", "").vector]), k=4)
-    assert [sorted(rows) for rows in found.rows.tolist()] == [[1, 2], [1, 2]]
-    assert not index.matching("label = 'dog' or key = 'a'").any()
-    assert index.matching("key != ''").tolist() == [False, True, True, False]
-    assert index.from_files(pa.array(["/1", "/2", "/3"])).tolist() == [False, True, True, False]
+    assert [sorted(entry.key for entry in entries) for entries in found.entries] == [["b", "c"], ["b", "c"]]
+    assert not rows.matching("label = 'dog' or key = 'a'").any()
+    assert rows.matching("key != ''").tolist() == [False, True, True, False]
+    assert rows.from_files(pa.array(["/1", "/2", "/3"])).tolist() == [False, True, True, False]
     with pytest.raises(UnknownKeyError, match="no row with the key 'd'"):
-        index.with_keys(["b", "d"])
+        rows.with_keys(["b", "d"])
     assert index.manifest.classes == ["cat"]
     assert index.duplicates == 0  # what b was a copy of is gone
     assert failed_keys(photos) == ["bad"]
@@ -111,17 +113,16 @@ def test_what_a_copy_is_of_passes_to_the_next_copy(tmp_path: Path) -> None:
     rows = [Row(key, f"/{key}", content="same") for key in "abc"]
     out = build(tmp_path / "x.index", rows)
     remove(out, keyed("a"))
-    index = Index.open(out)
-    assert index.rows["duplicate_of"].to_pylist() == [None, None, "b"]
-    assert index.duplicates == 1
+    assert Directory.open(out).rows["duplicate_of"].to_pylist() == [None, None, "b"]
+    assert Index.open(out).duplicates == 1
     remove(out, keyed("b"))
-    assert Index.open(out).rows["duplicate_of"].to_pylist() == [None, None, None]
+    assert Directory.open(out).rows["duplicate_of"].to_pylist() == [None, None, None]
 
 
 def test_rows_are_removed_by_mask_and_counted_once(photos: Path) -> None:
     assert remove(photos, lambda index: index.matching("label = 'dog'")) == 1
     assert remove(photos, lambda index: np.array([True, False, False, True])) == 1
-    assert Index.open(photos).removed.tolist() == [0, 3]
+    assert Directory.open(photos).removed.tolist() == [0, 3]
     assert verify(photos) == []
 
 
@@ -307,11 +308,11 @@ def test_merged_index_has_what_both_have(two: list[Path], tmp_path: Path) -> Non
     with untouched(two[0]), untouched(two[1]):
         merge(two, out)
     index = Index.open(out)
-    assert index.keys == ["a:0", "c:0", "c:1"]
+    assert keys_of(index) == ["a:0", "c:0", "c:1"]
     assert contents(out) == contents(two[0]) | contents(two[1])
     assert (index.manifest.removed, index.manifest.classes) == (0, ["cat", "dog"])
     assert index.manifest.sources == ["photos", "more"]
-    assert index.rows["duplicate_of"].to_pylist() == [None, None, "a:0"]
+    assert column_of(index, "duplicate_of") == [None, None, "a:0"]
     assert failed_keys(out) == ["bad 1", "bad 2"]
     assert verify(out) == verify(two[0]) == verify(two[1]) == []
     assert set(tmp_path.iterdir()) == {out, *two}
@@ -404,7 +405,7 @@ def test_added_rows_join_those_that_are_there(photos: Path) -> None:
     build(photos, *new, extends=True, source="more", failures=[("bad 2", "empty")])
     index = Index.open(photos)
     assert contents(photos) == before | expected(*new)
-    assert index.keys == ["a", "b", "c", "d", "e:0", "e:1", "f:0"]
+    assert keys_of(index) == ["a", "b", "c", "d", "e:0", "e:1", "f:0"]
     assert (index.manifest.classes, index.manifest.sources) == (["bird", "cat", "dog"], ["photos", "more"])
     assert failed_keys(photos) == ["bad", "bad 2"]
     assert verify(photos) == []
@@ -420,13 +421,13 @@ def test_adding_writes_no_old_vectors(photos: Path) -> None:
 def test_rows_of_the_same_file_are_replaced(photos: Path) -> None:
     new = [Row("b", "/2", "mouse", number=1), Row("e", "/2", "mouse")]
     build(photos, new, extends=True)
-    index = Index.open(photos)
+    index, rows = Index.open(photos), Directory.open(photos)
     assert list(contents(photos)) == ["a", "d", "b", "e"]  # c is no longer in /2
     assert contents(photos)["b"] == expected(new)["b"]
-    assert index.removed.tolist() == [1, 2]
+    assert rows.removed.tolist() == [1, 2]
     assert index.manifest.classes == ["cat", "dog", "mouse"]
-    np.testing.assert_array_equal(index.search(new[0].vector[None], k=1).rows, [[4]])
-    assert index.matching("key = 'b'").tolist() == [False] * 4 + [True, False]
+    assert index.search(new[0].vector[None], k=1).entries == [[("b", "/2", "mouse")]]
+    assert rows.matching("key = 'b'").tolist() == [False] * 4 + [True, False]
     assert verify(photos) == []
 
 
@@ -470,9 +471,9 @@ def test_an_index_keeps_its_kind_when_it_grows(tmp_path: Path) -> None:
     build(out, rows_of("b", 40), extends=True, factory="Flat")
     index = Index.open(out)
     assert index.manifest.kind.factory == "HNSW4"
-    wanted = [row.vector for row in rows_of("b", 40)]
-    found = index.search(np.array(wanted), k=1).rows[:, 0]
-    assert np.mean(found == np.arange(40, 80)) > 0.9
+    wanted = rows_of("b", 40)
+    found = index.search(np.array([row.vector for row in wanted]), k=1).entries
+    assert np.mean([one.key == row.key for [one], row in zip(found, wanted, strict=True)]) > 0.9
 
 
 def test_interrupted_add_leaves_the_index_whole_and_continues(photos: Path) -> None:
@@ -553,10 +554,10 @@ class Oracle:
         scores_QN = dict(zip(self.rows, (queries_QD @ corpus_ND.T).T, strict=True))
         for k in (1, len(self.rows), len(self.rows) + 5):
             found = index.search(queries_QD, k)
-            assert found.rows.shape == (3, min(k, len(self.rows)))
-            for q, (scores, rows) in enumerate(zip(found.scores, found.rows, strict=True)):
-                keys = [index.keys[row] for row in rows]
-                assert len(set(keys)) == len(keys)
+            assert found.scores.shape == (3, min(k, len(self.rows)))
+            for q, (scores, entries) in enumerate(zip(found.scores, found.entries, strict=True)):
+                keys = [entry.key for entry in entries]
+                assert len(set(keys)) == len(keys) == len(scores)
                 np.testing.assert_allclose(scores, [scores_QN[key][q] for key in keys], atol=1e-5)
                 if k > 1 or index.manifest.kind.factory == "Flat":
                     best = sorted((each[q] for each in scores_QN.values()), reverse=True)[:k]

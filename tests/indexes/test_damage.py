@@ -8,14 +8,16 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from entries import vectors_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from resealed import reseal as seal
 from small_index import build, rows_of
 
-from indexes import FileEntry, Index, IndexDamagedError, change, rows, verify
-from indexes.manifest import read_manifest
-from indexes.vectors import mapped, read_vectors
+from indexes import FileEntry, Index, IndexDamagedError, change, verify
+from indexes.disk import rows
+from indexes.disk.manifest import read_manifest
+from indexes.disk.vectors import mapped, read_vectors
 
 
 @pytest.fixture
@@ -227,4 +229,4 @@ def test_vectors_that_are_fewer_than_the_manifest_says(out: Path, tmp_path: Path
     (out / "vectors" / "part-00000.npy").write_bytes((other / "vectors" / "part-00000.npy").read_bytes())
     seal(out)
     with pytest.raises(IndexDamagedError, match="5 vectors where its manifest says 6"):
-        _ = Index.open(out).vectors
+        vectors_of(Index.open(out))

@@ -6,16 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from small_index import DIM, ENCODER, Row, build, bytes_of, origin, rows_of
 
-from indexes import (
-    Index,
-    IndexBusyError,
-    IndexExistsError,
-    IndexReplacedError,
-    IndexWriter,
-    change,
-    export,
-)
-from indexes.staging import Staging
+from indexes import Index, IndexBusyError, IndexExistsError, IndexReplacedError, IndexWriter, change, export
+from indexes.disk.staging import Staging
 
 PARTS = [
     [Row("a", "/1", "cat", content="x"), Row("b", "/2", content="x")],

@@ -14,8 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_index import DIM, ENCODER, build, bytes_of, origin, rows_of
 
-from indexes import Index, IndexReplacedError, IndexWriter, change, vectors
-from indexes import index as module
+from indexes import FilterError, Index, IndexReplacedError, IndexWriter, change
+from indexes.disk import directory as module
+from indexes.disk import row_search, vectors
+from indexes.disk.directory import Directory
+from indexes.disk.row_search import FoundRows, RowSearch
+from indexes.disk.selection import Selection
 from indexes.faiss_kinds.options import KindOptions
 
 Row = dict[str, str | None]
@@ -41,7 +45,7 @@ def row(number: int, rng: np.random.Generator) -> Row:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Index:
+def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Directory:
     """Some rows with copies among them, and some of them removed."""
     rng = np.random.default_rng(0)
     vectors_ND = rng.standard_normal((ROWS, DIM))
@@ -56,20 +60,27 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         writer.commit(origin(), KINDS[request.param])
     gone_N = rng.random(ROWS) < 0.1
     change.remove(out, lambda _: gone_N, command="")
-    return Index.open(out)
+    return Directory.open(out)
 
 
 @contextmanager
 def few_rows(limit: int) -> Iterator[None]:
     """Up to so many rows are compared one by one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_FEW_ROWS", limit)
+        patch.setattr(row_search, "_FEW_ROWS", limit)
         yield
 
 
-def check(index: Index, where_N: np.ndarray | None, queries_QD: np.ndarray, k: int, *, is_exact: bool) -> str:
+def search(index: Directory, queries_QD: np.ndarray, k: int, where_N: np.ndarray | None = None) -> FoundRows:
+    among = None if where_N is None else Selection(where_N & index.live)
+    return RowSearch(index).search(queries_QD, k, among)
+
+
+def check(
+    index: Directory, where_N: np.ndarray | None, queries_QD: np.ndarray, k: int, *, is_exact: bool
+) -> str:
     """Compare a search with brute force, and say how it went."""
-    found = index.search(queries_QD, k, where_N)
+    found = search(index, queries_QD, k, where_N)
     among = np.flatnonzero(index.live if where_N is None else index.live & where_N)
     k = min(k, len(among))
     assert found.scores.shape == found.rows.shape == (len(queries_QD), k)
@@ -78,14 +89,14 @@ def check(index: Index, where_N: np.ndarray | None, queries_QD: np.ndarray, k: i
     assert all(len(set(rows)) == k for rows in found.rows.tolist())
     scores_QN = queries_QD @ index.vectors.take(np.arange(ROWS)).T
     assert (np.diff(found.scores, axis=1) <= 1e-6).all()
-    rough = index.manifest.kind.factory == "SQ8" and "one by one" not in found.how
+    rough = index.manifest.kind.factory == "SQ8" and "one by one" not in found.searched
     tolerance = 0.1 * np.abs(queries_QD).sum(axis=1).max(initial=1) if rough else 1e-5
     own_QK = np.take_along_axis(scores_QN, found.rows, axis=1)
     np.testing.assert_allclose(found.scores, own_QK, atol=tolerance)
     if is_exact and not rough:
         best_QK = -np.sort(-scores_QN[:, among], axis=1)[:, :k]
         np.testing.assert_allclose(found.scores, best_QK, atol=1e-5)
-    return found.how
+    return found.searched
 
 
 QUERIES = st.tuples(st.integers(0, 99), st.integers(0, 4))
@@ -102,7 +113,7 @@ def drawn(queries: tuple[int, int]) -> np.ndarray:
 @example(seed=0, share=1.0, queries=(0, 2), k=ROWS)
 @example(seed=0, share=1.0, queries=(0, 0), k=10)
 def test_search_among_a_mask_equals_brute_force(
-    index: Index, seed: int, share: float, queries: tuple[int, int], k: int
+    index: Directory, seed: int, share: float, queries: tuple[int, int], k: int
 ) -> None:
     where_N = np.random.default_rng(seed).random(ROWS) < share
     queries_QD, count = drawn(queries), int((where_N & index.live).sum())
@@ -110,11 +121,11 @@ def test_search_among_a_mask_equals_brute_force(
     # The same without comparing one by one where the kind can do without.
     factory = index.manifest.kind.factory
     with few_rows(0):
-        how = check(index, where_N, queries_QD, k, is_exact=factory == "Flat")
+        searched = check(index, where_N, queries_QD, k, is_exact=factory == "Flat")
         if not count:
-            assert how == f"{count} rows one by one"
+            assert searched == f"{count} rows one by one"
         else:
-            assert how.startswith(f"{factory} among {count} rows")
+            assert searched.startswith(f"{factory} among {count} rows")
         check(index, None, queries_QD, k, is_exact=factory == "Flat")
 
 
@@ -188,7 +199,7 @@ CONDITIONS = st.recursive(
 @settings(max_examples=40, deadline=None)
 @given(condition=CONDITIONS, queries=QUERIES, k=st.integers(1, 60))
 def test_search_among_what_an_expression_finds_equals_brute_force(
-    index: Index, condition: Condition, queries: tuple[int, int], k: int
+    index: Directory, condition: Condition, queries: tuple[int, int], k: int
 ) -> None:
     where, says = condition
     rows: list[dict[str, Any]] = index.rows.to_pylist()
@@ -203,12 +214,12 @@ def test_search_among_what_an_expression_finds_equals_brute_force(
 # ---------------------------------------------------------------- which path, and what it needs
 
 
-def test_most_of_the_true_neighbours_are_found_among_many(index: Index) -> None:
+def test_most_of_the_true_neighbours_are_found_among_many(index: Directory) -> None:
     where_N = np.random.default_rng(1).random(ROWS) < 0.7
     queries_QD = np.random.default_rng(2).standard_normal((50, DIM)).astype(np.float32)
     with few_rows(0):
-        found = index.search(queries_QD, 10, where_N)
-    truth = index.search(queries_QD, 10, where_N)
+        found = search(index, queries_QD, 10, where_N)
+    truth = search(index, queries_QD, 10, where_N)
     # A copy of a neighbour is as good.
     right = truth.scores[:, -1:] - 1e-2
     own_QK = np.einsum("qd,qkd->qk", queries_QD, index.vectors.take(found.rows.ravel()).reshape(50, 10, DIM))
@@ -217,41 +228,44 @@ def test_most_of_the_true_neighbours_are_found_among_many(index: Index) -> None:
 
 @pytest.mark.parametrize("index", ["PQ4x4fs"], indirect=True)
 def test_a_kind_that_cannot_choose_rows_finds_more_and_drops_them_if_they_are_not_too_many(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    index: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries_QD, left_out = np.eye(DIM, dtype=np.float32), ROWS - len(index)
     assert left_out > 10
     with few_rows(0):
-        monkeypatch.setattr(module, "_MOST_SPARE", left_out)
+        monkeypatch.setattr(row_search, "_MOST_SPARE", left_out)
         assert check(index, None, queries_QD, 20, is_exact=False) == f"PQ4x4fs among {len(index)} rows"
-        monkeypatch.setattr(module, "_MOST_SPARE", left_out - 1)
+        monkeypatch.setattr(row_search, "_MOST_SPARE", left_out - 1)
         assert check(index, None, queries_QD, 20, is_exact=True) == f"{len(index)} rows one by one"
 
 
 @pytest.mark.parametrize("index", ["HNSW8", "IVF8,Flat"], indirect=True)
-def test_what_an_index_lacks_is_looked_for_one_by_one(index: Index) -> None:
+def test_what_an_index_lacks_is_looked_for_one_by_one(index: Directory) -> None:
     where_N = np.zeros(ROWS, dtype=bool)
     where_N[np.flatnonzero(index.live)[[3, 50, 200, 500]]] = True
     queries_QD = np.eye(DIM, dtype=np.float32)
     with few_rows(0):
-        how = check(index, where_N, queries_QD, 4, is_exact=False)
-    assert how.startswith(f"{index.manifest.kind.factory} among 4 rows; for ")
-    assert how.endswith(f" of {DIM} queries one by one")
+        searched = check(index, where_N, queries_QD, 4, is_exact=False)
+    assert searched.startswith(f"{index.manifest.kind.factory} among 4 rows; for ")
+    assert searched.endswith(f" of {DIM} queries one by one")
 
 
 def test_a_whole_index_is_searched_as_its_kind_says(tmp_path: Path) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 100), factory="HNSW8")
     query = np.ones((1, DIM))
-    assert Index.open(out).search(query, 3).how == "HNSW8"
+    assert search(Directory.open(out), query, 3).searched == "HNSW8"
     change.remove(out, lambda index: index.with_keys(["a:3"]), command="")
-    assert Index.open(out).search(query, 3).how == "99 rows one by one"
+    assert search(Directory.open(out), query, 3).searched == "99 rows one by one"
     with few_rows(98):
-        assert Index.open(out).search(query, 3).how == "HNSW8 among 99 rows"
+        assert search(Directory.open(out), query, 3).searched == "HNSW8 among 99 rows"
 
 
-def test_a_mask_of_another_index_is_refused(index: Index) -> None:
-    with pytest.raises(ValueError, match="broadcast"):
-        index.search(np.ones((1, DIM)), 1, np.ones(ROWS - 1, dtype=bool))
+def test_a_condition_that_cannot_be_understood_is_refused_each_time(index: Directory) -> None:
+    store = Index(index)
+    for _ in range(2):
+        with pytest.raises(FilterError, match="there is no column colour"):
+            store.search(np.ones((1, DIM)), 1, "colour = 'red'")
+    assert len(store.search(np.ones((1, DIM)), 1, "label = 'cat'").entries[0]) == 1
 
 
 # ---------------------------------------------------------------- while it is replaced
@@ -263,13 +277,13 @@ def replace(out: Path) -> None:
 
 def test_replaced_index_answers_from_what_it_has_read(tmp_path: Path) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 20), rows_of("b", 20))
-    index, query = Index.open(out), np.ones((2, DIM))
+    index, query = Directory.open(out), np.ones((2, DIM))
     where_N = np.arange(40) % 3 == 0
-    whole, some = index.search(query, 5), index.search(query, 5, where_N)
+    whole, some = search(index, query, 5), search(index, query, 5, where_N)
     change.remove(out, lambda opened: opened.with_keys(["a:0", "b:3"]), command="")
     replace(out)
-    np.testing.assert_array_equal(index.search(query, 5).rows, whole.rows)
-    np.testing.assert_array_equal(index.search(query, 5, where_N).rows, some.rows)
+    np.testing.assert_array_equal(search(index, query, 5).rows, whole.rows)
+    np.testing.assert_array_equal(search(index, query, 5, where_N).rows, some.rows)
 
 
 REMOVALS = {
@@ -285,37 +299,37 @@ def test_replaced_index_says_so_where_vectors_are_needed(
     tmp_path: Path, keys: list[str], generations: int
 ) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 20), rows_of("b", 20))
-    index, query = Index.open(out), np.ones((1, DIM))
+    index, query = Directory.open(out), np.ones((1, DIM))
     if keys:
         change.remove(out, lambda opened: opened.with_keys(keys), command="")
     for _ in range(generations):  # the file system may give the next the inode of the one before the last
         replace(out)
-    assert len(index.search(query, 5).rows[0]) == 5  # the FAISS file is open, and enough
+    assert len(search(index, query, 5).rows[0]) == 5  # the FAISS file is open, and enough
     for _ in range(2):
         with pytest.raises(IndexReplacedError, match=r"was replaced since it was opened: open it again"):
-            index.search(query, 5, np.arange(40) < 10)
-    assert len(Index.open(out).search(query, 5, np.arange(40 - len(keys)) < 10).rows[0]) == 5
+            search(index, query, 5, np.arange(40) < 10)
+    assert len(search(Directory.open(out), query, 5, np.arange(40 - len(keys)) < 10).rows[0]) == 5
 
 
 def test_replaced_index_that_ranks_again_needs_its_vectors(tmp_path: Path) -> None:
     out = tmp_path / "x.index"
     build(tmp_path / "flat.index", rows_of("a", 20))
     change.gather([tmp_path / "flat.index"], out, command="", options=KindOptions(factory="SQ8", rerank=10))
-    index = Index.open(out)
+    index = Directory.open(out)
     replace(out)
     with pytest.raises(IndexReplacedError):
-        index.search(np.ones((1, DIM)), 5)
+        search(index, np.ones((1, DIM)), 5)
 
 
 def test_index_that_was_written_over_is_one_that_was_replaced(tmp_path: Path) -> None:
     """As by rsync --inplace; file systems may give the files of a new index the inodes of an old one, too."""
     out = build(tmp_path / "x.index", rows_of("a", 20))
     other = build(tmp_path / "other.index", rows_of("b", 20))
-    index = Index.open(out)
+    index = Directory.open(out)
     for name, content in bytes_of(other).items():
         (out / name).write_bytes(content)
     with pytest.raises(IndexReplacedError):
-        index.search(np.ones((1, DIM)), 5, np.arange(20) < 10)
+        search(index, np.ones((1, DIM)), 5, np.arange(20) < 10)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -337,24 +351,24 @@ def test_index_that_is_replaced_while_it_is_opened_is_whole(
         return result
 
     monkeypatch.setattr(module, step, interrupted)
-    index = Index.open(out)
-    assert index.keys == [*(f"a:{n}" for n in range(20)), "b:19"]
-    assert index.search(np.ones((1, DIM)), 50).rows.shape == (1, 21)
+    index = Directory.open(out)
+    assert index.live_rows()["key"].to_pylist() == [*(f"a:{n}" for n in range(20)), "b:19"]
+    assert search(index, np.ones((1, DIM)), 50).rows.shape == (1, 21)
     assert len(index.vectors) == 21
 
 
 def test_removed_index_is_one_that_was_replaced(tmp_path: Path) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 20))
-    index = Index.open(out)
+    index = Directory.open(out)
     out.rename(tmp_path / "moved.index")
     with pytest.raises(IndexReplacedError):
-        index.search(np.ones((1, DIM)), 5, np.arange(20) < 10)
+        search(index, np.ones((1, DIM)), 5, np.arange(20) < 10)
 
 
 def test_an_index_that_is_let_go_of_is_gone_at_once(tmp_path: Path) -> None:
     """What replaced it may need the memory; FAISS may have read it all."""
     index = Index.open(build(tmp_path / "x.index", rows_of("a", 20)))
-    index.search(np.ones((1, DIM)), 5, np.arange(20) < 10)
+    index.search(np.ones((1, DIM)), 5, "key like 'a:1%'")
     gone = weakref.ref(index)
     gc.disable()
     try:
@@ -368,7 +382,7 @@ def test_more_parts_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(vectors, "_OPEN_PARTS", 3)
     parts = [rows_of(f"file {i}", i % 4) for i in range(12)]
     out = build(tmp_path / "x.index", *parts)
-    index = Index.open(out)
+    index = Directory.open(out)
     wanted_ND = np.stack([each.vector for part in parts for each in part]).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(wanted_ND))
     np.testing.assert_array_equal(index.vectors.take(order), wanted_ND[order])

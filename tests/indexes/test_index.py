@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entries import keys_of, labels_of, paths_of, vectors_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes import EncoderIdentity, Index, IndexDamagedError, IndexWriter, WrongEncoderError, verify
-from indexes.assembly import Origin
+from indexes.disk.assembly import Origin
+from indexes.disk.directory import Directory
+from indexes.disk.row_search import RowSearch
 
 Vectors = Callable[..., np.ndarray]
 FILES = (
@@ -26,11 +29,11 @@ FILES = (
 def test_round_trip(small: Path, identity: EncoderIdentity, vectors: Vectors) -> None:
     index = Index.open(small)
     assert len(index) == index.manifest.ntotal == 15
-    assert index.keys == [f"{i}/{n}.jpg" for i in range(3) for n in range(5)]
-    assert index.labels == [f"class {n % 3}" for _ in range(3) for n in range(5)]
-    assert index.rows["path"].to_pylist()[0] == "/photos/0/0.jpg"
+    assert keys_of(index) == [f"{i}/{n}.jpg" for i in range(3) for n in range(5)]
+    assert labels_of(index) == [f"class {n % 3}" for _ in range(3) for n in range(5)]
+    assert paths_of(index)[0] == "/photos/0/0.jpg"
     written = np.concatenate([vectors(5, seed=i) for i in range(3)])
-    np.testing.assert_array_equal(np.concatenate(list(index.vectors.blocks())), written.astype(np.float16))
+    np.testing.assert_array_equal(vectors_of(index), written.astype(np.float16))
     assert index.manifest.encoder == identity
     assert index.manifest.files["failures.parquet"].rows == 3
     index.manifest.require_encoder(identity)
@@ -68,9 +71,9 @@ def test_search_equals_brute_force(
     corpus_ND = vectors_ND.astype(np.float16).astype(np.float32)
     queries_QD = rng.standard_normal((queries, 8)).astype(np.float32)
 
-    scores_QK, ids_QK, how = Index.open(out).search(queries_QD, k)
+    scores_QK, ids_QK, searched = RowSearch(Directory.open(out)).search(queries_QD, k)
 
-    assert how == "Flat"
+    assert searched == "Flat"
 
     assert (scores_QK.dtype, ids_QK.dtype) == (np.float32, np.int64)
     assert scores_QK.shape == ids_QK.shape == (queries, min(k, len(corpus_ND)))
@@ -187,4 +190,4 @@ def test_index_can_be_moved(small: Path, tmp_path: Path) -> None:
     moved = tmp_path / "else where=1" / "x"
     shutil.copytree(small, moved)
     assert verify(moved) == []
-    assert Index.open(moved).rows.column_names == ["key", "path", "label"]
+    assert Index.open(moved).entries().column_names == ["key", "path", "label"]

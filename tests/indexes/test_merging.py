@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from entries import keys_of
 from small_index import Row, build, contents, expected
 
 from indexes import DuplicateKeyError, Index, IndexDamagedError, verify
 from indexes.change import gather, remove
-from indexes.rows import read_failures
+from indexes.disk.rows import read_failures
 
 NAMES = ("IMG_0000.jpg", "IMG_0001.jpg")
 
@@ -64,8 +65,7 @@ def merge(*paths: Path, out: Path) -> dict[str, str]:
 
 
 def keys(out: Path) -> list[str]:
-    index = Index.open(out)
-    return index.live_rows["key"].to_pylist()
+    return keys_of(Index.open(out))
 
 
 def vectors(out: Path) -> dict[str, bytes]:

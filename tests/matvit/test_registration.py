@@ -20,9 +20,9 @@ def run(code: str) -> str:
         "import timm, matvit",
         "import matvit, timm",
         "import matvit; from timm.models import create_model; import timm",
-        "import matvit.submodel, timm",
-        "import matvit.hub, timm",
-        "import matvit.vit, timm",
+        "import matvit.submodels.submodel, timm",
+        "import matvit.weights.hub, timm",
+        "import matvit.vision.architectures, timm",
         "import matvit; matvit.load; import timm",
         "import retrieval, matvit; retrieval.Encoder; import timm",
     ],
@@ -54,7 +54,8 @@ def test_without_timm_its_absence_is_what_is_said() -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        "import matvit.submodel, matvit.budget, matvit.cost, matvit.profile, matvit.protocol",
+        "import matvit.submodels.submodel, matvit.submodels.budget, matvit.submodels.cost",
+        "import matvit.submodels.profile, matvit.submodels.protocol",
         "import matvit; matvit.Submodel((1, 2))",
     ],
 )

@@ -9,7 +9,11 @@ import pytest
 
 import matvit
 
-NAMES = ("budget", "cost", "errors", "profile", "progress", "protocol", "submodel")
+NAMES = (
+    "errors",
+    "runtime.progress",
+    *(f"submodels.{name}" for name in ("budget", "cost", "profile", "protocol", "submodel")),
+)
 
 
 def imported(body: list[ast.stmt]) -> Iterator[str]:
@@ -27,7 +31,7 @@ def imported(body: list[ast.stmt]) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_values_load_no_torch(name: str) -> None:
-    file = Path(matvit.__file__).with_name(f"{name}.py")
+    file = Path(matvit.__file__).parent.joinpath(*name.split(".")).with_suffix(".py")
     modules = set(imported(ast.parse(file.read_text(encoding="utf-8")).body))
     values = {f"matvit.{each}" for each in NAMES}
     assert {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names} <= values

@@ -23,7 +23,7 @@ import faiss  # noqa: F401  (imported before the first fork, to pay for it once)
 import torch
 
 from indexes import verify
-from matvit.distributed import joined
+from matvit.runtime.processes import joined
 from retrieval import Encoder, build_index, open_source
 
 FILE_OPERATIONS = {"open", "os.rename", "os.link", "os.mkdir", "os.remove"}

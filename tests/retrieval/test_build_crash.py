@@ -15,7 +15,7 @@ import torch
 from small_world import picture, write_shard
 
 from indexes import Index, verify
-from indexes.rows import read_failures
+from indexes.disk.rows import read_failures
 from retrieval import Encoder, build_index, open_source
 
 SCRIPT = Path(__file__).with_name("slow_build.py")
@@ -92,7 +92,7 @@ def same(out: Path, undisturbed: Path) -> None:
 
 def test_what_is_built_undisturbed(undisturbed: Path) -> None:
     failures = {f["key"]: f["reason"] for f in read_failures(undisturbed / "failures.parquet").to_pylist()}
-    rows = Index.open(undisturbed).rows.to_pylist()
+    rows = Index.open(undisturbed).entries().to_pylist()
     assert len({row["key"] for row in rows}) == len(rows) > 60
     assert failures.keys() >= {"x-001.tar:1", "x-003.tar:9", "x-004.tar", "x-020.tar", "x-021.tar"}
     assert {row["key"].partition(":")[0] for row in rows} == {

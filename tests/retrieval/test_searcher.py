@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from counting import counting
+from entries import keys_of, labels_of, paths_of, vectors_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,12 +23,12 @@ from timm.models import save_for_hf
 import matvit
 import retrieval.searcher
 from indexes import FilterError, Index, UnknownKeyError, WrongEncoderError
-from indexes.change import gather, remove
+from indexes.change import gather
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.decode import Reading
+from retrieval.encoding.preprocess import Preprocess
 from retrieval.errors import UnreadableImageError
-from retrieval.preprocess import Preprocess
 from retrieval.searcher import Hit, Hits
+from retrieval.sources.decode import Reading
 
 
 def test_a_corpus_image_finds_itself_first(searcher: Searcher, corpus: Path) -> None:
@@ -52,14 +53,14 @@ def test_hits_are_the_nearest_rows_best_first(searcher: Searcher, position: int,
     image = picture("red", 1000 + number)
     hits = searcher.query(image, budget=submodel, k=k)
     (query,) = searcher.encoder.embed(searcher.encoder.preprocess(image)[None], submodel)
-    scores = np.concatenate(list(searcher.index.vectors.blocks())) @ query
+    scores = vectors_of(searcher.index) @ query
     best = np.argsort(-scores, kind="stable")[:k]
     assert len(hits) == min(k, 40)
     np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-5)
     for hit in hits:
-        row = searcher.index.keys.index(hit.key)
+        row = keys_of(searcher.index).index(hit.key)
         assert hit.score == pytest.approx(scores[row], abs=1e-5)
-        assert (hit.path, hit.label) == (searcher.index.paths[row], searcher.index.labels[row])
+        assert (hit.path, hit.label) == (paths_of(searcher.index)[row], labels_of(searcher.index)[row])
 
 
 def test_a_query_says_which_submodel_answered_and_what_it_cost(
@@ -99,7 +100,7 @@ def test_a_clip_tower_is_indexed_as_projected_and_what_came_before_is_refused(
     torch.manual_seed(0)
     matvit.save(matvit.elastic("vit_base_patch32_clip_224.openai", **small), model)
     with monkeypatch.context() as patch:
-        for module in ("matvit.projection", "matvit.checkpoint", "retrieval.encoder"):
+        for module in ("matvit.vision.projection", "matvit.weights.checkpoint", "retrieval.encoding.encoder"):
             patch.setattr(f"{module}.projection_of", lambda _: None)
         build_index(open_source(corpus), Encoder.open(model, device="cpu", dtype="fp32"), old)
     assert Index.open(old).manifest.encoder.embed_dim == 64
@@ -107,9 +108,9 @@ def test_a_clip_tower_is_indexed_as_projected_and_what_came_before_is_refused(
         Searcher.open(old, device="cpu")
     build_index(open_source(corpus), Encoder.open(model, device="cpu", dtype="fp32"), new)
     searcher, file = Searcher.open(new, device="cpu"), files_of(corpus)[0]
-    assert searcher.index.vectors.dim == 512
+    assert searcher.index.manifest.encoder.embed_dim == 512
     assert searcher.query(file)[0].score == pytest.approx(1, abs=2e-3)
-    stored = searcher.index.vectors.take(np.array([searcher.index.paths.index(str(file))]))
+    stored = vectors_of(searcher.index)[[paths_of(searcher.index).index(str(file))]]
     embedded = searcher.encoder.embed(searcher.encoder.preprocess(file)[None])
     np.testing.assert_allclose(stored, embedded, atol=1e-3)
 
@@ -238,7 +239,7 @@ def test_a_condition_leaves_the_nearest_of_the_rest(
     assert keys(hits) == keys(expected)
     assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-6)
     assert keys(searcher.query(file, budget="M", k=2, where=where)) == keys(expected)[:2]
-    assert str(len(expected)) in hits.how
+    assert str(len(expected)) in hits.searched
     assert {len(hits) for hits in searcher.query_batch([file] * 3, k=40, where=where)} == {len(expected)}
 
 
@@ -281,7 +282,7 @@ def test_a_row_outside_the_condition_takes_no_result_s_place(doubles: Searcher) 
 
 
 def test_a_row_finds_the_rows_nearest_to_it_at_no_cost(searcher: Searcher) -> None:
-    vectors, keys_N = np.concatenate(list(searcher.index.vectors.blocks())), np.array(searcher.index.keys)
+    vectors, keys_N = vectors_of(searcher.index), np.array(keys_of(searcher.index))
     for row in range(0, 40, 7):
         scores = vectors @ vectors[row] / np.linalg.norm(vectors[row])
         scores[row] = -1
@@ -296,7 +297,7 @@ def test_keys_that_no_row_has(doubles: Searcher) -> None:
         with pytest.raises(UnknownKeyError, match=f"has no row with the key '{key}'"):
             doubles.query_key(key)
     place = doubles.index.path
-    remove(place, lambda opened: opened.with_keys(["2.png"]), command="")
+    Index.open(place).remove(["2.png"], command="")
     later = Searcher.open(place, device="cpu", dtype="fp32")
     with pytest.raises(UnknownKeyError):
         later.query_key("2.png")
@@ -310,9 +311,9 @@ def test_vectors_are_normalised_here(searcher: Searcher, dtype: type, length: fl
     units /= np.abs(units).max(axis=1, keepdims=True)  # length of 6e4 stays within float16
     vectors = (units * length).astype(dtype)
     scores = units / np.linalg.norm(units, axis=1, keepdims=True)
-    scores = scores @ np.concatenate(list(searcher.index.vectors.blocks())).T
+    scores = scores @ vectors_of(searcher.index).T
     for hits, expected in zip(searcher.query_vectors(vectors, k=5), scores, strict=True):
-        found = [searcher.index.keys.index(hit.key) for hit in hits]
+        found = [keys_of(searcher.index).index(hit.key) for hit in hits]
         assert [hit.score for hit in hits] == pytest.approx(np.sort(expected)[::-1][:5], abs=0.03)
         assert [hit.score for hit in hits] == pytest.approx(expected[found], abs=0.03 if length < 1 else 1e-3)
     extreme = np.array([[1e200, *[0.0] * 31], [5e-324, *[0.0] * 31]])
@@ -330,7 +331,7 @@ def test_vectors_find_what_their_images_find_at_no_cost(searcher: Searcher, quer
         assert keys(hits) == keys(image_hits)
         assert (hits.submodel, hits.cost, hits.macs, hits.gmacs) == (None, None, 0, 0.0)
         assert (image_hits.submodel, image_hits.macs > 0) == (encoder.submodel("M"), True)
-        assert hits.how == image_hits.how == "Flat"
+        assert hits.searched == image_hits.searched == "Flat"
     assert searcher.query_vectors(np.empty((0, 32), np.float32)) == []
 
 
@@ -366,20 +367,20 @@ def test_a_searcher_that_lives_long_goes_on_with_the_index_that_replaced_its_own
     files, out = files_of(corpus), tmp_path / "i"
     build_index(open_source(corpus), encoder, out)
     searcher = Searcher(Index.open(out), encoder)
-    remove(out, lambda index: index.with_keys(["red/00.jpg"]), command="")
+    Index.open(out).remove(["red/00.jpg"], command="")
     hits = searcher.query(corpus / "red" / "00.jpg", k=50, where="label = 'red'")
     assert sorted(hit.key for hit in hits) == [f"red/{f.name}" for f in files if f.parent.name == "red"][1:]
 
     # By key, too: its vector is read from what was replaced.
     searcher = Searcher(Index.open(out), encoder)
-    remove(out, lambda index: index.with_keys(["red/01.png"]), command="")
+    Index.open(out).remove(["red/01.png"], command="")
     assert "red/01.png" not in keys(searcher.query_key("red/02.png", k=50))
-    assert searcher.row("red/02.png").path == str(corpus / "red" / "02.png")
+    assert searcher.hit("red/02.png").path == str(corpus / "red" / "02.png")
     with pytest.raises(UnknownKeyError):
         searcher.query_key("red/01.png")
     # And a key that has come since.
     build_index(open_source(corpus), encoder, out, extends=True)
-    assert searcher.row("red/01.png").path == str(corpus / "red" / "01.png")
+    assert searcher.hit("red/01.png").path == str(corpus / "red" / "01.png")
 
 
 # The kind: whatever of an index one query reads (vectors, conditions, keys, paths, labels, calibration) while
@@ -390,8 +391,8 @@ def test_threads_with_conditions_of_their_own_get_their_own_answers(
     out = tmp_path / "i"
     build_index(open_source(corpus), encoder, out)
     searcher = Searcher(Index.open(out), encoder)
-    vectors = np.concatenate(list(searcher.index.vectors.blocks()))
-    vector_of = dict(zip(searcher.index.keys, vectors, strict=True))
+    vectors = vectors_of(searcher.index)
+    vector_of = dict(zip(keys_of(searcher.index), vectors, strict=True))
     doomed = [key for key in vector_of if "/00" in key or "/01" in key]
     stop, wrong, asked = threading.Event(), [], [0] * 8
 
@@ -429,7 +430,7 @@ def test_threads_with_conditions_of_their_own_get_their_own_answers(
         for thread in threads:
             thread.start()
         for key in doomed:
-            remove(out, lambda index, key=key: index.with_keys([key]), command="")
+            Index.open(out).remove([key], command="")
             gather([out], out, command="")  # which numbers the rows anew
         build_index(open_source(corpus), encoder, out, extends=True)
     finally:
@@ -443,12 +444,11 @@ def test_threads_with_conditions_of_their_own_get_their_own_answers(
 
 
 def keys_in(place: Path) -> list[str]:
-    index = Index.open(place)
-    return [key for key, is_live in zip(index.keys, index.live, strict=True) if is_live]
+    return keys_of(Index.open(place))
 
 
 def test_scores_stay_within_one(searcher: Searcher) -> None:
-    vectors = np.concatenate(list(searcher.index.vectors.blocks()))
+    vectors = vectors_of(searcher.index)
     for where in (None, "label is not null", "key like 'red/%'"):
         for hits in searcher.query_vectors(vectors, k=3, where=where):
             assert all(-1 <= hit.score <= 1 for hit in hits)

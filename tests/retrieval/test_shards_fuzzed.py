@@ -17,10 +17,10 @@ import pytest
 from small_tars import END, TarMember, blocks, member, padded
 
 from retrieval.errors import UnreadableImageError
-from retrieval.images import open_source
-from retrieval.originals import originals
-from retrieval.sample import Failure, Sample
-from retrieval.shards import locate
+from retrieval.sources.open_images import open_source
+from retrieval.sources.originals import originals
+from retrieval.sources.sample import Failure, Sample
+from retrieval.sources.shards import locate
 
 SUFFIXES = ("jpg", "JPG", "jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "heic", "jp2")
 BAD_TEXT = {"cls": b"\xff", "txt": b"\xfe\xfe", "json": b"{'"}

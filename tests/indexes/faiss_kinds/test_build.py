@@ -11,6 +11,9 @@ import pytest
 from clustered import clustered, stored, true_neighbours
 
 from indexes import EncoderIdentity, FileEntry, IndexDamagedError, IndexKindError, Manifest
+from indexes.disk.durable import ends_sha256, sha256_of
+from indexes.disk.manifest import Kind
+from indexes.disk.vectors import Vectors
 from indexes.faiss_kinds import auto_choice
 from indexes.faiss_kinds import build as module
 from indexes.faiss_kinds.build import add, build, extend, filled, size_bytes
@@ -18,10 +21,7 @@ from indexes.faiss_kinds.kind import Choice
 from indexes.faiss_kinds.options import KindOptions, check
 from indexes.faiss_kinds.recall import Queries
 from indexes.faiss_kinds.search import load
-from indexes.files import ends_sha256, sha256_of
-from indexes.manifest import Kind
 from indexes.progress import silent
-from indexes.vectors import Vectors
 
 AUTO = KindOptions()
 QUIET = {"max_memory_bytes": None, "progress": silent}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from indexes import Index
+from indexes.disk.selection import Selection
+from indexes.disk.vectors import Vectors, write_vectors
 from indexes.faiss_kinds.device_search import DeviceSearch
 from indexes.faiss_kinds.search import exact
-from indexes.selection import Selection
-from indexes.vectors import Vectors, write_vectors
 
 Make = Callable[..., np.ndarray]
 
@@ -39,9 +39,8 @@ def test_an_index_searches_where_it_is_told_to(small: Path, vectors: Make) -> No
     assert there.use("cpu:0") == "matrix products on cpu:0"
     queries_QD = vectors(4, seed=5).astype(np.float32)
     one, other = here.search(queries_QD, 6), there.search(queries_QD, 6)
-    np.testing.assert_array_equal(one.rows, other.rows)
+    assert one.entries == other.entries
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
-    where_N = here.matching("label = 'class 1'")
-    np.testing.assert_array_equal(
-        here.search(queries_QD, 9, where_N).rows, there.search(queries_QD, 9, where_N).rows
-    )
+    where = "label = 'class 1'"
+    assert here.search(queries_QD, 9, where).entries == there.search(queries_QD, 9, where).entries
+    np.testing.assert_array_equal(here.exact(queries_QD, 9)[1], there.exact(queries_QD, 9)[1])

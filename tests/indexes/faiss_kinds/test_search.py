@@ -15,9 +15,9 @@ from indexes import (
     Manifest,
     MissingFaissError,
 )
+from indexes.disk.durable import ends_sha256
+from indexes.disk.manifest import Kind
 from indexes.faiss_kinds.search import load, require_faiss
-from indexes.files import ends_sha256
-from indexes.manifest import Kind
 
 Vectors = Callable[..., np.ndarray]
 

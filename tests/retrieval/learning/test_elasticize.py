@@ -9,11 +9,11 @@ from PIL import Image
 from small_world import CLASSES, SIDE, files_of, random_matvit, shard_of, write_folder
 
 import matvit
-from indexes.manifest import read_manifest
+from indexes.disk.manifest import read_manifest
 from matvit import Submodel
-from matvit.cost import Cost
-from matvit.elasticize import elasticize
 from matvit.errors import BudgetError
+from matvit.refitting.first_pass import elasticize
+from matvit.submodels.cost import Cost
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.errors import ImageSourceError
 from retrieval.learning.drawn_images import DrawnImages
@@ -86,7 +86,9 @@ def test_a_fifth_at_least_is_left_to_check_on(many, plain, fit, checked, wanted)
 
 def test_only_what_was_drawn_is_read(many, plain, monkeypatch):
     read = []
-    monkeypatch.setattr("retrieval.folders.read_regular", lambda path: read.append(path) or path.read_bytes())
+    monkeypatch.setattr(
+        "retrieval.sources.folders.read_regular", lambda path: read.append(path) or path.read_bytes()
+    )
     DrawnImages.read(str(many), plain, fit=10, check=5, workers=0)
     assert len(read) == 15
     assert len({path.parent.name for path in read}) > 2

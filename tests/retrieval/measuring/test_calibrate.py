@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
+from entries import keys_of
 
 from indexes import Index, verify
-from indexes.change import gather, remove
+from indexes.change import gather
 from matvit.errors import BudgetError
 from retrieval import Searcher, open_source
 from retrieval.measuring.calibrate import calibrate
@@ -74,13 +74,14 @@ def test_it_stays_while_rows_come_and_go_but_not_in_a_merge(own: Path, queries: 
     searcher = Searcher.open(own, device="cpu", dtype="fp32")
     calibrate(searcher, open_source(queries), max_drop=0.9).save(own)
     kept = Index.open(own).manifest.calibration
-    remove(own, lambda index: np.arange(len(index)) < 3, command="")
+    Index.open(own).remove(keys_of(Index.open(own))[:3], command="")
     assert Index.open(own).manifest.calibration == kept
     gather([own], own, command="")
     assert Index.open(own).manifest.calibration == kept
     other = shutil.copytree(own, tmp_path / "other.index")
-    remove(own, lambda index: np.arange(len(index)) < 20, command="")
-    remove(other, lambda index: np.arange(len(index)) >= 20, command="")
+    keys = keys_of(Index.open(own))
+    Index.open(own).remove(keys[:20], command="")
+    Index.open(other).remove(keys[20:], command="")
     gather([own, other], tmp_path / "both.index", command="")
     assert Index.open(tmp_path / "both.index").manifest.calibration is None
 

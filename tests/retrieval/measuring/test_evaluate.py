@@ -13,13 +13,12 @@ from timm.data import create_transform, resolve_model_data_config
 
 import matvit
 from indexes import Index
-from indexes.change import remove
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.csv_table import write_csv
 from retrieval.errors import EvaluationError, ImageSourceError
 from retrieval.measuring.evaluate import evaluate
 from retrieval.measuring.evaluation import Evaluation
-from retrieval.sample import Failure
+from retrieval.showing.csv_table import write_csv
+from retrieval.sources.sample import Failure
 
 
 def embedded(checkpoint: Path, files: list[Path], submodel: matvit.Submodel) -> np.ndarray:
@@ -239,7 +238,7 @@ def test_queries_that_can_only_be_wrong_are_left_out_and_counted(
     among_itself = Searcher(Index.open(tmp_path / "i"), encoder)
     result = evaluate(among_itself, open_source(lonely), curve, same_encoder=True)
     assert (result.queries, result.alone, result.left_out) == (32, 1, 32)
-    remove(tmp_path / "i", lambda index: index.matching("label = 'red'"), command="")
+    Index.open(tmp_path / "i").remove_where("label = 'red'", command="")
     result = evaluate(Searcher(Index.open(tmp_path / "i"), encoder), open_source(queries), curve)
     assert (result.queries, result.alone) == (16, 4)
 

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entries import keys_of, labels_of, paths_of, vectors_of
 from small_index import DIM, ENCODER, build, origin, rows_of
 
-from indexes import Index, IndexWriter, change
+from indexes import Index, IndexWriter
 from indexes.faiss_kinds.options import KindOptions
-from retrieval.encoder import Prediction
+from retrieval.encoding.encoder import Prediction
 from retrieval.measuring import query_results
 from retrieval.measuring.estimate import Estimate, Share
 from retrieval.measuring.metrics.answers import Answers
 from retrieval.measuring.neighbours import LabelledRows
 from retrieval.measuring.query_results import QueryResults
-from retrieval.sample import Sample
+from retrieval.sources.sample import Sample
 
 ROWS, QUERIES, CLASSES = 700, 60, 5
 LABELS = ["ant", "bee", "cat", None, "dog"]
@@ -34,15 +35,14 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         writer.plan([("a", "")])
         writer.write_part(0, unit(rng.standard_normal((ROWS, DIM))), rows, [])
         writer.commit(origin(), KindOptions(factory=request.param))
-    change.remove(out, lambda _: np.arange(ROWS) % 9 == 0, command="")
+    Index.open(out).remove([f"{i}" for i in range(0, ROWS, 9)], command="")
     return Index.open(out)
 
 
 def samples_of(index: Index) -> list[Sample]:
     """Queries of which some are rows of the corpus, some removed rows, and one has a label of its own."""
-    own = [
-        Sample(index.keys[i], index.paths[i], index.labels[i] or "ant", {}, b"") for i in range(QUERIES // 2)
-    ]
+    label_of = dict(zip(keys_of(index), labels_of(index), strict=True))
+    own = [Sample(f"{i}", f"/{i}", label_of.get(f"{i}") or "ant", {}, b"") for i in range(QUERIES // 2)]
     labels = [["ant", "bee", "cat", "dog", "elk"][i % 5] for i in range(QUERIES - len(own))]
     return own + [Sample(f"q{i}", f"/q{i}", label, {}, b"") for i, label in enumerate(labels)]
 
@@ -65,7 +65,7 @@ def predictions() -> list[Prediction]:
 def measured(
     index: Index, samples: Sequence[Sample], predictions: Sequence[Prediction], step: int
 ) -> QueryResults:
-    corpus = LabelledRows(index.labels, index.paths, index.keys, index.live.tolist())
+    corpus = LabelledRows.of_store(index)
     results = QueryResults(index, corpus, len(predictions))
     for start in range(0, len(samples), step):
         some = slice(start, start + step)
@@ -85,23 +85,20 @@ def measured(
 
 def oracle(index: Index, samples: Sequence[Sample], vectors: np.ndarray) -> tuple[dict[str, float], list]:
     """Measures, and the rows that each query finds, by a loop over queries."""
-    corpus = index.vectors.take(np.arange(ROWS))
+    corpus, labels = vectors_of(index), labels_of(index)
+    names = list(zip(paths_of(index), keys_of(index), strict=True))
     values: dict[str, list[float]] = {}
     orders = []
     for sample, vector in zip(samples, vectors, strict=True):
-        others = [
-            i
-            for i in range(ROWS)
-            if index.live[i] and (index.paths[i], index.keys[i]) != (sample.path, sample.key)
-        ]
+        others = [i for i, name in enumerate(names) if name != (sample.path, sample.key)]
         scores = {i: float(corpus[i] @ vector) for i in others}
         order = sorted(others, key=lambda i: -scores[i])
-        right = [index.labels[i] == sample.label for i in order]
+        right = [labels[i] == sample.label for i in order]
         row = {"right": float(right[0])}
         for k in (10, 20, 100, 200):
             votes: dict[str, float] = {}
             for i in order[:k]:
-                if (label := index.labels[i]) is not None:
+                if (label := labels[i]) is not None:
                     votes[label] = votes.get(label, 0) + np.exp(scores[i] / 0.07)
             row[f"knn_{k}"] = max(votes, key=lambda label: votes[label]) == sample.label
         for k in (10, 100):
@@ -162,13 +159,12 @@ def test_an_approximate_kind_is_measured_as_it_searches(index: Index, prediction
     if index.manifest.kind.factory == "Flat":
         assert "index_1nn" not in result
         return
-    rows = index.search(predictions[1].vectors, 2).rows.tolist()
-    own = {(path, key): i for i, (path, key) in enumerate(zip(index.paths, index.keys, strict=True))}
-    found = [
-        next(i for i in two if i != own.get((sample.path, sample.key)))
-        for two, sample in zip(rows, samples, strict=True)
+    found = index.search(predictions[1].vectors, 2).entries
+    nearest = [
+        next(entry for entry in two if (entry.path, entry.key) != (sample.path, sample.key))
+        for two, sample in zip(found, samples, strict=True)
     ]
-    right = [index.labels[i] == sample.label for i, sample in zip(found, samples, strict=True)]
+    right = [entry.label == sample.label for entry, sample in zip(nearest, samples, strict=True)]
     assert result["index_1nn"] == Share(sum(right), QUERIES)
 
 
@@ -184,7 +180,7 @@ def test_what_a_small_corpus_or_a_bare_encoder_lacks_is_left_out(tmp_path: Path)
 def test_a_corpus_of_one_image_that_is_the_query(tmp_path: Path) -> None:
     index = Index.open(build(tmp_path / "x.index", rows_of("a", 1, label="ant")))
     own = Sample("a:0", "/a", "ant", {}, b"")
-    vectors = index.vectors.take(np.array([0]))
+    vectors = vectors_of(index)
     results = measured(index, [own], [Prediction(vectors, None)], 1)
     assert not results.right().any()
     other = measured(index, [Sample("b", "/b", "ant", {}, b"")], [Prediction(vectors, None)], 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawings import share_of_colour
+from entries import keys_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -149,10 +150,10 @@ def test_hits_in_shards_are_shown_and_may_be_queries(encoder: Encoder, corpus: P
     shard_of(tmp_path / "x.tar", files)
     build_index(open_source(tmp_path / "x.tar"), encoder, tmp_path / "i")
     searcher = Searcher.open(tmp_path / "i", device="cpu", dtype="fp32")
-    query = searcher.hit(2, 1.0)
+    query = searcher.hit(keys_of(searcher.index)[2])
     hits = searcher.query_key(query.key, k=3)
     contact_sheet(tmp_path / "sheet.html", [(query.key, query, hits)])
-    by_key = dict(zip(searcher.index.keys, files, strict=True))
+    by_key = dict(zip(keys_of(searcher.index), files, strict=True))
     keys = [query.key, *(hit.key for hit in hits)]
     for shown, key in zip(Page(tmp_path / "sheet.html").images(), keys, strict=True):
         np.testing.assert_array_equal(shown, np.asarray(Image.open(by_key[key])))

@@ -1,0 +1,1 @@
+"""The files of an index: what they hold, and how they survive a crash."""

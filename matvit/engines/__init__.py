@@ -1,0 +1,1 @@
+"""What runs a submodel, and one beside another."""

@@ -1,0 +1,312 @@
+"""One encoder run in several ways, side by side: this library eager and compiled, timm, other runtimes.
+
+Every submodel is timed together with timm's plain XL in float32, in turns, so that a ratio never compares
+two states of the machine.
+"""
+
+import copy
+import io
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from matvit.runtime.device import pick_dtype
+from matvit.runtime.progress import Count, Progress, silent
+from matvit.submodels.protocol import ElasticEncoder
+from matvit.submodels.submodel import Submodel
+from matvit.vision.architectures import default_cfgs
+from matvit.vision.elastic_vit import Elastic
+from matvit.vision.projection import put_aside_classifier
+from matvit.weights import hub
+
+COMPARED_IMAGES = 8
+"""At least so many images for the cosines."""
+
+Run = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in float32, on the device of the comparison, to embeddings (B, D)."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way of running a submodel.
+
+    Args:
+        name: What it is called in the table.
+        dtype: Of the weights of the elastic model that it is given.
+        build: That model, a submodel and images like those to come -> what runs the submodel on images.
+        needs: Modules that must be installed.
+    """
+
+    name: str
+    dtype: torch.dtype
+    build: Callable[[ElasticEncoder, Submodel, Tensor], Run]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """What to install, or nothing."""
+        found = all(map(find_spec, self.needs))
+        return "" if found else "not installed: pip install 'matvit[bench]'"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One submodel at one batch size, run in one way.
+
+    Args:
+        engine: Name of the way.
+        submodel: What ran.
+        batch_size: Images a call.
+        ms: Median milliseconds a call; None where it did not run.
+        speedup: Time of timm's eager XL in float32, in the same rounds, over this one's.
+        images_per_second: Of the median call.
+        share_of_peak: Its FLOPs a second over those of a large bf16 matrix product; None on a CPU.
+        cosine_mean: Between its embeddings and those of float32 eager at the same submodel.
+        cosine_worst: The smallest of them.
+        note: Why it did not run.
+    """
+
+    engine: str
+    submodel: Submodel
+    batch_size: int
+    ms: float | None = None
+    speedup: float | None = None
+    images_per_second: float | None = None
+    share_of_peak: float | None = None
+    cosine_mean: float | None = None
+    cosine_worst: float | None = None
+    note: str = ""
+
+
+def open_model(name: str, *, progress: Progress = silent) -> tuple[Elastic, bool]:
+    """An elastic encoder without its classifier, and whether its weights are random.
+
+    They are for the bare name of one of our architectures; all else is as in `matvit.load`.
+    """
+    if untrained := name in default_cfgs and not Path(name).is_dir():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = timm.create_model(name).eval()
+    else:
+        model = hub.load(name, progress=progress)
+    put_aside_classifier(model)
+    return model.float(), untrained
+
+
+def engines(device: torch.device, *, compiled: bool = True) -> tuple[Engine, ...]:
+    """Every way of running a submodel on a device; the first one is what all are compared with."""
+    fp32, bf16 = torch.float32, torch.bfloat16
+    ways = [
+        Engine("timm eager fp32", fp32, _timm),
+        Engine("matvit eager fp32", fp32, _eager),
+        Engine("matvit eager bf16", bf16, _eager),
+    ]
+    if compiled and device.type in ("cpu", "cuda"):
+        ways += [
+            Engine("matvit compiled bf16", bf16, _compiled),
+            Engine("matvit compiled fp32", fp32, _compiled),
+        ]
+    if device.type == "cpu":
+        native = "bf16" if pick_dtype("auto", device) == bf16 else "fp32"
+        ways += [
+            Engine(f"OpenVINO {native}", fp32, _openvino, ("openvino",)),
+            Engine("ONNX Runtime fp32", fp32, _onnxruntime, ("onnx", "onnxscript", "onnxruntime")),
+        ]
+    return tuple(ways)
+
+
+def compare(
+    model: ElasticEncoder,
+    *,
+    ways: Sequence[Engine],
+    submodels: Sequence[Submodel],
+    batch_sizes: Sequence[int] = (1,),
+    repeats: int = 20,
+    progress: Progress = silent,
+) -> tuple[Result, ...]:
+    """Time submodels in several ways, on random images.
+
+    Args:
+        model: An elastic encoder in float32, in evaluation mode, where it is to run.
+        ways: As from `engines`: timm's eager XL first.
+        submodels: Each is timed by itself, so that only one needs memory at a time.
+        batch_sizes: Images a call.
+        repeats: Timed rounds.
+        progress: Told whenever a way was made ready and whenever a round is over.
+
+    Returns:
+        For each batch size: timm at XL, then every other way at each submodel.
+    """
+    total = len(batch_sizes) * len(submodels) * (len(ways) + repeats)
+    count = Count(progress, "steps timed", total)
+    models = {torch.float32: model, torch.bfloat16: copy.deepcopy(model).bfloat16()}
+    device = next(model.parameters()).device
+    peak = _peak_flops(device) if device.type == "cuda" else None
+    baseline, *others = (way.name for way in ways)
+
+    def result(way: str, submodel: Submodel, size: int, ms: float, baseline_ms: float) -> Result:
+        rate = 1000 * size / ms
+        share = model.cost(submodel).flops * rate / peak if peak else None
+        return Result(way, submodel, size, ms, baseline_ms / ms, rate, share)
+
+    results: list[Result] = []
+    for size in batch_sizes:
+        batches = _images(model, size)
+        baseline_ms: list[float] = []
+        rows: list[Result] = []
+        for submodel in submodels:
+            runs, notes = _ready(ways, models, submodel, batches[0], count)
+            times = _rounds(runs, batches[0], repeats, count)
+            baseline_ms.append(times[baseline])
+            exact = _eager(model, submodel, batches[0])
+            for way in others:
+                if way in runs:
+                    mean, worst = _cosines(runs[way], exact, batches)
+                    row = result(way, submodel, size, times[way], times[baseline])
+                    rows.append(replace(row, cosine_mean=mean, cosine_worst=worst))
+                else:
+                    rows.append(Result(way, submodel, size, note=notes[way]))
+            runs.clear()  # Before the next ones need the memory.
+        ms = statistics.median(baseline_ms)
+        results += [result(baseline, model.space.full, size, ms, ms), *rows]
+    return tuple(results)
+
+
+def _ready(
+    ways: Sequence[Engine],
+    models: Mapping[torch.dtype, ElasticEncoder],
+    submodel: Submodel,
+    images: Tensor,
+    count: Count,
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """The ways that can run a submodel, by name, and why the others cannot."""
+    runs: dict[str, Run] = {}
+    notes: dict[str, str] = {}
+    for way in ways:
+        if way.missing:
+            notes[way.name] = way.missing
+        else:
+            try:
+                with _quiet(), torch.no_grad():
+                    run = way.build(models[way.dtype], submodel, images)
+                    run(images)
+                runs[way.name] = run
+            except Exception as error:  # Whatever another runtime refuses is told, and stops nothing.
+                notes[way.name] = f"failed: {next(iter(str(error).splitlines()), '') or repr(error)}"
+        count()
+    return runs, notes
+
+
+@torch.inference_mode()
+def _rounds(runs: Mapping[str, Run], images: Tensor, repeats: int, count: Count) -> dict[str, float]:
+    """Median milliseconds of each, all of them in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            run(images)  # Untimed: it finds caches and threads as the one before left them.
+            _wait(images.device)
+            started = time.perf_counter()
+            run(images)
+            _wait(images.device)
+            times[name].append(1000 * (time.perf_counter() - started))
+        count()
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+@torch.inference_mode()
+def _cosines(run: Run, exact: Run, batches: Sequence[Tensor]) -> tuple[float, float]:
+    """Mean and smallest cosine between the embeddings of two ways."""
+    pairs = ((run(images).float(), exact(images).float()) for images in batches)
+    cosines = torch.cat([F.cosine_similarity(one, other, dim=-1) for one, other in pairs])
+    return cosines.mean().item(), cosines.min().item()
+
+
+def _images(model: ElasticEncoder, batch_size: int) -> list[Tensor]:
+    """Batches of random images, with enough images in all for the cosines."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, model.in_chans, *model.patch_embed.img_size)
+    device = next(model.parameters()).device
+    return [
+        torch.randn(shape, generator=generator).to(device) for _ in range(-(-COMPARED_IMAGES // batch_size))
+    ]
+
+
+def _peak_flops(device: torch.device) -> float:
+    """Operations a second (two a multiply-add) of a large bf16 matrix product."""
+    side = 8192
+    square = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    times = _rounds({"matmul": lambda images: images @ images}, square, 10, Count(silent, ""))
+    return 2 * side**3 / (times["matmul"] / 1000)
+
+
+def _wait(device: torch.device) -> None:
+    # A GPU's call returns before its work is done.
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _timm(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
+    plain: Run = model.extract(model.space.full, copy=False)
+    return plain
+
+
+def _eager(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
+    plain, dtype = model.extract(submodel, copy=False), next(model.parameters()).dtype
+    return lambda images: plain(images.to(dtype))
+
+
+def _compiled(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
+    from matvit.engines.compiled import CompiledSubmodels
+
+    compiled = CompiledSubmodels(model, limit=1)
+    return lambda images: compiled(images, submodel)
+
+
+def _openvino(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
+    import openvino
+
+    program = torch.export.export(model.extract(submodel), (images,))
+    network = openvino.convert_model(program)
+    network.reshape(tuple(images.shape))
+    native = pick_dtype("auto", images.device) == torch.bfloat16
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if native else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(network, "CPU", settings)
+    return lambda images: torch.from_numpy(compiled([images.numpy()])[0])
+
+
+def _onnxruntime(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(model.extract(submodel), (images,), file, dynamo=True, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters and converters have to say."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

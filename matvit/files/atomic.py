@@ -1,0 +1,260 @@
+"""Files and directories that readers see whole or not at all: the old one stays until the new one stands.
+
+Beside NAME, while it is written under the lock of `matvit.files.lock`:
+
+    .new-NAME    what is being written; a directory, once it has changed names with NAME, is the old one
+    .old-NAME    the old directory, where the file system cannot swap two names, for the instant that takes
+
+The names are fixed, so that the next writer finds and removes what a killed one left.
+"""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from glob import escape
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from matvit.files.exchange import exchange
+from matvit.files.full_disk import naming
+from matvit.files.lock import exclusive
+
+_PATIENCE_S = 10.0
+"""For another writer, who may be about to end; commands that work for hours do not wait for each other."""
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Reader = Callable[Concatenate[Path, _P], _R]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write what takes the place of the file `path`, of the same suffix, once the block ends.
+
+    If the block raises, or the process dies in it, what stood at `path` still stands there. What is no plain
+    file, such as a pipe, is written itself.
+
+    Raises:
+        BusyError: Another process is writing it, and does not end.
+    """
+    if path.exists() and (not path.is_file() or path.absolute().is_relative_to("/dev")):
+        with naming(path):
+            yield path
+        return
+    place = _place(path)
+    with exclusive(place, patience_s=_PATIENCE_S):
+        new = _new(place)
+        _remove(new)
+        try:
+            with naming(path):
+                yield new
+                _sync(new)
+            new.replace(place)
+            _sync(place.parent)
+        finally:
+            _remove(new)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in UTF-8; see `whole_file`."""
+    with whole_file(path) as new:
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """A new empty directory that takes the place of `directory` once the block has filled it.
+
+    If the block raises, or the process dies in it, the old one stays; so it does until the new one stands,
+    where the file system can swap two names. Elsewhere it is away for an instant: see `restore`. Missing
+    parents are made.
+
+    Raises:
+        BusyError: Another process is writing it, and does not end.
+    """
+    place = _place(directory)
+    with exclusive(place, patience_s=_PATIENCE_S):
+        tidy(place)
+        new = _new(place)
+        new.mkdir()
+        try:
+            with naming(directory):
+                yield new
+                _settle(new)
+            _put(new, place)
+        finally:
+            _remove(new)
+
+
+def discard(directory: Path) -> None:
+    """Remove a directory, of which never a part is under its name.
+
+    Raises:
+        BusyError: Another process is writing it, and does not end.
+    """
+    place = _place(directory)
+    with exclusive(place, patience_s=_PATIENCE_S):
+        tidy(place)
+        place.rename(_new(place))
+        _sync(place.parent)
+        _remove(_new(place))
+
+
+def tidy(path: Path) -> None:
+    """Undo what a killed writer left beside a directory or file: bring the old back, remove the unfinished.
+
+    Raises:
+        BusyError: Another process is writing it, and does not end.
+    """
+    place = _place(path)
+    with exclusive(place, patience_s=_PATIENCE_S):
+        _bring_back(place)
+        for left in (*_unfinished(place), *_olds(place)):
+            _remove(left)
+
+
+def restore(directory: Path) -> None:
+    """Bring back a directory whose writer died in the instant of replacing it, or wait for one that lives.
+
+    Raises:
+        BusyError: A process that is replacing it does not go on.
+    """
+    try:
+        place = _place(directory)
+        is_away = not place.exists() and any(_olds(place))
+    except (OSError, ValueError):  # A name that no file can have.
+        return
+    if is_away:
+        with exclusive(place, patience_s=_PATIENCE_S):
+            _bring_back(place)
+
+
+def reads_whole(read: "_Reader[_P, _R]") -> "_Reader[_P, _R]":
+    """Make what reads several files of a directory read them of one and the same, though a new one come."""
+
+    @wraps(read)
+    def again(directory: Path, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        while True:
+            restore(directory)
+            with _looking_at(directory) as is_there:
+                try:
+                    found = read(directory, *args, **kwargs)
+                except Exception:
+                    if is_there():
+                        raise
+                else:
+                    if is_there():
+                        return found
+
+    return again
+
+
+@contextmanager
+def _looking_at(directory: Path) -> Iterator[Callable[[], bool]]:
+    """What tells whether `directory` is still the one that it was; while it is open, no other is like it."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except (OSError, ValueError):  # Whoever reads it says what is wrong.
+        yield lambda: True
+        return
+
+    def is_there() -> bool:
+        try:
+            return os.path.samestat(directory.stat(), os.fstat(descriptor))
+        except OSError:
+            return False
+
+    try:
+        yield is_there
+    finally:
+        os.close(descriptor)
+
+
+def _place(path: Path) -> Path:
+    """Where a file or directory really is: what is beside a link to it is of no use."""
+    return Path(os.path.realpath(path))
+
+
+def _new(place: Path) -> Path:
+    return place.with_name(f".new-{place.name}")
+
+
+def _old(place: Path) -> Path:
+    return place.with_name(f".old-{place.name}")
+
+
+def _olds(place: Path) -> Iterator[Path]:
+    """The old directory, if it has stepped aside, here or in an earlier version."""
+    if _old(place).is_dir():
+        yield _old(place)
+    earlier = place.with_name(f".{place.name}-replaced")
+    if earlier.is_dir() and _is_of_earlier_versions(earlier):
+        yield earlier
+
+
+def _unfinished(place: Path) -> Iterator[Path]:
+    """What a killed writer did not finish, or did not finish removing, here or in an earlier version."""
+    yield _new(place)
+    for left in place.parent.glob(f".{escape(place.name)}-*"):
+        # Their names were random, and nobody else might read them: nothing is removed that may be a user's.
+        if re.fullmatch("[a-z0-9_]{8}", left.name[len(place.name) + 2 :]):
+            status = left.lstat()
+            is_private = stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
+            if is_private and _is_of_earlier_versions(left):
+                yield left
+
+
+def _is_of_earlier_versions(folder: Path) -> bool:
+    ours = {"config.json", "model.safetensors", "elastic.safetensors", "report", "state.json"}
+    return {file.name for file in folder.iterdir()} <= ours | {"state.safetensors"}
+
+
+def _bring_back(place: Path) -> None:
+    for old in _olds(place):
+        if not place.exists():
+            old.rename(place)
+            _sync(place.parent)
+
+
+def _put(new: Path, place: Path) -> None:
+    """Put a finished directory in another's place, which has left its name when this returns."""
+    old = _old(place)
+    if not place.exists():
+        new.rename(place)
+    elif not exchange(new, place):
+        place.rename(old)
+        try:
+            new.rename(place)
+        except OSError:
+            old.rename(place)
+            raise
+    _sync(place.parent)
+    _remove(old)
+
+
+def _settle(directory: Path) -> None:
+    """Bring all of it to the disk, for the same readers: safetensors writes for its owner alone."""
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    for file in directory.rglob("*"):
+        file.chmod(mode if file.is_dir() else mode & 0o666)
+        _sync(file)
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a directory, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

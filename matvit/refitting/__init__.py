@@ -1,0 +1,1 @@
+"""Pretrained encoders made elastic: hidden units ordered, refitted and taught."""

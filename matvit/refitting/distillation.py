@@ -1,0 +1,259 @@
+"""Refitted submodels taught by the full encoder, without labels.
+
+A refit makes each layer answer as the full layer does on the full encoder's inputs; what goes wrong in one
+layer, the next ones never learn of. Here whole submodels learn the full encoder's embedding y of an image x,
+
+    loss = sum over submodels s of  1 - cos(z_s(x), y),
+
+by gradients, as in knowledge distillation (Hinton, Vinyals and Dean, arXiv 1503.02531), with the cosine of
+embeddings in place of class probabilities. Each step takes every granularity below the full one and one
+random submodel of the Mix'n'Match curve (none where the full encoder is drawn), so that the submodels between
+stay as good as their neighbours. Only what was refitted learns; the encoder's own tensors, and with them the
+full encoder, stay as they are.
+
+Every draw depends on the seed and the step alone, so that what was stopped goes on as if it had not been.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from math import ceil, cos, inf, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from matvit.errors import RefitError, TrainingError
+from matvit.files.atomic import tidy
+from matvit.runtime.progress import Progress, silent
+from matvit.submodels.submodel import Submodel
+from matvit.training import sampling
+from matvit.training import saved_state as state
+from matvit.training.image_order import Order
+from matvit.vision.elastic_vit import Elastic, refitted
+from matvit.vision.projection import embedding_width, put_aside_classifier
+from matvit.weights.checkpoint import weights_sha256
+
+BATCH_SIZE = 64
+LEARNING_RATE = 1e-3
+_log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 120.0
+_WARM_UP = 20  # Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """How long submodels learn, and how.
+
+    Args:
+        epochs: Passes over the images; each leaves out the few that fill no last step, others each time.
+        minutes: In place of epochs: how long it may take here.
+        learning_rate: The highest, of AdamW; it follows a cosine to zero.
+        batch_size: Images a step, at most.
+        seed: Of the images' order and the random submodels.
+
+    Raises:
+        ValueError: Not one of epochs and minutes is given, or a number is out of range.
+    """
+
+    epochs: int | None = None
+    minutes: float | None = None
+    learning_rate: float = LEARNING_RATE
+    batch_size: int = BATCH_SIZE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.minutes is None):
+            raise ValueError("say how many epochs, or how many minutes")
+        if (self.epochs or 1) < 1 or not 0 < (self.minutes or 1) < inf or self.batch_size < 1:
+            raise ValueError(f"{self}: epochs and batch_size must be at least 1, minutes above 0 and finite")
+
+
+def distil(
+    model: Elastic,
+    batches: Sequence[Tensor],
+    lessons: Lessons,
+    *,
+    held_out: Sequence[Tensor] = (),
+    kept: Path | None = None,
+    progress: Progress = silent,
+) -> Elastic:
+    """A refitted encoder whose submodels come closer to the full one; it shares all else with the one given.
+
+    Args:
+        model: A refitted encoder; it is left alone.
+        batches: Preprocessed images (B, C, H, W), thousands of them: on a few hundred, submodels learn those.
+        lessons: How long, and how.
+        held_out: Other images, to measure on; nothing is chosen by them.
+        kept: A directory to keep the state in, every two minutes and at the end. If these very lessons were
+            stopped there, they go on. It is the caller's to keep others from (`matvit.files.lock`), and to
+            remove once the result is safe (`matvit.files.atomic.discard`).
+        progress: Told of the steps, or seconds, of distillation. The log tells, after each epoch and at the
+            end, the mean cosine of each granularity to the full encoder on images held out.
+
+    Raises:
+        RefitError: The model is not refitted, there are no images, or the loss is no longer finite.
+        TrainingError: What was kept is damaged or of other lessons, or cannot be written.
+    """
+    if model.refits is None:
+        raise RefitError("only a refitted encoder has something to teach without changing its full encoder")
+    if not sum(map(len, batches)):
+        raise RefitError("there are no images to learn from")
+    student = _Student(model, batches, lessons)
+    if kept and student.resume(kept):
+        _log.info("%s: going on after %s steps", kept, student.position.step)
+    shown = student.embed(None, held_out)
+
+    def tell(epoch: int) -> None:
+        embedded = {str(s): student.embed(s, held_out) for s in student.granularities}
+        told = ", ".join(f"{name} {_cosine(found, shown):.4f}" for name, found in embedded.items())
+        _log.info("epoch %s: mean cosine to XL on images held out: %s", epoch, told)
+
+    saved = time.monotonic()
+    for _ in student.learn(progress):
+        if not student.within_epoch:
+            tell(student.epochs)
+        if kept and time.monotonic() - saved >= SAVE_SECONDS:
+            student.save(kept)
+            saved = time.monotonic()
+    if student.within_epoch:
+        tell(student.epochs + 1)
+    if kept:
+        student.save(kept)
+    return refitted(model, {name: tensor.detach() for name, tensor in student.tensors.items()})
+
+
+@dataclass
+class _Position:
+    """Where lessons are, and whose: `of` identifies encoder, images and lessons."""
+
+    of: str
+    step: int = 0
+    seconds: float = 0.0
+
+
+class _Student:
+    """A refitted encoder whose submodels learn."""
+
+    def __init__(self, model: Elastic, batches: Sequence[Tensor], lessons: Lessons) -> None:
+        assert model.refits
+        self.tensors = {n: nn.Parameter(t.detach().clone()) for n, t in model.refits.tensors.items()}
+        self._encoder = refitted(model, self.tensors)
+        put_aside_classifier(self._encoder)
+        self._encoder.eval()
+        self._weights = weights_sha256(model)
+        self._images = [image for batch in batches for image in batch]
+        self._wanted = self.embed(None, batches)
+        self._lessons = lessons
+        space = self._encoder.space
+        count = len(self._images)
+        self._order = Order((count,), min(count, lessons.batch_size), lessons.seed)
+        self.granularities = space.uniforms()[:-1]
+        self._between = sampling.mixnmatch(space, seed=lessons.seed)
+        self._learning = nn.ParameterDict({n.replace(".", "/"): t for n, t in self.tensors.items()})
+        rate = lessons.learning_rate
+        self._optimizer = torch.optim.AdamW(self._learning.parameters(), lr=rate, weight_decay=0)
+        self.position = _Position("")
+
+    @torch.no_grad()
+    def embed(self, submodel: Submodel | None, batches: Sequence[Tensor]) -> Tensor:
+        """Embeddings of preprocessed images, by a submodel or the full encoder."""
+        like = next(self._encoder.parameters())
+        found = [self._encoder(batch.to(like), submodel) for batch in batches]
+        return torch.cat(found) if found else like.new_empty(0, embedding_width(self._encoder))
+
+    @property
+    def epochs(self) -> int:
+        """Those that are over."""
+        return self.position.step // self._order.steps_per_epoch
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether another one has begun."""
+        return self.position.step % self._order.steps_per_epoch > 0
+
+    def learn(self, tell: Progress) -> Iterator[None]:
+        """Take all steps that are left, yielding after each."""
+        position = self.position
+        started = time.monotonic() - position.seconds
+        while (share := self._share()) < 1:
+            self._step(share)
+            position.step += 1
+            position.seconds = time.monotonic() - started
+            if self._lessons.minutes is None:
+                tell("steps of distillation", position.step, self._steps)
+            else:
+                total = ceil(60 * self._lessons.minutes)
+                tell("seconds of distillation", min(int(position.seconds), total), total)
+            yield
+
+    @property
+    def _steps(self) -> int:
+        return (self._lessons.epochs or 0) * self._order.steps_per_epoch
+
+    def _share(self) -> float:
+        """How much of the lessons is over, 0 to 1."""
+        if self._lessons.minutes is None:
+            return self.position.step / self._steps if self._steps else 1
+        return self.position.seconds / (60 * self._lessons.minutes)
+
+    def _step(self, share: float) -> None:
+        step, learning = self.position.step, list(self.tensors.values())
+        for group in self._optimizer.param_groups:
+            group["lr"] = (
+                self._lessons.learning_rate * min(1, (step + 1) / _WARM_UP) * (1 + cos(pi * share)) / 2
+            )
+        _, rows = self._order.step(step)
+        x = torch.stack([self._images[row] for row in rows]).to(next(self._encoder.parameters()))
+        y_BD = self._wanted[torch.from_numpy(rows).to(self._wanted.device)]
+        self._optimizer.zero_grad()
+        for submodel in (*self.granularities, *self._between(step)):
+            if submodel == self._encoder.space.full:
+                continue
+            loss: Any = 1 - F.cosine_similarity(self._encoder(x, submodel), y_BD).mean()
+            if not loss.isfinite():
+                raise RefitError(f"the loss of {submodel} is not finite: try a lower learning rate")
+            # The encoder's own parameters may want gradients for somebody else.
+            loss.backward(inputs=learning)
+        self._optimizer.step()
+
+    def save(self, directory: Path) -> None:
+        """Keep all that is needed to go on."""
+        state.write(directory, asdict(self.position), {"refits": self._learning}, self._optimizer)
+
+    def resume(self, directory: Path) -> bool:
+        """Go on from what a directory keeps, if it keeps anything; only then it is one to save to.
+
+        Raises:
+            TrainingError: It is of other lessons, or damaged.
+        """
+        tidy(directory)
+        self.position.of = self._identity()
+        if not state.is_kept(directory):
+            return False
+        if state.progress_in(directory).get("of") != self.position.of:
+            raise TrainingError(
+                f"{directory} keeps lessons of another encoder, of other images or options: give the command "
+                "that began them to go on, or remove it to begin anew"
+            )
+        modules = {"refits": self._learning}
+        self.position = state.read(directory, lambda kept: _Position(**kept), modules, self._optimizer)
+        return True
+
+    def _identity(self) -> str:
+        """Of encoder, images and lessons; not of the refit, whose last bits depend on the machine."""
+        first = self._images[0]
+        told = f"{self._weights} {len(self._images)} {tuple(first.shape)} {first.dtype} {self._lessons}"
+        digest = sha256(told.encode())
+        for image in self._images:
+            digest.update(image.cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _cosine(one_BD: Tensor, other_BD: Tensor) -> float:
+    return float(F.cosine_similarity(one_BD, other_BD).mean())

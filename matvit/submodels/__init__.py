@@ -1,0 +1,1 @@
+"""Submodels as values: what they are, what they cost, how long they take, what a budget picks. No torch."""

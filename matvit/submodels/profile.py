@@ -1,0 +1,105 @@
+"""Latency profiles as values: how long each submodel of the Mix'n'Match curve takes, and where.
+
+A time belongs to a `Setting`: a processor, number format, batch size and thread count. A profile holds one
+median a submodel. Those that were not run lie between measured neighbours, on a straight line in MACs, and
+say so. `matvit.runtime.latency` measures them.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from matvit.submodels.cost import CostModel
+from matvit.submodels.submodel import Submodel, SubmodelSpace
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All but the model that a time depends on.
+
+    Args:
+        device: Name of the processor or GPU.
+        device_type: ``cpu``, ``cuda`` or ``mps``.
+        dtype: Of images and weights, such as ``float32``.
+        batch_size: Images a call.
+        threads: Of torch on a CPU; None elsewhere.
+        torch_version: Kernels change with it.
+    """
+
+    device: str
+    device_type: str
+    dtype: str
+    batch_size: int
+    threads: int | None
+    torch_version: str
+
+    def __str__(self) -> str:
+        threads = "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.device} ({self.device_type}{threads}), {self.dtype}, torch {self.torch_version}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The time of one submodel.
+
+    Args:
+        submodel: What ran.
+        ms: Median milliseconds a call, that is a batch.
+        measured: False where the time was interpolated.
+    """
+
+    submodel: Submodel
+    ms: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Times along the whole Mix'n'Match curve.
+
+    Args:
+        setting: Where and how they were measured.
+        points: One a submodel of the curve, cheapest (in MACs) first; noise may bend the order of times.
+        cost: What a submodel costs, to place others between these.
+    """
+
+    setting: Setting
+    points: tuple[Point, ...]
+    cost: CostModel = field(repr=False)
+
+    @classmethod
+    def through(
+        cls, measured: Mapping[Submodel, float], space: SubmodelSpace, cost: CostModel, setting: Setting
+    ) -> "Profile":
+        """The profile that goes through measured times (ms a call) and straight between them."""
+        known = cls(setting, tuple(Point(s, measured[s], True) for s in space.curve if s in measured), cost)
+        return cls(setting, tuple(map(known.point, space.curve)), cost)
+
+    def __str__(self) -> str:
+        interpolated = "" if all(point.measured for point in self.points) else "; ~ is interpolated"
+        return f"ms a batch of {self.setting.batch_size} on {self.setting}{interpolated}"
+
+    def __call__(self, submodel: Submodel) -> float:
+        """Milliseconds a call: see `point`."""
+        return self.point(submodel).ms
+
+    def point(self, submodel: Submodel) -> Point:
+        """The time of any submodel.
+
+        One off the curve is taken to lie between the measured points next to it in MACs, on a straight
+        line; below the first of them it gets that one's time, which is then an upper bound.
+        """
+        for point in self.points:
+            if point.submodel == submodel:
+                return point
+        known = [(self.cost(point.submodel).macs, point.ms) for point in self.points if point.measured]
+        return Point(submodel, _interpolate(self.cost(submodel).macs, known), False)
+
+
+def _interpolate(macs: int, known: list[tuple[int, float]]) -> float:
+    """Milliseconds at `macs`, on the line through the known (MACs, ms) in order; level beyond its ends."""
+    above = bisect_right(known, macs, key=lambda each: each[0])
+    if above in (0, len(known)):
+        return known[max(0, above - 1)][1]
+    (left, left_ms), (right, right_ms) = known[above - 1 : above + 1]
+    return left_ms + (right_ms - left_ms) * (macs - left) / (right - left)

@@ -1,0 +1,1 @@
+"""Nested training: from a recipe and images to a checkpoint."""

@@ -1,0 +1,176 @@
+"""What a recipe makes before any training: model, weights, augmentation, objective, optimizer, schedule."""
+
+from pathlib import Path
+
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import to_2tuple
+from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch.optim import Optimizer
+
+from matvit.errors import NonsenseError, SubmodelError, TrainingError
+from matvit.submodels.submodel import SubmodelSpace
+from matvit.training import sampling
+from matvit.training.augment import Transform, seed_everything, training_transform
+from matvit.training.objectives import Distillation, NestedTask, criterion_for
+from matvit.training.recipe import Recipe
+from matvit.vision.architectures import check_arguments, default_cfgs
+from matvit.vision.elastic_vit import MatViT, elastic
+from matvit.vision.plain_timm import asked, plain_model
+from matvit.weights import hub
+
+
+def build(settings: Recipe, *, num_classes: int) -> MatViT:
+    """The untrained model of a recipe.
+
+    Raises:
+        TrainingError: The architecture is no MatViT, or timm does not take the recipe's arguments.
+    """
+    if settings.architecture not in default_cfgs:
+        raise TrainingError(f"{settings.architecture!r} is none of {', '.join(default_cfgs)}")
+    seed_everything(settings.seed)
+    img_size = settings.model.get("img_size", 224)
+    chans = settings.model.get("in_chans", 3)
+    overlay = {"input_size": (chans, *to_2tuple(img_size)), "mean": (0.5,) * chans, "std": (0.5,) * chans}
+    config = default_cfgs[settings.architecture].default.to_dict()
+    try:
+        plain = plain_model(
+            settings.architecture,
+            num_classes=num_classes,
+            pretrained_cfg={**config, "architecture": settings.architecture},
+            pretrained_cfg_overlay={**overlay, **settings.preprocess},
+            **check_arguments(settings.model),
+        )
+    except NonsenseError as error:
+        raise TrainingError(f"cannot build {settings.architecture} from the recipe: {error}") from error
+    if not plain.global_pool:
+        raise TrainingError(f"the recipe's {settings.architecture} has no pooling: drop model.global_pool")
+    return elastic(plain)
+
+
+def initialise(model: MatViT, source: str | Path) -> None:
+    """Give a model the weights of another one, its position embeddings resized to fit.
+
+    A classifier for another number of classes stays as it is.
+
+    Args:
+        model: Any MatViT.
+        source: What `matvit.load` takes.
+
+    Raises:
+        TrainingError: The other model has another shape.
+    """
+    own, given = model.state_dict(), hub.load(source).state_dict()
+    if others := sorted({name for name in own.keys() ^ given.keys() if not name.startswith("head.")}):
+        raise TrainingError(
+            f"{source} is another kind of encoder than the recipe's: they differ in {others[0]}"
+        )
+    try:
+        with asked():
+            fitted = checkpoint_filter_fn(given, model)
+        state = {
+            name: tensor
+            for name, tensor in fitted.items()
+            if not (name.startswith("head.") and (name not in own or own[name].shape != tensor.shape))
+        }
+        with asked():
+            model.load_state_dict(state, strict=False)
+    except NonsenseError as error:
+        raise TrainingError(f"{source} has another shape than the recipe's: {error}") from error
+
+
+def objective(settings: Recipe, model: MatViT, *, device: torch.device, mixes: bool) -> NestedTask:
+    """The objective of a recipe."""
+    goal, space = settings.objective, model.space
+    sigmoid = goal.loss == "sigmoid"
+    criterion = criterion_for(goal.loss, label_smoothing=goal.label_smoothing, soft_targets=mixes)
+    distill = None
+    if goal.distill:
+        distill = Distillation(
+            goal.distill, goal.distill_weight, temperature=goal.distill_temperature, sigmoid=sigmoid
+        )
+    try:
+        choose = _sampling(settings, space)
+    except SubmodelError as error:
+        raise TrainingError(str(error)) from error
+    return NestedTask(model, criterion, choose, distill=distill, reduction=goal.reduction, device=device)
+
+
+def transform(settings: Recipe, model: MatViT) -> Transform:
+    """What an image goes through before the model trains on it.
+
+    Raises:
+        TrainingError: timm does not take the recipe's arguments.
+    """
+    try:
+        with asked():
+            data = resolve_model_data_config(model)
+        return training_transform(settings.augment, data)
+    except NonsenseError as error:
+        raise _impossible(error) from error
+
+
+def optimizer(settings: Recipe, model: MatViT) -> Optimizer:
+    """The optimizer of a recipe, from timm.
+
+    Raises:
+        TrainingError: timm does not take the recipe's arguments.
+    """
+    optim = settings.optim
+    try:
+        with asked():
+            return create_optimizer_v2(
+                model,
+                opt=optim.optimizer,
+                lr=optim.lr,
+                weight_decay=optim.weight_decay,
+                layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
+                **({"betas": optim.betas} if optim.betas else {}),
+            )
+    except NonsenseError as error:
+        raise _impossible(error) from error
+
+
+def scheduler(settings: Recipe, optimizer: Optimizer, *, steps_per_epoch: int) -> Scheduler:
+    """The learning rate of every step of a recipe, from timm.
+
+    Raises:
+        TrainingError: timm does not take the recipe's arguments.
+    """
+    optim = settings.optim
+    warmup = optim.warmup_steps / steps_per_epoch if optim.warmup_steps else optim.warmup_epochs
+    try:
+        with asked():
+            found, _ = create_scheduler_v2(
+                optimizer,
+                sched=optim.schedule,
+                num_epochs=settings.epochs,
+                warmup_epochs=warmup,
+                warmup_lr=optim.lr / 100,
+                min_lr=optim.min_lr,
+                step_on_epochs=False,
+                updates_per_epoch=steps_per_epoch,
+            )
+        if found is None:
+            raise NonsenseError(f"optim.schedule {optim.schedule!r} is none")
+    except NonsenseError as error:
+        raise _impossible(error) from error
+    return found
+
+
+def _impossible(error: NonsenseError) -> TrainingError:
+    return TrainingError(f"timm cannot do what the recipe asks for: {error}")
+
+
+def _sampling(settings: Recipe, space: SubmodelSpace) -> sampling.Choose:
+    goal, seed = settings.objective, settings.seed
+    if goal.kind == "joint":
+        return sampling.joint(space, goal.granularities)
+    if goal.kind == "mixnmatch":
+        return sampling.mixnmatch(space, seed=seed, with_full=goal.with_full)
+    return sampling.sampled(
+        space, goal.granularities, goal.probabilities or None, seed=seed, with_full=goal.with_full
+    )

@@ -1,0 +1,1 @@
+"""Models on disk, on the hub and from others: checkpoints, names, published weights."""

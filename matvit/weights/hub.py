@@ -1,0 +1,139 @@
+"""What a model may be called wherever one is asked for: a directory, or a name that timm knows."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from timm.models import load_model_config_from_hf
+
+from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
+from matvit.files.atomic import restore
+from matvit.runtime.progress import Progress, silent
+from matvit.vision.architectures import check_arguments, default_cfgs
+from matvit.vision.elastic_vit import Elastic, elastic
+from matvit.vision.plain_timm import asked, plain_model
+from matvit.weights import checkpoint, published
+
+_LOCAL = "local-dir:"
+
+
+def load(model: str | Path, *, weights: bool = True, progress: Progress = silent) -> Elastic:
+    """An elastic encoder from a checkpoint directory, or from a name.
+
+    Args:
+        model: A directory in timm's hub layout, with or without timm's ``local-dir:`` before it; a timm
+            name, whose pretrained weights are downloaded; an ``hf-hub:`` id; one of
+            `matvit.weights.published.PUBLISHED`; or the bare name of an architecture such as
+            ``matvit_base_patch16_224``.
+        weights: Refuse names without weights. False gives a model on torch's meta device, enough for costs.
+        progress: Told of the bytes of a published checkpoint that are downloaded and read.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU.
+
+    Raises:
+        UnknownModelError: There is no such directory or name, or its model does not nest.
+        CheckpointError: The directory is incomplete or damaged, or a download from the hub failed.
+        DownloadError: A published checkpoint could not be downloaded.
+    """
+    if directory := directory_of(model):
+        return checkpoint.load(directory, weights=weights)
+    name = str(model)
+    if name in published.PUBLISHED:
+        return checkpoint.load(published.checkpoint_of(name, progress=progress), weights=weights)
+    if name in default_cfgs and weights:
+        raise UnknownModelError(f"{name} has no published weights: give the directory of a trained model")
+    if not name.startswith("hf-hub:") and not timm.is_model(name):
+        names = ", ".join(published.PUBLISHED)
+        raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
+    try:
+        if name.startswith("hf-hub:"):
+            with asked():
+                arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))[2]
+            check_arguments(arguments or {})
+        with torch.device("meta"):
+            nested = elastic(plain_model(name))  # What does not nest shows before anything is downloaded.
+        if weights:
+            source = _safetensors(nested.pretrained_cfg)
+            nested = elastic(plain_model(name, pretrained=True, pretrained_cfg_overlay=source))
+        return nested.eval()
+    except OSError as error:
+        absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        reason = "no safetensors are there, and pickles are never read" if absent else error
+        raise CheckpointError(f"cannot download {name}: {reason}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights of {name} are damaged: {error}") from error
+    except (NonsenseError, UnknownModelError, SubmodelError) as error:
+        raise UnknownModelError(f"{name}: {error}") from error
+
+
+def directory_of(model: str | Path) -> Path | None:
+    """The checkpoint directory that a model is called by; None if it is called by a name.
+
+    Raises:
+        UnknownModelError: It is called by a directory that is not there.
+    """
+    place = Path(str(model).removeprefix(_LOCAL))
+    for each in (Path(model), place):
+        restore(each)
+    if Path(model).is_dir():
+        return Path(model)
+    if not str(model).startswith(_LOCAL):
+        return None
+    if not place.is_dir():
+        raise UnknownModelError(f"{model}: no such directory")
+    return place
+
+
+def is_here(name: str) -> bool:
+    """Whether `load` downloads nothing: a directory, what is in a cache, or a name that leads nowhere."""
+    if Path(name).is_dir():
+        return True
+    if name in published.PUBLISHED:
+        return published.is_cached(name)
+    if name.startswith("hf-hub:"):
+        config = _cached(name.removeprefix("hf-hub:"), "config.json")
+        return config is not None and any(config.parent.rglob("*.safetensors"))
+    found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if found is None or not (found.hf_hub_id or found.url):
+        return True
+    try:
+        file = _safetensors(found.to_dict()).get("hf_hub_filename")
+    except UnknownModelError:
+        return True  # since `load` refuses it
+    if file is None:
+        return (
+            Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(found.url).path).name
+        ).exists()
+    return _cached(found.hf_hub_id, file) is not None
+
+
+def _cached(repository: str, file: str) -> Path | None:
+    """Where a file of a repository, or of `repository@revision`, is in the hub's cache."""
+    repository, _, revision = repository.partition("@")
+    try:
+        found = try_to_load_from_cache(repository, file, revision=revision or None)
+    except ValueError:  # no name that a repository could have
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _safetensors(pretrained_cfg: Mapping[str, Any]) -> dict[str, str]:
+    """What turns timm from pickled weights to the safetensors beside them.
+
+    Raises:
+        UnknownModelError: They are published as a pickle alone.
+    """
+    if pretrained_cfg.get("hf_hub_id"):
+        named = pretrained_cfg.get("hf_hub_filename") or "pytorch_model.bin"
+        file = Path(named.replace("pytorch_model", "model")).with_suffix(".safetensors")
+        return {"hf_hub_filename": str(file)}
+    if (url := pretrained_cfg.get("url") or "") and not url.endswith((".npz", ".safetensors")):
+        raise UnknownModelError(f"its weights are at {url} alone, and pickles are never read")
+    return {}

@@ -1,0 +1,144 @@
+"""Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
+
+import os
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from retrieval.encoding.encoder import Encoder
+from retrieval.encoding.preprocess import Preprocess
+from retrieval.encoding.workers import in_processes
+from retrieval.errors import UnreadableImageError
+from retrieval.sources.sample import Failure, Part, Sample, content_of
+
+_FEW_IMAGES = 256
+"""So many are decoded before other processes would have started."""
+_MAX_WORKERS = 16
+
+
+@dataclass
+class Batch:
+    """Consecutive images of a part, those that could be read and what could not.
+
+    Attributes:
+        part: Number of the part.
+        last: Whether it is the part's last batch.
+        samples: One a row of `images`, without their encoded bytes.
+        images: Preprocessed, (B, C, H, W); B may be 0.
+        contents: Hashes of the encoded images, in hexadecimal: the same bytes have the same one.
+        failures: What could not be read.
+        known: Images that need no embedding, with their hashes: they are not decoded.
+    """
+
+    part: int
+    last: bool
+    samples: list[Sample] = field(default_factory=list)
+    images: Tensor = field(default_factory=lambda: torch.empty(0))
+    contents: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    known: list[tuple[Sample, str]] = field(default_factory=list)
+
+
+def batches(
+    parts: Sequence[Part],
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    known: Container[str] = (),
+) -> Iterator[Batch]:
+    """The images of parts in their own order; no batch holds images of two parts, and every part has one.
+
+    Args:
+        parts: Read in this process, one after the other.
+        encoder: Whose preprocessing the images get.
+        batch_size: Images a batch; the last of a part may hold fewer.
+        workers: Processes that decode; 0 decodes in this one, None is one a core, or 0 for few images.
+        known: Hashes of images that need no embedding; can be pickled.
+    """
+    if workers is None:
+        few = all(part.size is not None for part in parts)
+        few = few and sum(part.size or 0 for part in parts) <= _FEW_IMAGES
+        workers = 0 if few else min(cores(), _MAX_WORKERS)
+    decode, tasks = _Decode(encoder.preprocess, encoder.dtype, known), _tasks(parts, batch_size)
+    device = encoder.device.type
+    if workers:
+        made = in_processes(decode, tasks, workers=workers, gives_way=device == "cpu")
+    else:
+        made = map(decode, tasks)
+    for batch in made:
+        if device == "cuda":
+            batch.images = batch.images.pin_memory()  # Where the GPU fetches it faster.
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Task:
+    part: int
+    items: list[Sample | Failure]
+    last: bool
+
+
+def _tasks(parts: Sequence[Part], batch_size: int) -> Iterator[_Task]:
+    """The batches to make, in order."""
+    for number, part in enumerate(parts):
+        items = iter(part.read())
+        now = list(islice(items, batch_size))
+        while following := list(islice(items, batch_size)):
+            yield _Task(number, now, last=False)
+            now = following
+        yield _Task(number, now, last=True)
+
+
+class _Decode:
+    """A task's samples to a batch."""
+
+    def __init__(self, preprocess: Preprocess, dtype: torch.dtype, known: Container[str]) -> None:
+        self._preprocess, self._dtype, self._known = preprocess, dtype, known
+
+    def __call__(self, task: _Task) -> Batch:
+        batch, tensors = Batch(task.part, task.last), []
+        for item in task.items:
+            if isinstance(item, Failure):
+                batch.failures.append(item)
+                continue
+            content = content_of(item.data)
+            if content in self._known:
+                batch.known.append((replace(item, data=b""), content))
+                continue
+            try:
+                tensors.append(self._preprocess(item.data))
+            except UnreadableImageError as error:
+                batch.failures.append(Failure(item.key, str(error)))
+                continue
+            batch.contents.append(content)
+            # The encoded bytes have done their work; a million rows must not carry them along.
+            batch.samples.append(replace(item, data=b""))
+        if tensors:
+            batch.images = torch.stack(tensors).to(self._dtype)
+        return batch
+
+    def divided(self, task: _Task) -> list[_Task]:
+        return [replace(task, items=[item]) for item in task.items]
+
+    def joined(self, batches: Sequence[Batch]) -> Batch:
+        whole = Batch(batches[-1].part, batches[-1].last)
+        for batch in batches:
+            whole.samples += batch.samples
+            whole.contents += batch.contents
+            whole.failures += batch.failures
+        if images := [batch.images for batch in batches if batch.samples]:
+            whole.images = torch.cat(images)
+        return whole
+
+    def lost(self, item: _Task) -> Batch:
+        reason = "decoding it was killed, or crashed: it may take more memory than there is"
+        return Batch(item.part, item.last, failures=[Failure(each.key, reason) for each in item.items])
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,247 @@
+"""The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
+
+import logging
+from collections.abc import Mapping
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+import matvit
+from indexes import EncoderIdentity
+from matvit.errors import CheckpointError
+from matvit.runtime import latency
+from matvit.runtime.device import pick_device, pick_dtype
+from matvit.runtime.progress import Progress, silent
+from matvit.submodels.budget import is_time, resolve
+from matvit.submodels.profile import Profile
+from matvit.submodels.submodel import Submodel
+from matvit.vision.projection import embedding_width, projection_of, put_aside_classifier
+from matvit.weights.checkpoint import tensors_sha256, weights_sha256
+from matvit.weights.hub import directory_of
+from retrieval.encoding.preprocess import Preprocess
+from retrieval.sources.decode import Reading
+
+if TYPE_CHECKING:
+    from matvit.engines.compiled import CompiledSubmodels
+
+
+_log = logging.getLogger(__name__)
+
+NO_EMBEDDING = "the model's embedding of it is zero or not finite"
+"""Why an image fails that could be read."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a submodel makes of a batch.
+
+    Attributes:
+        vectors: Unit embeddings (B, D).
+        log_probabilities: Of the classes (B, C), by softmax; None where the model has no such classifier.
+    """
+
+    vectors: NDArray[np.float32]
+    log_probabilities: NDArray[np.float32] | None
+
+    def of(self, chosen_B: NDArray[np.bool_]) -> "Prediction":
+        """Those of some of the images."""
+        logs = self.log_probabilities
+        return Prediction(self.vectors[chosen_B], None if logs is None else logs[chosen_B])
+
+
+class Encoder:
+    """Images in, L2-normalised embeddings out, through any submodel.
+
+    It puts the model's classifier aside: costs are those of a query, which needs none. A projection is no
+    classifier: see `matvit.vision.projection`. The model that it is given is left alone; its tensors are
+    shared where they need no conversion.
+
+    Attributes:
+        preprocess: An image, or where one is, to the model's input (C, H, W).
+        identity: What an index must have been made by for this encoder to query it.
+        refits: What identifies the refitted tensors that its submodels use in place of slices; None where
+            there are none. They are not part of the identity: the full encoder does without them.
+        space: Every submodel that may embed an image.
+        cost: Submodel -> cost of embedding one image.
+        latency: Times of its submodels, once they are known: see `submodel`.
+        compiled: The compiled submodels, if they are to be compiled.
+
+    Args:
+        model: An elastic encoder with trained weights, in float32.
+        device: Where it runs.
+        dtype: Of its weights and of everything that it computes.
+        location: Where the model came from, for messages and for the index to remember.
+        compile: Compile the submodels that are asked for: worth minutes of waiting only in processes that
+            live long. See `matvit.engines.compiled.CompiledSubmodels`.
+        progress: Told of what is timed, once times are needed.
+
+    Raises:
+        CheckpointError: The model's preprocessing makes no sense, or it pools nothing.
+    """
+
+    def __init__(
+        self,
+        model: matvit.Elastic,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        location: str = "",
+        compile: bool = False,
+        progress: Progress = silent,
+    ) -> None:
+        self.device, self.dtype, self.location = device, dtype, location
+        if not model.global_pool:
+            raise CheckpointError(
+                f"{location}: it is saved without pooling (global_pool is empty), and so embeds patches, "
+                "not images: set global_pool to token or avg in its config.json"
+            )
+        self.preprocess = Preprocess(model, location)
+        projection = projection_of(model)
+        self.identity = EncoderIdentity(
+            architecture=model.pretrained_cfg["architecture"],
+            weights_sha256=weights_sha256(model),
+            pooling=model.global_pool,
+            projection=None if projection is None else projection.out_features,
+            embed_dim=embedding_width(model),
+            preprocess=self.preprocess.data,
+        )
+        self.refits = tensors_sha256(model.refits.tensors) if model.refits else None
+        self.model = _converted(model, device, dtype).eval()
+        head = self.model.get_classifier() if model.num_classes and projection is None else None
+        # Of two classifiers, one a token, neither takes the embedding.
+        self._classifier = head if isinstance(head, torch.nn.Linear) else None
+        put_aside_classifier(self.model)
+        self.space, self.cost = self.model.space, self.model.cost
+        self.latency: Profile | None = None
+        self._measuring, self._progress = Lock(), progress
+        self.compiled = _compiled(self.model) if compile else None
+        # The weights never change here: a submodel is cut once, and shares their memory ever after.
+        self._cuts: dict[Submodel, Any] = {}
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool = False,
+        progress: Progress = silent,
+    ) -> "Encoder":
+        """Load the encoder from a checkpoint directory or by a name: see `matvit.load`.
+
+        Raises:
+            UnknownModelError: There is no trained model of that name or at that place.
+            CheckpointError: It is damaged, or cannot be downloaded.
+            DeviceError: The device or dtype is not to be had here.
+        """
+        place = pick_device(device)
+        number_format = pick_dtype(dtype, place)
+        loaded = matvit.load(model, progress=progress)
+        directory = directory_of(model)
+        location = str(directory.absolute() if directory else model)
+        return cls(
+            loaded, device=place, dtype=number_format, location=location, compile=compile, progress=progress
+        )
+
+    def reading_as(self, preprocess: Mapping[str, Any]) -> "Encoder":
+        """This encoder for an index with this preprocessing, which may have been made before orientation and
+        transparency were regarded: it goes on as it was made. All else is shared.
+        """
+        other = copy(self)
+        other.preprocess = self.preprocess.reading_as(Reading.of(preprocess))
+        other.identity = replace(self.identity, preprocess=other.preprocess.data)
+        return other
+
+    def check_weights(self) -> None:
+        """Refuse a model that can embed nothing.
+
+        Raises:
+            CheckpointError: Its weights are not finite.
+        """
+        for name, tensor in self.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise CheckpointError(f"{self.location}: its weights are not finite (the first, {name})")
+
+    def submodel(self, budget: str | Submodel | None) -> Submodel:
+        """The submodel for a budget: see `matvit.submodels.budget.resolve`.
+
+        One in milliseconds is of a single image, not compiled, as `latency` tells; where that is None, times
+        are measured here, if they never were.
+        """
+        submodel = resolve(budget, self.space, self.cost, self.profile)
+        if budget is not None and is_time(budget):
+            point = self.profile().point(submodel)
+            _log.info("%s: %s takes %s%.3g ms", budget, submodel, "" if point.measured else "~", point.ms)
+        return submodel
+
+    def profile(self) -> Profile:
+        """How long its submodels take for a single image, measured here if they never were."""
+        with self._measuring:  # Threads that measure at once would measure each other.
+            if self.latency is None:
+                self.latency = latency.measure(
+                    self.model, device=self.device, dtype=self.dtype, progress=self._progress
+                )
+                _log.info("%s", self.latency)
+            return self.latency
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor, submodel: Submodel | None = None) -> NDArray[np.float32]:
+        """Preprocessed images (B, C, H, W) to unit vectors (B, D); `submodel` None is the full encoder."""
+        return _unit(self._run(images, submodel))
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, submodel: Submodel | None = None) -> Prediction:
+        """As `embed`, with what the model's classifier says, where it has one."""
+        embeddings_BD = self._run(images, submodel)
+        logs = None
+        if self._classifier is not None:
+            logs = self._classifier(embeddings_BD).float().log_softmax(-1).cpu().numpy()
+        return Prediction(_unit(embeddings_BD), logs)
+
+    def _run(self, images: Tensor, submodel: Submodel | None) -> Tensor:
+        images = images.to(self.device, self.dtype)
+        if self.compiled is not None:
+            return self.compiled(images, submodel or self.space.full)
+        return self._cut(submodel)(images)
+
+    def _cut(self, submodel: Submodel | None) -> Any:
+        if submodel is None:
+            return self.model
+        if submodel not in self._cuts:
+            self._cuts[submodel] = self.model.extract(submodel, copy=False)
+        return self._cuts[submodel]
+
+
+def are_units(vectors_BD: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which vectors (B, D) are embeddings: finite, and of length 1 but for rounding."""
+    return np.abs(np.linalg.norm(vectors_BD.astype(np.float32), axis=-1) - 1) < 1e-2
+
+
+def _converted(model: matvit.Elastic, device: torch.device, dtype: torch.dtype) -> matvit.Elastic:
+    """The model on a device and in a number format; `Module.to` would convert the caller's own tensors."""
+    converted: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        tensor = parameter.detach().to(device, dtype)
+        converted[id(parameter)] = torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        converted[id(buffer)] = buffer.to(device, dtype if buffer.is_floating_point() else buffer.dtype)
+    return deepcopy(model, converted)
+
+
+def _unit(embeddings_BD: Tensor) -> NDArray[np.float32]:
+    return F.normalize(embeddings_BD.float(), dim=-1).cpu().numpy()
+
+
+def _compiled(model: matvit.Elastic) -> "CompiledSubmodels":
+    from matvit.engines.compiled import CompiledSubmodels  # Here, because it loads torch's compiler.
+
+    return CompiledSubmodels(model)

@@ -1,0 +1,97 @@
+"""From an image, wherever it is, to the tensor that a model was trained on."""
+
+from collections.abc import Mapping
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor
+
+from matvit.errors import CheckpointError, NonsenseError
+from matvit.vision.ffn import TimmEncoder
+from matvit.vision.plain_timm import asked
+from retrieval.errors import UnreadableImageError
+from retrieval.sources.decode import AS_SEEN, Reading, decode, in_mode
+from retrieval.sources.file_bytes import read_regular
+
+MAX_ASPECT_RATIO = 200
+MAX_SIDE = 8192
+ImageLike = str | Path | bytes | Image.Image
+"""An image file, its encoded bytes, or an image that is already open."""
+
+
+class Preprocess:
+    """What a model's config says of preprocessing, as a function of an image. Can be pickled.
+
+    Attributes:
+        data: The config, as timm resolves it, and what `retrieval.sources.decode.Reading` records.
+
+    Args:
+        model: An encoder of timm's.
+        location: Where it came from, for messages.
+
+    Raises:
+        CheckpointError: The model's preprocessing makes no sense.
+    """
+
+    def __init__(self, model: TimmEncoder, location: str = "") -> None:
+        self._mode = "L" if model.in_chans == 1 else "RGB"
+        try:
+            with asked():
+                self.data: dict[str, Any] = resolve_model_data_config(model)
+            if model.patch_embed.strict_img_size:
+                # A model that was made for another size than its weights were trained at sees that one.
+                self.data["input_size"] = (model.in_chans, *model.patch_embed.img_size)
+            _check(self.data)
+            with asked():
+                self._transform = create_transform(**self.data, is_training=False)
+            image = Image.new(self._mode, (8, 8))
+            with asked():
+                pixels = self._transform(image)
+            if pixels.shape != tuple(self.data["input_size"]) or not pixels.isfinite().all():
+                raise NonsenseError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
+        except NonsenseError as error:
+            raise CheckpointError(f"{location}: its preprocessing makes no sense: {error}") from error
+        self._config = self.data
+        self._take(AS_SEEN)
+
+    def _take(self, reading: Reading) -> None:
+        self._reading, self.data = reading, self._config | reading.record()
+
+    def reading_as(self, reading: Reading) -> "Preprocess":
+        """The same, but for what becomes of an image's orientation and transparency."""
+        other = copy(self)
+        other._take(reading)
+        return other
+
+    def __call__(self, image: ImageLike) -> Tensor:
+        """One image to the normalised tensor (C, H, W) that the model was trained on.
+
+        Raises:
+            UnreadableImageError: There is no image there that can be read.
+        """
+        if isinstance(image, Image.Image):
+            image = in_mode(image, self._mode, self._reading)
+        else:
+            data = image if isinstance(image, bytes) else read_regular(Path(image))
+            image = decode(data, mode=self._mode, reading=self._reading)
+        short, long = sorted(image.size)
+        if long > MAX_ASPECT_RATIO * short:
+            # The shorter side is resized to the model's input: the longer one could fill any memory.
+            raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
+        return self._transform(image)
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Refuse what would fill the memory before anything is found to be wrong.
+
+    Raises:
+        NonsenseError: It is too large, too small, or no number.
+    """
+    size, crop = data["input_size"], data["crop_pct"]
+    sides = size if isinstance(size, list | tuple) else [size]
+    are_numbers = all(isinstance(number, int | float) for number in [crop, *sides])
+    if not are_numbers or len(sides) != 3 or max(sides) > MAX_SIDE or not 0.05 <= crop <= 20:
+        raise NonsenseError(f"input_size {size}, crop_pct {crop}")

@@ -1,0 +1,38 @@
+"""scikit-learn's handwritten digits as real image files: the demo's corpus and queries, offline."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from matvit.files.full_disk import naming
+from retrieval.errors import MissingExtraError
+
+
+def write_digits(folder: Path) -> tuple[Path, Path]:
+    """Write the 1,797 digits, 8 x 8 grey PNG files in one subfolder a class, split 80/20 by class.
+
+    The split is scikit-learn's stratified one with ``random_state=0``; training sees only the 80 %.
+
+    Returns:
+        The folders ``train`` (1,437 images, also the demo's corpus) and ``test`` (360, its queries).
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError as error:
+        raise MissingExtraError('the demo needs scikit-learn: pip install "matvit[demo]"') from error
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    rows = np.arange(len(pixels))
+    train, test = train_test_split(rows, test_size=0.2, stratify=digits.target, random_state=0)
+    for split, chosen in (("train", train), ("test", test)):
+        for row in chosen:
+            place = folder / split / str(digits.target[row])
+            place.mkdir(parents=True, exist_ok=True)
+            with naming(place):
+                Image.fromarray(pixels[row]).save(place / f"{row:04d}.png")
+    return folder / "train", folder / "test"

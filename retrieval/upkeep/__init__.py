@@ -1,0 +1,1 @@
+"""Indexes made of images, and kept up with them."""

@@ -1,0 +1,146 @@
+"""What an index has already, and what of it is gone: how adding to an index finds its work."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from indexes import Store
+from retrieval.errors import UnreadableImageError
+from retrieval.sources.decode import decode
+from retrieval.sources.excludes import Excludes
+from retrieval.sources.file_bytes import state_of
+from retrieval.sources.gone import Missing
+from retrieval.sources.open_images import ImageSource
+from retrieval.sources.originals import everything
+from retrieval.sources.sample import content_of
+
+
+class Known:
+    """The files that the rows of an index come from.
+
+    Args:
+        store: Of the rows, opened.
+        check_content: Compare the bytes of images, not the size and time of their files.
+
+    Attributes:
+        skipped: Files that were found to be as they were.
+        doubts: Why files that are not to be had may be there all the same, and how many for each reason.
+    """
+
+    def __init__(self, store: Store, *, check_content: bool = False) -> None:
+        self._rows = store.entries(["key", "path", "state", "content"])
+        self._check_content = check_content
+        self.skipped = 0
+        self.doubts: Counter[str] = Counter()
+
+    def unchanged(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these files, as they are now, the index has."""
+        if self._check_content:
+            same = np.array([self._same_images(path) for path in paths], dtype=bool)
+        elif "state" not in self._rows.column_names:  # an index whose writer did not say
+            same = np.zeros(len(paths), dtype=bool)
+        else:
+            # As bytes: a name need not be UTF-8 here, though what an index holds is.
+            states = [f"{path}\0{state_of(path)}".encode("utf-8", "surrogateescape") for path in paths]
+            there = pc.binary_join_element_wise(self._rows["path"], self._rows["state"], "\0")
+            states, there = pa.array(states, pa.binary()), there.cast(pa.binary())
+            same = pc.is_in(states, there).to_numpy(zero_copy_only=False)
+        self.skipped += int(same.sum())
+        return same
+
+    def gone(self, source: ImageSource) -> list[str]:
+        """The files that rows come from and that are no longer in a source which is a folder.
+
+        Those that are not to be had and of which that cannot be told are in `doubts` from then on.
+        """
+        missing, gone = Missing(source.folder or "/"), []
+        self.doubts = Counter()
+        for path in self._inside(source):
+            is_missing, doubt = missing.is_missing(path)
+            if doubt:
+                self.doubts[doubt] += 1
+            elif is_missing:
+                gone.append(path)
+        return gone
+
+    def excluded(self, source: ImageSource) -> list[str]:
+        """The files of rows of a source which is a folder that it passes over though they are there.
+
+        Rows that another source brought, such as a folder within this one, are none of its own.
+        """
+        root, excludes = (source.folder or "").rstrip("/"), Excludes(source.excludes)
+
+        def is_left_out(path: str, key: str) -> bool:
+            own = path[len(root) + 1 :]
+            is_own = key.endswith(own) or f"{own}:" in key
+            return is_own and excludes.passes_over(own) and os.path.lexists(path)
+
+        files = self._inside(source).items()
+        return [path for path, key in files if is_left_out(path, key)]
+
+    def _inside(self, source: ImageSource) -> dict[str, str]:
+        """The files below a folder that rows come from, each with a key; nothing for other sources."""
+        if source.folder is None:
+            return {}
+        inside = self._rows.filter(pc.starts_with(self._rows["path"], source.folder.rstrip("/") + "/"))
+        return dict(zip(inside["path"].to_pylist(), inside["key"].to_pylist(), strict=True))
+
+    def same_file(self, path: str, there: str, *, check_content: bool = False) -> bool:
+        """Whether a file elsewhere is the one that rows come from: by size and time, or else by its images.
+
+        Args:
+            path: Of the rows.
+            there: The other file.
+            check_content: Look at the images, whatever size and time say.
+        """
+        if not check_content and (state := state_of(there)) and state == self._states.get(path):
+            return True
+        return self._same_images(path, there)
+
+    def _same_images(self, path: str, there: str | None = None) -> bool:
+        if None in self._contents.get(path, [None]):
+            return False
+        left = Counter(self._contents[path])
+        for _, image in everything(there or path):
+            content = content_of(image)
+            if left[content]:
+                left[content] -= 1
+            elif _is_readable(image):  # else it has failed before, and would again
+                return False
+        return not left.total()
+
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        """File -> its size and time when it was read."""
+        if "state" not in self._rows.column_names:
+            return {}
+        return dict(zip(self._rows["path"].to_pylist(), self._rows["state"].to_pylist(), strict=True))
+
+    @cached_property
+    def _contents(self) -> dict[str, list[str]]:
+        """File -> hashes of the images that the index has from it."""
+        if "content" not in self._rows.column_names:
+            return {}
+        grouped = self._rows.group_by("path").aggregate([("content", "list")])
+        return dict(zip(grouped["path"].to_pylist(), grouped["content_list"].to_pylist(), strict=True))
+
+
+def in_use(store: Store, files: Sequence[str]) -> list[str]:
+    """Those of some files that images of a corpus come from."""
+    paths = store.entries(["path"])["path"]
+    used: list[str] = paths.filter(pc.is_in(paths, pa.array(files, pa.string()))).unique().to_pylist()
+    return used
+
+
+def _is_readable(image: bytes) -> bool:
+    try:
+        decode(image)
+    except UnreadableImageError:
+        return False
+    return True

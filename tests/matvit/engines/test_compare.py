@@ -1,0 +1,178 @@
+"""Ways of running a model, side by side: what is compared with what, and who is missing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+import matvit
+from matvit import Submodel
+from matvit.engines import compare as bench
+from matvit.engines.compare import Engine, Result, compare, engines, open_model
+from matvit.runtime.progress import Count, silent
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder(make_tiny: Callable) -> Any:
+    return make_tiny(depth=2, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    "tag, width",
+    [("openai", 512), ("openai_ft_in1k", 64)],
+)
+def test_only_a_classifier_is_left_out(tmp_path: Path, tag: str, width: int) -> None:
+    plain = timm.create_model(
+        f"vit_base_patch32_clip_224.{tag}", embed_dim=64, depth=1, num_heads=2, img_size=32
+    )
+    matvit.save(matvit.elastic(plain), tmp_path / "tower")
+    model, untrained = open_model(str(tmp_path / "tower"))
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, width)
+    assert not untrained
+
+
+def scaled(factor: float) -> Callable[[Any, Submodel, Tensor], bench.Run]:
+    """Builds a way that is right but for the length of its embeddings, or wrong if that is negative."""
+    return lambda model, submodel, images: lambda images: factor * model(images, submodel)
+
+
+def test_every_way_is_compared_with_timm_at_every_submodel(encoder: Any) -> None:
+    submodels = (encoder.space.smallest, Submodel((16, 64)))
+    ways = (
+        *engines(CPU)[:3],
+        Engine("half", torch.float32, scaled(0.5)),
+        Engine("wrong", torch.float32, scaled(-1)),
+    )
+    steps: list[tuple[str, int, int | None]] = []
+    results = compare(
+        encoder,
+        ways=ways,
+        submodels=submodels,
+        batch_sizes=(1, 3),
+        repeats=2,
+        progress=lambda *step: steps.append(step),
+    )
+    total = 2 * 2 * (5 + 2)
+    assert steps == [("steps timed", done, total) for done in range(1, total + 1)]
+    assert [(result.batch_size, result.engine, result.submodel) for result in results] == [
+        row
+        for size in (1, 3)
+        for row in (
+            (size, "timm eager fp32", encoder.space.full),
+            *((size, way.name, submodel) for submodel in submodels for way in ways[1:]),
+        )
+    ]
+    for result in results:
+        assert result.ms > 0
+        assert result.speedup > 0
+        assert result.images_per_second == pytest.approx(1000 * result.batch_size / result.ms)
+        assert (result.share_of_peak, result.note) == (None, "")
+    cosines = {result.engine: (result.cosine_mean, result.cosine_worst) for result in results[1:]}
+    assert cosines["matvit eager fp32"] == pytest.approx((1, 1), abs=1e-6)
+    assert cosines["half"] == pytest.approx((1, 1), abs=1e-6)
+    assert cosines["wrong"] == pytest.approx((-1, -1), abs=1e-6)
+    assert 0.99 < cosines["matvit eager bf16"][1] <= cosines["matvit eager bf16"][0] < 1
+    assert (results[0].cosine_mean, results[0].cosine_worst) == (None, None)
+
+
+def test_ratios_are_of_the_same_rounds(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    slower = iter((1, 2, 3))
+
+    def rounds(runs: dict[str, bench.Run], *_: object) -> dict[str, float]:
+        factor = next(slower)  # As if the machine got slower and slower.
+        return {name: factor * ms for name, ms in zip(runs, (100.0, 50.0), strict=True)}
+
+    monkeypatch.setattr(bench, "_rounds", rounds)
+    timm, *ours = compare(encoder, ways=engines(CPU)[:2], submodels=encoder.space.uniforms()[:3])
+    assert (timm.ms, timm.speedup) == (200, 1)
+    assert [(result.ms, result.speedup) for result in ours] == [(50, 2), (100, 2), (150, 2)]
+
+
+def test_rounds_take_turns_and_the_median() -> None:
+    order: list[str] = []
+    runs = {name: lambda images, name=name: order.append(name) for name in "ab"}
+    times = bench._rounds(runs, torch.zeros(1), 3, Count(silent, ""))
+    assert order == ["a", "a", "b", "b"] * 3
+    assert times.keys() == {"a", "b"}
+
+
+def test_what_is_not_installed_or_fails_is_told(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bench.Run:
+        raise RuntimeError("no such operator\nand a long story")
+
+    others = [way for way in engines(CPU) if way.needs]
+    assert [way.name.split(" ")[0] for way in others] == ["OpenVINO", "ONNX"]
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    ways = (*engines(CPU)[:2], *others, Engine("broken", torch.float32, refuse))
+    _, fine, *missing, broken = compare(encoder, ways=ways, submodels=[encoder.space.full], repeats=1)
+    assert fine.ms > 0
+    for way, result in zip(others, missing, strict=True):
+        note = "not installed: pip install 'matvit[bench]'"
+        assert result == Result(way.name, encoder.space.full, 1, note=note)
+    assert broken == Result("broken", encoder.space.full, 1, note="failed: no such operator")
+
+
+@pytest.mark.parametrize(
+    "name, needs", [("OpenVINO", ("openvino",)), ("ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"))]
+)
+def test_other_runtimes_agree(
+    encoder: Any, name: str, needs: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    if any(bench.find_spec(module) is None for module in needs):
+        pytest.skip(f"needs {', '.join(needs)}: pip install 'matvit[bench]'")
+    ways = (engines(CPU)[0], *(way for way in engines(CPU) if way.name.startswith(name)))
+    _, result = compare(encoder, ways=ways, submodels=[Submodel((16, 64))], repeats=1)
+    assert result.note == ""
+    assert result.cosine_worst > 0.999
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_compiled_rows_are_left_out_on_request() -> None:
+    names = {way.name for way in engines(CPU)} - {way.name for way in engines(CPU, compiled=False)}
+    assert names == {"matvit compiled bf16", "matvit compiled fp32"}
+    assert not any(way.needs for way in engines(torch.device("cuda")))
+
+
+def test_the_compiled_way_is_compiled(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[torch.dtype, Submodel]] = []
+
+    class Recorder:
+        def __init__(self, model: Any, *, limit: int) -> None:
+            self.model = model
+
+        def __call__(self, images: Tensor, submodel: Submodel) -> Tensor:
+            dtype = next(self.model.parameters()).dtype
+            asked.append((dtype, submodel))
+            return self.model(images.to(dtype), submodel)
+
+    monkeypatch.setattr("matvit.engines.compiled.CompiledSubmodels", Recorder)
+    ways = [way for way in engines(CPU) if way.name.startswith(("timm", "matvit compiled"))]
+    results = compare(encoder, ways=ways, submodels=[encoder.space.smallest], repeats=1)
+    assert set(asked) == {(dtype, encoder.space.smallest) for dtype in (torch.float32, torch.bfloat16)}
+    assert all(result.cosine_worst > 0.99 for result in results[1:])
+
+
+def test_a_bare_name_gets_random_weights_that_are_the_same_every_time(checkpoint: Path) -> None:
+    before = torch.get_rng_state()
+    first, untrained = open_model("matvit_tiny_patch16_224")
+    again, _ = open_model("matvit_tiny_patch16_224")
+    assert untrained
+    assert torch.equal(first.blocks[0].mlp.fc1.weight, again.blocks[0].mlp.fc1.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+    trained, untrained = open_model(str(checkpoint))
+    assert not untrained
+    assert trained.num_classes == first.num_classes == 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_compared_with_its_own_matrix_product(encoder: Any) -> None:
+    device = torch.device("cuda")
+    ways = engines(device, compiled=False)
+    for result in compare(encoder.to(device), ways=ways, submodels=[encoder.space.full], repeats=2):
+        assert 0 < result.share_of_peak < 1

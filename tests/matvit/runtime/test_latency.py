@@ -1,0 +1,269 @@
+"""Latency profiles: what is measured, what lies between, and what is kept for the next time."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matvit import MatViT, Submodel, SubmodelSpace
+from matvit.runtime import latency
+from matvit.runtime.latency import lookup, measured_submodels, runnable, setting_here
+from matvit.runtime.latency_store import structure
+from matvit.submodels.profile import Point, Profile
+from matvit.vision.ffn import hidden_units
+
+CPU = torch.device("cpu")
+HERE = setting_here(CPU, torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(latency, "SETTLE_SECONDS", 0)
+    return tmp_path / "cache" / "latency"
+
+
+@pytest.fixture
+def calls(tiny: MatViT) -> Iterator[list[tuple[torch.Tensor, Submodel]]]:
+    """Every call of the tiny model, which must not record gradients."""
+    seen: list[tuple[torch.Tensor, Submodel]] = []
+
+    def record(encoder: MatViT, arguments: tuple[torch.Tensor]) -> None:  # Cut encoders share hooks too.
+        assert torch.is_inference_mode_enabled()
+        seen.append((arguments[0], Submodel(tuple(map(hidden_units, encoder.blocks)))))
+
+    hook = tiny.register_forward_pre_hook(record)
+    yield seen
+    hook.remove()
+
+
+def measure(model: MatViT, **options) -> Profile:
+    return latency.measure(model, **{"device": CPU, "dtype": torch.float32, "repeats": 2, **options})
+
+
+def test_granularities_and_evenly_spaced_points_are_measured(tiny: MatViT) -> None:
+    times = measure(tiny, between=1)
+    assert times.setting == HERE
+    assert [point.submodel for point in times.points] == list(tiny.space.curve)
+    assert [i for i, point in enumerate(times.points) if point.measured] == [0, 2, 4, 6, 8, 10, 12]
+    assert all(point.ms > 0 for point in times.points)
+    assert all(point.measured for point in measure(tiny, between=None).points)
+
+
+@pytest.mark.parametrize(
+    "between, count", [(0, 4), (1, 7), (2, 10), (10, 34), (11, 37), (99, 37), (None, 37)]
+)
+def test_how_many_are_measured_of_twelve_layers(between: int | None, count: int) -> None:
+    assert len(measured_submodels(SubmodelSpace((3072,) * 12), between)) == count
+
+
+@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 30))
+def test_measured_points_are_spread_evenly(depth: int, granularities: int, between: int) -> None:
+    shares = {f"G{i}": (i + 1) / granularities for i in range(granularities)}
+    space = SubmodelSpace((1000,) * depth, shares)
+    places = [space.curve.index(submodel) for submodel in measured_submodels(space, between)]
+    assert set(places) >= set(range(0, len(space.curve), depth))
+    gaps = [right - left for left, right in pairwise(places)]
+    assert not gaps or 1 <= min(gaps) <= max(gaps) <= min(gaps) + 1
+
+
+def test_batches_are_those_asked_for_and_rounds_take_turns(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]]
+) -> None:
+    submodels = list(measured_submodels(tiny.space, 0))
+    told: list[tuple[object, ...]] = []
+    measure(tiny, between=0, batch_size=3, repeats=5, progress=lambda *each: told.append(each))
+    assert told == [("runs timed", done, 4 * 6) for done in range(1, 4 * 6 + 1)]
+    assert all(images.shape == (3, 1, 16, 16) for images, _ in calls)
+    warm = [submodel for submodel in submodels for _ in range(latency.WARM_UPS)]
+    assert [submodel for _, submodel in calls] == warm + 5 * submodels
+
+
+def test_fast_models_are_called_more_often(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "SETTLE_SECONDS", 0.1)
+    measure(tiny, between=0, repeats=2)
+    assert len(calls) > 4 * (latency.WARM_UPS + 2)
+
+
+def test_weights_in_bf16_get_images_in_bf16(make_tiny: Callable[..., MatViT]) -> None:
+    times = measure(make_tiny().to(torch.bfloat16), dtype=torch.bfloat16)
+    assert times.setting.dtype == "bfloat16"
+
+
+def test_what_was_measured_is_not_run_again(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]], cache: Path
+) -> None:
+    assert lookup(tiny, HERE) is None
+    first = measure(tiny)
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text())["key"]["structure"] == structure(tiny)
+    calls.clear()
+    assert measure(tiny) == first == lookup(tiny, HERE)
+    assert measure(tiny, progress=pytest.fail) == first
+    assert calls == []
+    again = measure(tiny, refresh=True)
+    assert calls
+    assert measure(tiny) == again
+
+
+def test_a_profile_of_every_point_answers_for_fewer_but_not_the_other_way(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]]
+) -> None:
+    measure(tiny, between=1)
+    assert lookup(tiny, HERE, between=None) is None
+    every = measure(tiny, between=None)
+    calls.clear()
+    assert measure(tiny, between=1) == every == measure(tiny, between=99)
+    assert calls == []
+
+
+def damaged(text: str) -> dict[str, Callable[[str], str]]:
+    kept = json.loads(text)
+    points = kept["points"]
+    return {
+        "empty": "",
+        "cut short": text[: len(text) // 2],
+        "no object": "[]",
+        "nothing": "null",
+        "no points": json.dumps({"key": kept["key"]}),
+        "too few points": json.dumps({**kept, "points": points[1:]}),
+        "no numbers": json.dumps({**kept, "points": [{**p, "ms": "fast"} for p in points]}),
+        "impossible numbers": json.dumps({**kept, "points": [{**p, "ms": -1} for p in points]}),
+        "not even numbers": json.dumps({**kept, "points": [{**p, "ms": math.nan} for p in points]}),
+        "no widths": json.dumps({**kept, "points": [{**p, "widths": 3} for p in points]}),
+        "wrong widths": json.dumps({**kept, "points": [{**p, "widths": ["x"]} for p in points]}),
+        "another's": json.dumps({**kept, "key": {**kept["key"], "setting": {}}}),
+    }
+
+
+def test_a_damaged_file_is_measured_again(tiny: MatViT, cache: Path) -> None:
+    measure(tiny)
+    (file,) = cache.iterdir()
+    good = file.read_text()
+    for name, text in damaged(good).items():
+        file.write_text(text)
+        assert lookup(tiny, HERE) is None, name
+        again = measure(tiny)
+        assert lookup(tiny, HERE) == again, name
+    file.write_bytes(b"\xff\xfe")
+    assert lookup(tiny, HERE) is None
+
+
+def test_times_belong_to_a_setting(tiny: MatViT) -> None:
+    measure(tiny)
+    assert lookup(tiny, setting_here(CPU, torch.bfloat16)) is None
+    assert lookup(tiny, setting_here(CPU, torch.float32, 2)) is None
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert setting_here(CPU, torch.float32).threads == threads + 1
+        assert lookup(tiny, setting_here(CPU, torch.float32)) is None
+    finally:
+        torch.set_num_threads(threads)
+    assert lookup(tiny, HERE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_heads": 4},
+        {"depth": 3},
+        {"img_size": 32},
+        {"in_chans": 3},
+        {"num_classes": 0},
+        {"embed_dim": 64},
+        {"qk_norm": True},
+        {"global_pool": "avg"},
+        {"init_values": 1e-5},
+        {"act_layer": "relu"},
+        {"mlp_ratio": 2},
+    ],
+    ids=str,
+)
+def test_times_belong_to_a_structure(make_tiny: Callable[..., MatViT], tiny: MatViT, change: dict) -> None:
+    assert structure(make_tiny(**change)) != structure(tiny)
+
+
+def test_times_do_not_depend_on_weights(make_tiny: Callable[..., MatViT], tiny: MatViT) -> None:
+    measure(tiny)
+    other = make_tiny()
+    torch.nn.init.zeros_(other.pos_embed)
+    assert lookup(other, HERE)
+    assert lookup(other.to("meta"), HERE), "and need none at all to be looked up"
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(
+    tiny: MatViT, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.write_text("a file where the directory should be")
+    times = measure(tiny)
+    assert times.points[0].ms > 0
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("this latency profile could not be kept: ")
+
+
+def test_what_a_killed_process_of_an_earlier_version_left_is_removed(tiny: MatViT, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    for name in ("tmpa1_b2c3d.tmp", "mine.tmp"):
+        (cache / name).touch()
+    measure(tiny)
+    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".tmp"]
+    assert (cache / "mine.tmp").exists()
+
+
+def test_a_write_that_fails_leaves_what_was_there(
+    tiny: MatViT, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = measure(tiny)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    measure(tiny, refresh=True)
+    assert "No space left" in caplog.text
+    assert len(list(cache.iterdir())) == 1
+    assert lookup(tiny, HERE) == before
+
+
+def test_a_model_without_weights_gets_some_that_are_ordinary_numbers() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("matvit_tiny_patch16_224", depth=2, num_classes=0).eval()
+        model.register_buffer("places", torch.arange(3))
+    assert runnable(model, device=CPU, dtype=torch.bfloat16) is model
+    assert model.places.tolist() == [0, 0, 0]
+    for parameter in model.parameters():
+        assert parameter.dtype == torch.bfloat16
+        assert 0.01 < parameter.float().std() < 0.03
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 224, 224, dtype=torch.bfloat16)).isfinite().all()
+
+
+def test_weights_that_are_there_stay(make_tiny: Callable[..., MatViT], tiny: MatViT) -> None:
+    model = runnable(make_tiny(), device=CPU, dtype=torch.float32)
+    weights = tiny.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_setting_here_names_the_processor_and_its_threads() -> None:
+    assert HERE.device
+    assert HERE.threads == torch.get_num_threads()
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_named_and_waited_for(make_tiny: Callable[..., MatViT]) -> None:
+    device = torch.device("cuda")
+    times = measure(make_tiny().to(device), device=device)
+    assert times.setting.device == torch.cuda.get_device_name(device)
+    assert times.setting.threads is None
+    assert all(isinstance(point, Point) and point.ms > 0 for point in times.points)

@@ -1,0 +1,171 @@
+"""Batches keep order and lose nothing, whatever the mixture of images and failures."""
+
+import faulthandler
+import io
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from copy import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_world import picture
+
+from retrieval import Encoder
+from retrieval.encoding.batches import batches
+from retrieval.encoding.preprocess import Preprocess
+from retrieval.errors import LostProcessError
+from retrieval.sources.sample import Failure, Part, Sample, content_of
+
+
+def encoded(number: int) -> bytes:
+    buffer = io.BytesIO()
+    picture("red", number).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+IMAGES = [encoded(number) for number in range(4)]
+KINDS = {
+    "good": lambda n: Sample(f"{n}", f"/{n}.png", "red", {"caption": f"number {n}"}, IMAGES[n % 4]),
+    "bad bytes": lambda n: Sample(f"{n}", f"/{n}.png", "red", {}, b"no image"),
+    "lost before": lambda n: Failure(f"{n}", "no such file"),
+}
+
+
+def part_of(items: Iterable[Sample | Failure], size: int | None = None) -> Part:
+    return Part("part", "", size, lambda: iter(items))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(st.lists(st.sampled_from(list(KINDS)), max_size=9), max_size=4),
+    batch_size=st.integers(1, 6),
+)
+def test_nothing_is_lost_reordered_or_repeated(
+    encoder: Encoder, parts: list[list[str]], batch_size: int
+) -> None:
+    everything = [[KINDS[kind](10 * p + n) for n, kind in enumerate(kinds)] for p, kinds in enumerate(parts)]
+    found = list(
+        batches([part_of(items, len(items)) for items in everything], encoder, batch_size=batch_size)
+    )
+
+    reasons = {"bad bytes": "not an image", "lost before": "no such file"}
+    for p, kinds in enumerate(parts):
+        mine = [batch for batch in found if batch.part == p]
+        assert [batch.last for batch in mine] == [False] * (len(mine) - 1) + [True]
+        assert [len(b.samples) + len(b.failures) for b in mine[:-1]] == [batch_size] * (len(mine) - 1)
+        good = [10 * p + n for n, kind in enumerate(kinds) if kind == "good"]
+        samples = [sample for batch in mine for sample in batch.samples]
+        assert [sample.key for sample in samples] == [str(n) for n in good]
+        assert all(sample.extra["caption"] == f"number {sample.key}" for sample in samples)
+        images = [image for batch in mine if batch.samples for image in batch.images]
+        contents = [content for batch in mine for content in batch.contents]
+        for n, image, content in zip(good, images, contents, strict=True):
+            assert torch.equal(image, encoder.preprocess(IMAGES[n % 4]))
+            assert content == content_of(IMAGES[n % 4])
+        failures = [failure for batch in mine for failure in batch.failures]
+        bad = [(10 * p + n, kind) for n, kind in enumerate(kinds) if kind != "good"]
+        assert failures == [Failure(str(n), reasons[kind]) for n, kind in bad]
+    assert [batch.part for batch in found] == sorted(batch.part for batch in found)
+
+
+def test_other_processes_give_the_same_batches(encoder: Encoder) -> None:
+    items = [
+        KINDS[kind](n) for n, kind in enumerate(["good", "good", "bad bytes", "lost before", "good"] * 5)
+    ]
+    parts = [part_of(items), part_of([]), part_of(items[:3])]
+    here = list(batches(parts, encoder, batch_size=4, workers=0))
+    there = list(batches(parts, encoder, batch_size=4, workers=2))
+    assert [replace(batch, images=None) for batch in here] == [replace(batch, images=None) for batch in there]
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.images, other.images)
+
+
+def test_encoded_bytes_are_let_go(encoder: Encoder) -> None:
+    (batch,) = batches([part_of([KINDS["good"](0)], 1)], encoder, batch_size=8)
+    assert batch.samples[0].data == b""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_ahead_is_bounded(encoder: Encoder, workers: int) -> None:
+    read = 0
+
+    def endless() -> Iterator[Sample]:
+        nonlocal read
+        while True:
+            read += 1
+            yield KINDS["good"](read)
+
+    stream = batches([Part("", "", None, endless)], encoder, batch_size=4, workers=workers)
+    next(stream)
+    # One batch is out, one waits to be known for not the last, and each worker has two and the next.
+    assert read <= 4 * (1 + 1 + 3 * workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_source_is_not_swallowed(encoder: Encoder, workers: int) -> None:
+    def breaks() -> Iterator[Sample]:
+        yield KINDS["good"](0)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(batches([Part("", "", None, breaks)], encoder, batch_size=4, workers=workers))
+
+
+class Fragile:
+    """Preprocessing that ends its process on some images, as a lack of memory or a decoder's bug would."""
+
+    def __init__(self, preprocess: Preprocess, deadly: bytes, how: str) -> None:
+        self._preprocess, self._deadly, self._how, self._home = preprocess, deadly, how, os.getpid()
+
+    def __call__(self, image: bytes) -> torch.Tensor:
+        if self._deadly in image and os.getpid() != self._home:
+            if self._how == "exits":
+                os._exit(3)
+            faulthandler.disable()  # which would tell of it at length
+            os.kill(os.getpid(), getattr(signal, self._how))
+        return self._preprocess(image)
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "SIGABRT", "exits"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_image_that_ends_its_process_is_named_and_left_out(
+    encoder: Encoder, how: str, batch_size: int
+) -> None:
+    fragile = copy(encoder)
+    fragile.preprocess = Fragile(encoder.preprocess, b"deadly", how)
+    items = [KINDS["good"](n) for n in range(13)]
+    for deadly in (3, 9):
+        items[deadly] = replace(items[deadly], data=IMAGES[0] + b"deadly")
+    items[5] = Failure("5", "lost before")
+    made = list(batches([part_of(items), part_of(items[:2])], fragile, batch_size=batch_size, workers=2))
+    keys = [sample.key for batch in made for sample in batch.samples]
+    assert keys == ["0", "1", "2", "4", "6", "7", "8", "10", "11", "12", "0", "1"]
+    failures = {failure.key: failure.reason for batch in made for failure in batch.failures}
+    killed = "decoding it was killed, or crashed: it may take more memory than there is"
+    assert failures == {"3": killed, "5": "lost before", "9": killed}
+    assert [batch.part for batch in made if batch.last] == [0, 1]
+    for batch in made:
+        assert len(batch.samples) == len(batch.contents) == len(batch.images if batch.samples else [])
+        for sample, image in zip(batch.samples, batch.images, strict=False):
+            assert torch.equal(image, encoder.preprocess(IMAGES[int(sample.key) % 4]))
+
+
+def test_processes_that_die_of_every_image_are_nobody_s_fault(encoder: Encoder) -> None:
+    fragile = copy(encoder)
+    fragile.preprocess = Fragile(encoder.preprocess, b"", "SIGKILL")
+    items = [KINDS["good"](n) for n in range(4)]
+    with pytest.raises(LostProcessError, match="use fewer --workers"):
+        list(batches([part_of(items)], fragile, batch_size=4, workers=1))
+
+
+def test_no_process_outlives_the_batches(encoder: Encoder) -> None:
+    stream = batches([part_of([KINDS["good"](n) for n in range(40)])], encoder, batch_size=2, workers=2)
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()
+    assert multiprocessing.active_children() == []

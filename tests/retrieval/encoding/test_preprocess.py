@@ -1,0 +1,75 @@
+"""Preprocessing as other processes get it."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from small_world import files_of, picture, random_matvit
+
+from matvit import CheckpointError
+from retrieval import Encoder
+from retrieval.encoding.preprocess import Preprocess
+from retrieval.errors import UnreadableImageError
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"in_chans": 1, "pretrained_cfg_overlay": {"mean": (0.5,), "std": (0.2,)}},
+        {"pretrained_cfg_overlay": {"crop_mode": "squash", "interpolation": "bilinear"}},
+        {"pretrained_cfg_overlay": {"crop_mode": "border", "crop_pct": 1.0}},
+    ],
+    ids=["plain", "grey", "squash", "border"],
+)
+def test_a_pickled_copy_gives_the_same_tensors(arguments: dict, corpus: Path) -> None:
+    preprocess = Preprocess(random_matvit(0, **arguments))
+    copy = pickle.loads(pickle.dumps(preprocess))
+    assert copy.data == preprocess.data
+    file = files_of(corpus)[0]
+    for image in (file, str(file), file.read_bytes(), picture("red", 0, side=50)):
+        assert torch.equal(copy(image), preprocess(image))
+    with pytest.raises(UnreadableImageError, match="not an image"):
+        copy(b"hello")
+
+
+def test_no_weights_travel_to_other_processes(encoder: Encoder) -> None:
+    assert len(pickle.dumps(encoder.preprocess)) < 5000
+
+
+@pytest.mark.parametrize("kind", [AttributeError, TypeError, ValueError, LookupError, RuntimeError])
+def test_a_fault_of_our_own_is_no_nonsense_of_a_config(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnFaultError(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    def broken(_: object) -> None:
+        raise OwnFaultError("ours")
+
+    monkeypatch.setattr("retrieval.encoding.preprocess._check", broken)
+    with pytest.raises(OwnFaultError, match="ours"):
+        Preprocess(random_matvit(0))
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"input_size": "many"},
+        {"input_size": (3, 16)},
+        {"input_size": (3, "16", 16)},
+        {"crop_pct": "all"},
+        {"crop_pct": float("nan")},
+        {"mean": "grey"},
+        {"std": (0, 0, 0)},
+        {"interpolation": 7},
+        {"interpolation": "psychic"},
+    ],
+    ids=str,
+)
+def test_a_config_that_is_nonsense_is_one_line(overlay: dict) -> None:
+    model = random_matvit(0)
+    model.pretrained_cfg = {**model.pretrained_cfg, **overlay}
+    model.patch_embed.strict_img_size = False
+    with pytest.raises(CheckpointError, match=r"^somewhere: its preprocessing makes no sense: .") as caught:
+        Preprocess(model, "somewhere")
+    assert "\n" not in str(caught.value)
