@@ -164,7 +164,7 @@ def _embed(
     extends: bool = False,
 ) -> None:
     from indexes.disk.rows import read_failures
-    from matvit.runtime.progress import silent
+    from matvit.progress import silent
     from retrieval.encoding.encoder import Encoder
     from retrieval.upkeep.embed import build_index
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from cli import output
 
 if TYPE_CHECKING:
-    from matvit.runtime.progress import Progress as Port
+    from matvit.progress import Progress as Port
 
 _QUIET_SECONDS = 2.0
 """Steps that end before are not worth a line."""
@@ -34,7 +34,7 @@ def progress() -> Iterator["Port"]:
     """Show how far work is while the block runs.
 
     Yields:
-        What library functions take as `progress`: see `matvit.runtime.progress`.
+        What library functions take as `progress`: see `matvit.progress`.
     """
     if not output.stderr().is_terminal:
         lines = _Lines()

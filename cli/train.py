@@ -101,9 +101,9 @@ def run(
     **how: Any,
 ) -> None:
     """Train with progress on screen; arguments as those of the command."""
+    from matvit.progress import silent
     from matvit.runtime import processes as distributed
     from matvit.runtime.device import pick_dtype
-    from matvit.runtime.progress import silent
     from matvit.training import recipe as recipes
     from matvit.training.train import Execution, Hooks
     from matvit.training.train import train as run_recipe

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: as in `matvit.runtime.progress`, which may not be imported here."""
+"""How long work tells how far it is: as in `matvit.progress`, which may not be imported here."""
 
 from collections.abc import Callable
 

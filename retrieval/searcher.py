@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from indexes import Entry, Index, IndexReplacedError, Manifest, Store, UnknownKeyError
 from matvit.errors import BudgetError
 from matvit.files.atomic import restore
-from matvit.runtime.progress import Progress, silent
+from matvit.progress import Progress, silent
 from matvit.submodels.cost import Cost
 from matvit.submodels.submodel import Submodel
 from matvit.weights.hub import is_here

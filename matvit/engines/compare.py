@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from matvit.progress import Count, Progress, silent
 from matvit.runtime.device import pick_dtype
-from matvit.runtime.progress import Count, Progress, silent
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
 from matvit.vision.architectures import default_cfgs

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from matvit.errors import BusyError, DownloadError
 from matvit.files.lock import exclusive
-from matvit.runtime.progress import Progress, silent
+from matvit.progress import Progress, silent
 
 _TIMEOUT_S = 60.0
 _BLOCK = 2**20

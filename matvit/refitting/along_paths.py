@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from matvit.errors import RefitError
+from matvit.progress import Progress, silent
 from matvit.refitting.closed_form import Moments, refit
 from matvit.refitting.first_pass import HELD_OUT
-from matvit.runtime.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
 from matvit.vision.elastic_vit import Elastic, refitted
 from matvit.vision.ffn import ffns, hidden_units, output_of

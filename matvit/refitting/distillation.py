@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from matvit.errors import RefitError, TrainingError
 from matvit.files.atomic import tidy
-from matvit.runtime.progress import Progress, silent
+from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
 from matvit.training import sampling
 from matvit.training import saved_state as state

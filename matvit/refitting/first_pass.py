@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from matvit.errors import RefitError
+from matvit.progress import Progress, silent
 from matvit.refitting.closed_form import Moments, Refit, order, refit
-from matvit.runtime.progress import Progress, silent
 from matvit.vision.elastic_vit import Elastic, elastic, refitted
 from matvit.vision.ffn import hidden_of, norm_of, output_of, replaced, take_units
 from matvit.vision.refits import named_ffns

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import torch
 
 from matvit.errors import BusyError
+from matvit.progress import Count, Progress, silent
 from matvit.runtime.latency_store import keep, kept, structure
-from matvit.runtime.progress import Count, Progress, silent
 from matvit.submodels.profile import Profile, Setting
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel, SubmodelSpace

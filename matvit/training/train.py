@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from matvit.errors import TrainingError
+from matvit.progress import Progress, silent
 from matvit.runtime.device import autocast
 from matvit.runtime.processes import ALONE, Processes
-from matvit.runtime.progress import Progress, silent
 from matvit.training import recipe
 from matvit.training.augment import Augmented, LabelledImages, mixing, seed_everything, told_plainly
 from matvit.training.from_recipe import build, initialise, objective, optimizer, scheduler, transform

@@ -14,7 +14,7 @@ from timm.models import load_model_config_from_hf
 
 from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
 from matvit.files.atomic import restore
-from matvit.runtime.progress import Progress, silent
+from matvit.progress import Progress, silent
 from matvit.vision.architectures import check_arguments, default_cfgs
 from matvit.vision.elastic_vit import Elastic, elastic
 from matvit.vision.plain_timm import asked, plain_model

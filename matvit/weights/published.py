@@ -14,7 +14,7 @@ from matvit.files.atomic import restore
 from matvit.files.cache import cache_dir
 from matvit.files.download import fetch, forget
 from matvit.files.lock import exclusive
-from matvit.runtime.progress import Progress, silent
+from matvit.progress import Progress, silent
 from matvit.weights import checkpoint
 from matvit.weights.first_seen import require_same
 from matvit.weights.scenic import convert as scenic

@@ -17,9 +17,9 @@ from torch import Tensor
 import matvit
 from indexes import EncoderIdentity
 from matvit.errors import CheckpointError
+from matvit.progress import Progress, silent
 from matvit.runtime import latency
 from matvit.runtime.device import pick_device, pick_dtype
-from matvit.runtime.progress import Progress, silent
 from matvit.submodels.budget import is_time, resolve
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel

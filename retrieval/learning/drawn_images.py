@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matvit.runtime.progress import Count, Progress, silent
+from matvit.progress import Count, Progress, silent
 from retrieval.encoding.batches import batches
 from retrieval.encoding.encoder import Encoder
 from retrieval.errors import ImageSourceError

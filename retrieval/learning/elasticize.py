@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 import matvit
 from matvit.files.atomic import discard, write_text
+from matvit.progress import Count, Progress, silent
 from matvit.refitting.along_paths import refit_along_paths
 from matvit.refitting.distillation import Lessons, distil
 from matvit.refitting.first_pass import elasticize as refit
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
 from matvit.runtime.latency import measure as measure_times
-from matvit.runtime.progress import Count, Progress, silent
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
 from matvit.vision.elastic_vit import Elastic

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matvit.runtime.progress import Count, Progress, silent
+from matvit.progress import Count, Progress, silent
 from matvit.submodels.submodel import Submodel, SubmodelSpace
 from retrieval.encoding.batches import batches
 from retrieval.errors import EvaluationError

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.change import note_calibration
-from matvit.runtime.progress import Progress, silent
+from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.measuring.estimate import Estimate, mean_of
 from retrieval.measuring.evaluate import evaluate

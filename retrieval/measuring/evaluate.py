@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.faiss_kinds.search import nearest
-from matvit.runtime.progress import Count, Progress, silent
+from matvit.progress import Count, Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.encoding.batches import Batch, batches
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units

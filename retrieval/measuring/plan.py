@@ -11,10 +11,10 @@ import torch
 import matvit
 from indexes.disk.manifest import read_manifest
 from indexes.disk.staging import restore
+from matvit.progress import Progress, silent
 from matvit.runtime.device import pick_device, pick_dtype
 from matvit.runtime.latency import measure as measure_times
 from matvit.runtime.latency import runnable
-from matvit.runtime.progress import Progress, silent
 from matvit.submodels.budget import is_time, resolve
 from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile

@@ -13,8 +13,8 @@ from indexes.disk.manifest import read_manifest
 from indexes.disk.staging import restore
 from indexes.faiss_kinds.options import AUTO, KindOptions, check
 from indexes.faiss_kinds.search import require_faiss
+from matvit.progress import Count, Progress, silent
 from matvit.runtime.processes import ALONE, Processes
-from matvit.runtime.progress import Count, Progress, silent
 from retrieval.encoding.batches import Batch, batches
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.sources.open_images import ImageSource

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from matvit.runtime.progress import Count, Progress, silent
+from matvit.progress import Count, Progress, silent
 from retrieval.errors import UnreadableImageError
 from retrieval.searcher import Searcher
 from retrieval.sources.originals import originals

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from indexes import Index, RelocationError
 from indexes.change import Relocation
-from matvit.runtime.progress import Count, Progress, silent
+from matvit.progress import Count, Progress, silent
 from retrieval.sources.file_bytes import state_of, without_links
 from retrieval.upkeep.known_files import Known
 

@@ -11,7 +11,7 @@ import matvit
 
 NAMES = (
     "errors",
-    "runtime.progress",
+    "progress",
     *(f"submodels.{name}" for name in ("budget", "cost", "profile", "protocol", "submodel")),
 )
 

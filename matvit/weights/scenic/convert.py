@@ -11,7 +11,7 @@ import timm
 import torch
 
 from matvit.errors import CheckpointError, UnknownModelError
-from matvit.runtime.progress import Progress, silent
+from matvit.progress import Progress, silent
 from matvit.vision.elastic_vit import MatViT
 from matvit.weights.checkpoint import CONFIG, save
 from matvit.weights.scenic.layout import Layout

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matvit.errors import CheckpointError
-from matvit.runtime.progress import Count, Progress, silent
+from matvit.progress import Count, Progress, silent
 
 Leaves = dict[str, NDArray[np.float32]]
 """Path such as ``Transformer/encoder_norm/bias`` -> parameter."""

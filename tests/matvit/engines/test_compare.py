@@ -13,7 +13,7 @@ import matvit
 from matvit import Submodel
 from matvit.engines import compare as bench
 from matvit.engines.compare import Engine, Result, compare, engines, open_model
-from matvit.runtime.progress import Count, silent
+from matvit.progress import Count, silent
 
 CPU = torch.device("cpu")
 

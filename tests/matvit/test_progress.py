@@ -1,4 +1,4 @@
-from matvit.runtime.progress import Count
+from matvit.progress import Count
 
 
 def test_what_is_counted_is_told_as_a_sum() -> None:
