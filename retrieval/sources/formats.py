@@ -99,7 +99,7 @@ FORMATS: tuple[Format, ...] = (
     _format("ICNS", "icns", rb"icns", "PIL.IcnsImagePlugin:IcnsImageFile"),
     _format("ICO", "ico", rb"\0\0\x01\0[^\0]\0", "PIL.IcoImagePlugin:IcoImageFile", is_telling=False),
     _format("CUR", "cur", rb"\0\0\x02\0[^\0]\0", "PIL.CurImagePlugin:CurImageFile", is_telling=False),
-    _format("SVG", "svg", rb"\s*(?:\xef\xbb\xbf)?(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<svg"),
+    _format("SVG", "svg", rb"\s*(?:\xef\xbb\xbf)?(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<svg"),
     _format("EPS", "eps epsf epsi", rb"%!PS-Adobe-[\d.]+ EPSF|\xc5\xd0\xd3\xc6"),
     _format("JPEG XL", "jxl", rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", is_telling=False),
     _format("JPEG XR", "jxr wdp hdp", rb"II\xbc"),

@@ -172,3 +172,9 @@ def test_no_extension_is_listed_twice() -> None:
     extensions = [extension for form in FORMATS for extension in form.extensions]
     assert len(set(extensions)) == len(extensions)
     assert all(extension == extension.lower() and Path(f"a.{extension}").suffix for extension in extensions)
+
+
+def test_many_comments_are_looked_through_once() -> None:
+    # Ways to divide comments among themselves grew with two to the power of their number.
+    assert not looks_like_image(b"<!---->" * 40 + b"<div>")
+    assert looks_like_image(b"<?xml version='1.0'?>" + b"<!-- a -- b -->\n" * 20 + b"<svg>")
