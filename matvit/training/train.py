@@ -23,7 +23,7 @@ from matvit.progress import Progress, silent
 from matvit.runtime.device import autocast
 from matvit.runtime.processes import ALONE, Processes
 from matvit.training import recipe
-from matvit.training.augment import Augmented, LabelledImages, mixing, seed_everything, told_plainly
+from matvit.training.augment import Augmented, LabelledImages, mixing, seed_everything, with_one_line_errors
 from matvit.training.from_recipe import build, initialise, objective, optimizer, scheduler, transform
 from matvit.training.image_order import MicroBatches, Order
 from matvit.training.recipe import Recipe
@@ -215,7 +215,7 @@ class _Trainer:
             num_workers=how.workers,
             pin_memory=how.device.type == "cuda",
         )
-        return told_plainly(loader)
+        return with_one_line_errors(loader)
 
     def _step(self, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """One optimizer step; the losses of it, as means over all processes."""
