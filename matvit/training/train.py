@@ -24,8 +24,9 @@ from matvit.runtime.device import autocast
 from matvit.runtime.processes import ALONE, Processes
 from matvit.training import recipe
 from matvit.training.augment import Augmented, LabelledImages, mixing, seed_everything, with_one_line_errors
-from matvit.training.from_recipe import build, initialise, objective, optimizer, scheduler, transform
+from matvit.training.from_recipe import build, initialise, objective, transform
 from matvit.training.image_order import MicroBatches, Order
+from matvit.training.optimisation import optimizer, scheduler
 from matvit.training.recipe import Recipe
 from matvit.training.run_directory import BEST, CHECKPOINT, Position, RunDirectory
 from matvit.vision.elastic_vit import MatViT
