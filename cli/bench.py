@@ -37,9 +37,12 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="On a CPU. Default: torch's own choice.")
     ] = None,
-    compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="With the compiled rows, which take minutes.")
-    ] = True,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="timm, eager, compiled (takes minutes), openvino, onnxruntime; repeatable. Default: all."
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Also write every figure to this file.", show_default=False)
     ] = None,
@@ -55,12 +58,13 @@ def bench(
     """
     import torch
 
-    from matvit.engines.compare import compare, engines, open_model
+    from matvit.engines.compare import compare, open_model, ways_on
     from matvit.runtime.device import pick_device
     from matvit.runtime.latency import measure, setting_here
     from matvit.submodels.budget import resolve
 
     place = pick_device(device)
+    ways = ways_on(place, engine)
     if threads:
         torch.set_num_threads(threads)
     if csv:
@@ -78,7 +82,7 @@ def bench(
         sizes = batch_size or ([1, 32, 256] if place.type == "cuda" else [1])
         results = compare(
             encoder,
-            ways=engines(place, compiled=compile),
+            ways=ways,
             submodels=submodels,
             batch_sizes=sizes,
             repeats=repeats,

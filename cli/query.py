@@ -59,12 +59,12 @@ def query(
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    compile: Annotated[
-        bool,
+    engine: Annotated[
+        str,
         typer.Option(
-            "--compile", help="Compile the submodel first: for - with very many queries, not for a few."
+            help="What runs the model: eager; or compiled, for - with very many queries, not for a few."
         ),
-    ] = False,
+    ] = "eager",
     paths: Annotated[
         bool, typer.Option("--paths", help="Print the paths of results and nothing else.")
     ] = False,
@@ -103,12 +103,10 @@ def query(
         raise typer.BadParameter(f"--sheet {sheet}: draws {', '.join(SHEETS)} files")
     if sheet and not (images or key):
         raise typer.BadParameter("--sheet draws images and rows, which --vectors are not")
-    if compile:
+    if engine == "compiled":
         say("compiling takes a minute or more")
     with progress() as bar:
-        searcher = Searcher.open(
-            index, model=model, device=device, dtype=dtype, compile=compile, progress=bar
-        )
+        searcher = Searcher.open(index, model=model, device=device, dtype=dtype, engine=engine, progress=bar)
         submodel = searcher.submodel(budget) if images else None
     how: dict[str, Any] = {
         "k": k,

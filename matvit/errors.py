@@ -47,3 +47,11 @@ class DeviceError(ValueError):
 
 class CompileError(RuntimeError):
     """A submodel that cannot be compiled on this machine."""
+
+
+class EngineError(ValueError):
+    """An engine that there is not, or that cannot do what is asked of it."""
+
+
+class MissingEngineError(RuntimeError):
+    """An engine whose runtime is not installed. The message says how to install it."""

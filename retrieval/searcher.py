@@ -218,23 +218,23 @@ class Searcher:
         model: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        compile: bool = False,
+        engine: str = "eager",
         progress: Progress = silent,
     ) -> "Searcher":
         """Open an index directory, with its model from `model` or from where it was at build time.
 
-        `compile` is for processes that live long, and `progress` is told of what must be fetched or measured:
-        see `Encoder`.
+        `engine` runs the model, and `progress` is told of what must be fetched or measured: see `Encoder`.
 
         Raises:
             IndexDamagedError: There is no whole index.
             WrongEncoderError: `model` is not the one that made it.
             MissingModelError: The model is no longer where it was, or would have to be downloaded unasked.
             UnknownModelError: `model` is no trained model.
+            EngineError: No engine of this name serves queries.
         """
         opened = Index.open(Path(index))
         encoder = Encoder.open(
-            model or model_of(opened), device=device, dtype=dtype, compile=compile, progress=progress
+            model or model_of(opened), device=device, dtype=dtype, engine=engine, progress=progress
         )
         return cls(opened, encoder)
 

@@ -24,7 +24,7 @@ NOT_RUN = {
     "SHARDS": "needs ImageNet",
     "torchvision:": "downloads a data set",
     "FILE_OR_URL": "needs a checkpoint of Scenic",
-    "--compile": "compiles for a minute",
+    "--engine compiled": "compiles for a minute",
     "matvit bench": "measures for minutes",
     "matvit elasticize": "downloads a model",
     "dinov2-elastic": "needs that model",

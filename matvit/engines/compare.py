@@ -1,4 +1,4 @@
-"""One encoder run in several ways, side by side: this library eager and compiled, timm, other runtimes.
+"""One encoder run by several engines, side by side: timm, this library eager and compiled, other runtimes.
 
 Every submodel is timed together with timm's plain XL in float32, in turns, so that a ratio never compares
 two states of the machine.
@@ -7,13 +7,11 @@ two states of the machine.
 import copy
 import io
 import statistics
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import timm
@@ -21,8 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from matvit.engines.all_engines import engines_named
+from matvit.engines.eager import Eager
+from matvit.engines.engine import Engine, Run
+from matvit.engines.timm_eager import TimmEager
+from matvit.errors import EngineError
 from matvit.progress import Count, Progress, silent
-from matvit.runtime.device import pick_dtype
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
 from matvit.vision.architectures import default_cfgs
@@ -33,31 +35,34 @@ from matvit.weights import hub
 COMPARED_IMAGES = 8
 """At least so many images for the cosines."""
 
-Run = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) in float32, on the device of the comparison, to embeddings (B, D)."""
+_SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One way of running a submodel.
+class Way:
+    """An engine in one number format.
 
     Args:
-        name: What it is called in the table.
-        dtype: Of the weights of the elastic model that it is given.
-        build: That model, a submodel and images like those to come -> what runs the submodel on images.
-        needs: Modules that must be installed.
+        engine: What runs the submodels.
+        dtype: What it computes in.
     """
 
-    name: str
+    engine: Engine
     dtype: torch.dtype
-    build: Callable[[ElasticEncoder, Submodel, Tensor], Run]
-    needs: tuple[str, ...] = ()
 
     @property
-    def missing(self) -> str:
-        """What to install, or nothing."""
-        found = all(map(find_spec, self.needs))
-        return "" if found else "not installed: pip install 'matvit[bench]'"
+    def name(self) -> str:
+        """What it is called in the table."""
+        return f"{self.engine.title} {_SHORT.get(self.dtype, self.dtype)}"
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The number format of the elastic encoder that it is given."""
+        return self.engine.weights or self.dtype
+
+
+BASELINE = Way(TimmEager(), torch.float32)
+"""What all are compared with."""
 
 
 @dataclass(frozen=True)
@@ -104,32 +109,29 @@ def open_model(name: str, *, progress: Progress = silent) -> tuple[Elastic, bool
     return model.float(), untrained
 
 
-def engines(device: torch.device, *, compiled: bool = True) -> tuple[Engine, ...]:
-    """Every way of running a submodel on a device; the first one is what all are compared with."""
-    fp32, bf16 = torch.float32, torch.bfloat16
-    ways = [
-        Engine("timm eager fp32", fp32, _timm),
-        Engine("matvit eager fp32", fp32, _eager),
-        Engine("matvit eager bf16", bf16, _eager),
-    ]
-    if compiled and device.type in ("cpu", "cuda"):
-        ways += [
-            Engine("matvit compiled bf16", bf16, _compiled),
-            Engine("matvit compiled fp32", fp32, _compiled),
-        ]
-    if device.type == "cpu":
-        native = "bf16" if pick_dtype("auto", device) == bf16 else "fp32"
-        ways += [
-            Engine(f"OpenVINO {native}", fp32, _openvino, ("openvino",)),
-            Engine("ONNX Runtime fp32", fp32, _onnxruntime, ("onnx", "onnxscript", "onnxruntime")),
-        ]
-    return tuple(ways)
+def ways_on(device: torch.device, names: Sequence[str] | None = None) -> tuple[Way, ...]:
+    """Every way of running a submodel on a device, `BASELINE` first.
+
+    Args:
+        device: Where to run.
+        names: Of the engines beside it; None is all that run there.
+
+    Raises:
+        EngineError: There is no such engine, or it does not run on this device.
+    """
+    others: list[Way] = []
+    for engine in engines_named(names):
+        formats = engine.formats(device)
+        if names is not None and not formats:
+            raise EngineError(f"engine {engine.name} does not run on {device.type}")
+        others += [Way(engine, dtype) for dtype in formats]
+    return BASELINE, *(way for way in others if way.name != BASELINE.name)
 
 
 def compare(
     model: ElasticEncoder,
     *,
-    ways: Sequence[Engine],
+    ways: Sequence[Way],
     submodels: Sequence[Submodel],
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 20,
@@ -139,7 +141,7 @@ def compare(
 
     Args:
         model: An elastic encoder in float32, in evaluation mode, where it is to run.
-        ways: As from `engines`: timm's eager XL first.
+        ways: As from `ways_on`: `BASELINE` first.
         submodels: Each is timed by itself, so that only one needs memory at a time.
         batch_sizes: Images a call.
         repeats: Timed rounds.
@@ -150,8 +152,10 @@ def compare(
     """
     total = len(batch_sizes) * len(submodels) * (len(ways) + repeats)
     count = Count(progress, "steps timed", total)
-    models = {torch.float32: model, torch.bfloat16: copy.deepcopy(model).bfloat16()}
     device = next(model.parameters()).device
+    models: dict[torch.dtype, ElasticEncoder] = {torch.float32: model}
+    for dtype in {way.weights for way in ways} - {torch.float32}:
+        models[dtype] = copy.deepcopy(model).to(device=device, dtype=dtype)
     peak = _peak_flops(device) if device.type == "cuda" else None
     baseline, *others = (way.name for way in ways)
 
@@ -169,7 +173,7 @@ def compare(
             runs, notes = _ready(ways, models, submodel, batches[0], count)
             times = _rounds(runs, batches[0], repeats, count)
             baseline_ms.append(times[baseline])
-            exact = _eager(model, submodel, batches[0])
+            exact = Eager().build(model, submodel, batches[0])
             for way in others:
                 if way in runs:
                     mean, worst = _cosines(runs[way], exact, batches)
@@ -184,7 +188,7 @@ def compare(
 
 
 def _ready(
-    ways: Sequence[Engine],
+    ways: Sequence[Way],
     models: Mapping[torch.dtype, ElasticEncoder],
     submodel: Submodel,
     images: Tensor,
@@ -194,12 +198,12 @@ def _ready(
     runs: dict[str, Run] = {}
     notes: dict[str, str] = {}
     for way in ways:
-        if way.missing:
-            notes[way.name] = way.missing
+        if missing := way.engine.missing:
+            notes[way.name] = missing
         else:
             try:
                 with _quiet(), torch.no_grad():
-                    run = way.build(models[way.dtype], submodel, images)
+                    run = way.engine.build(models[way.weights], submodel, images)
                     run(images)
                 runs[way.name] = run
             except Exception as error:  # Whatever another runtime refuses is told, and stops nothing.
@@ -256,52 +260,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def _timm(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
-    plain: Run = model.extract(model.space.full, copy=False)
-    return plain
-
-
-def _eager(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
-    plain, dtype = model.extract(submodel, copy=False), next(model.parameters()).dtype
-    return lambda images: plain(images.to(dtype))
-
-
-def _compiled(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
-    from matvit.engines.compiled import CompiledSubmodels
-
-    compiled = CompiledSubmodels(model, limit=1)
-    return lambda images: compiled(images, submodel)
-
-
-def _openvino(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
-    import openvino
-
-    program = torch.export.export(model.extract(submodel), (images,))
-    network = openvino.convert_model(program)
-    network.reshape(tuple(images.shape))
-    native = pick_dtype("auto", images.device) == torch.bfloat16
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16" if native else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    compiled = openvino.Core().compile_model(network, "CPU", settings)
-    return lambda images: torch.from_numpy(compiled([images.numpy()])[0])
-
-
-def _onnxruntime(model: ElasticEncoder, submodel: Submodel, images: Tensor) -> Run:
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        torch.onnx.export(model.extract(submodel), (images,), file, dynamo=True, verbose=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from torch._inductor.codecache import PyCodeCache
 
+from matvit.engines.engine import QueryEngine
 from matvit.errors import CompileError
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
@@ -111,13 +111,30 @@ class CompiledSubmodels:
             seconds = time.perf_counter() - started
             with self._table:
                 self._graphs[key] = graph
-        megabytes = self.memory_bytes / 1e6
-        _log.info("compiled %s in %.0f s; frozen weights hold %.4g MB", submodel, seconds, megabytes)
+        held = _size_text(self.memory_bytes)
+        _log.info("compiled %s in %.0f s; frozen weights hold %s", submodel, seconds, held)
         return graph
+
+
+class Compiled(QueryEngine):
+    """This library, compiled: worth minutes of waiting only in processes that live long."""
+
+    name = "compiled"
+    title = "matvit compiled"
+
+    def formats(self, device: torch.device) -> tuple[torch.dtype, ...]:
+        """See `Engine.formats`."""
+        return (torch.bfloat16, torch.float32) if device.type in ("cpu", "cuda") else ()
+
+    def runner(self, encoder: ElasticEncoder) -> CompiledSubmodels:
+        """See `QueryEngine.runner`."""
+        return CompiledSubmodels(encoder)
 
 
 def _frozen(plain: nn.Module, shape: torch.Size, name: str) -> _Graph:
     """Compile a plain model for images of one shape, its weights constants in their fastest layout."""
+    from torch._inductor.codecache import PyCodeCache  # Here, because it loads torch's compiler.
+
     weights = next(plain.parameters())
     try:
         with _quiet(), torch.inference_mode(False), torch.no_grad():
@@ -143,6 +160,8 @@ def _forget(generated: list[ModuleType]) -> None:
 
     The compiler would keep them, and so the weights, until the process ends.
     """
+    from torch._inductor.codecache import PyCodeCache
+
     ours = set(map(id, generated))
     PyCodeCache.modules[:] = [module for module in PyCodeCache.modules if id(module) not in ours]
     for module in generated:
@@ -170,6 +189,14 @@ def _give_back_memory() -> None:
     gc.collect()  # Programs are full of cycles.
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _size_text(size_bytes: int) -> str:
+    """Four significant digits and a decimal prefix: 86.57 MB."""
+    for scale, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.4g} {prefix}B"
+    return f"{size_bytes} B"
 
 
 @contextmanager

@@ -67,8 +67,8 @@ class Augmented(Dataset[tuple[Tensor, int]]):
         return self._transform(image), target
 
 
-def told_plainly(loader: "DataLoader[Any]") -> Iterator[Any]:
-    """Batches of a loader, with the errors of its worker processes as the one line that they are.
+def with_one_line_errors(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """Batches of a loader, with the errors of its worker processes as one line each.
 
     Raises:
         TrainingError: An image cannot be read, or a process that reads them died.

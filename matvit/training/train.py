@@ -23,9 +23,10 @@ from matvit.progress import Progress, silent
 from matvit.runtime.device import autocast
 from matvit.runtime.processes import ALONE, Processes
 from matvit.training import recipe
-from matvit.training.augment import Augmented, LabelledImages, mixing, seed_everything, told_plainly
-from matvit.training.from_recipe import build, initialise, objective, optimizer, scheduler, transform
+from matvit.training.augment import Augmented, LabelledImages, mixing, seed_everything, with_one_line_errors
+from matvit.training.from_recipe import build, initialise, objective, transform
 from matvit.training.image_order import MicroBatches, Order
+from matvit.training.optimisation import optimizer, scheduler
 from matvit.training.recipe import Recipe
 from matvit.training.run_directory import BEST, CHECKPOINT, Position, RunDirectory
 from matvit.vision.elastic_vit import MatViT
@@ -215,7 +216,7 @@ class _Trainer:
             num_workers=how.workers,
             pin_memory=how.device.type == "cuda",
         )
-        return told_plainly(loader)
+        return with_one_line_errors(loader)
 
     def _step(self, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """One optimizer step; the losses of it, as means over all processes."""

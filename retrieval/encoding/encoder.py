@@ -6,7 +6,7 @@ from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 import matvit
 from indexes import EncoderIdentity
+from matvit.engines.all_engines import query_engine
 from matvit.errors import CheckpointError
 from matvit.progress import Progress, silent
 from matvit.runtime import latency
@@ -28,10 +29,6 @@ from matvit.weights.checkpoint import tensors_sha256, weights_sha256
 from matvit.weights.hub import directory_of
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.sources.decode import Reading
-
-if TYPE_CHECKING:
-    from matvit.engines.compiled import CompiledSubmodels
-
 
 _log = logging.getLogger(__name__)
 
@@ -72,19 +69,21 @@ class Encoder:
         space: Every submodel that may embed an image.
         cost: Submodel -> cost of embedding one image.
         latency: Times of its submodels, once they are known: see `submodel`.
-        compiled: The compiled submodels, if they are to be compiled.
+        runner: What runs its submodels: see `matvit.engines.engine.SubmodelRunner`.
 
     Args:
         model: An elastic encoder with trained weights, in float32.
         device: Where it runs.
         dtype: Of its weights and of everything that it computes.
         location: Where the model came from, for messages and for the index to remember.
-        compile: Compile the submodels that are asked for: worth minutes of waiting only in processes that
-            live long. See `matvit.engines.compiled.CompiledSubmodels`.
+        engine: What runs it, by name: ``eager``, or ``compiled``, which is worth minutes of waiting only in
+            processes that live long. See `matvit.engines.all_engines`.
         progress: Told of what is timed, once times are needed.
 
     Raises:
         CheckpointError: The model's preprocessing makes no sense, or it pools nothing.
+        EngineError: No engine of this name serves queries.
+        MissingEngineError: It is not installed.
     """
 
     def __init__(
@@ -94,9 +93,10 @@ class Encoder:
         device: torch.device,
         dtype: torch.dtype,
         location: str = "",
-        compile: bool = False,
+        engine: str = "eager",
         progress: Progress = silent,
     ) -> None:
+        runs = query_engine(engine)
         self.device, self.dtype, self.location = device, dtype, location
         if not model.global_pool:
             raise CheckpointError(
@@ -122,9 +122,7 @@ class Encoder:
         self.space, self.cost = self.model.space, self.model.cost
         self.latency: Profile | None = None
         self._measuring, self._progress = Lock(), progress
-        self.compiled = _compiled(self.model) if compile else None
-        # The weights never change here: a submodel is cut once, and shares their memory ever after.
-        self._cuts: dict[Submodel, Any] = {}
+        self.runner = runs.runner(self.model)
 
     @classmethod
     def open(
@@ -133,7 +131,7 @@ class Encoder:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        compile: bool = False,
+        engine: str = "eager",
         progress: Progress = silent,
     ) -> "Encoder":
         """Load the encoder from a checkpoint directory or by a name: see `matvit.load`.
@@ -142,14 +140,17 @@ class Encoder:
             UnknownModelError: There is no trained model of that name or at that place.
             CheckpointError: It is damaged, or cannot be downloaded.
             DeviceError: The device or dtype is not to be had here.
+            EngineError: No engine of this name serves queries.
+            MissingEngineError: It is not installed.
         """
-        place = pick_device(device)
-        number_format = pick_dtype(dtype, place)
+        query_engine(engine)  # If it cannot be, better now than after a download.
+        chosen = pick_device(device)
+        number_format = pick_dtype(dtype, chosen)
         loaded = matvit.load(model, progress=progress)
         directory = directory_of(model)
         location = str(directory.absolute() if directory else model)
         return cls(
-            loaded, device=place, dtype=number_format, location=location, compile=compile, progress=progress
+            loaded, device=chosen, dtype=number_format, location=location, engine=engine, progress=progress
         )
 
     def reading_as(self, preprocess: Mapping[str, Any]) -> "Encoder":
@@ -208,17 +209,7 @@ class Encoder:
         return Prediction(_unit(embeddings_BD), logs)
 
     def _run(self, images: Tensor, submodel: Submodel | None) -> Tensor:
-        images = images.to(self.device, self.dtype)
-        if self.compiled is not None:
-            return self.compiled(images, submodel or self.space.full)
-        return self._cut(submodel)(images)
-
-    def _cut(self, submodel: Submodel | None) -> Any:
-        if submodel is None:
-            return self.model
-        if submodel not in self._cuts:
-            self._cuts[submodel] = self.model.extract(submodel, copy=False)
-        return self._cuts[submodel]
+        return self.runner(images.to(self.device, self.dtype), submodel)
 
 
 def are_units(vectors_BD: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -239,9 +230,3 @@ def _converted(model: matvit.Elastic, device: torch.device, dtype: torch.dtype) 
 
 def _unit(embeddings_BD: Tensor) -> NDArray[np.float32]:
     return F.normalize(embeddings_BD.float(), dim=-1).cpu().numpy()
-
-
-def _compiled(model: matvit.Elastic) -> "CompiledSubmodels":
-    from matvit.engines.compiled import CompiledSubmodels  # Here, because it loads torch's compiler.
-
-    return CompiledSubmodels(model)

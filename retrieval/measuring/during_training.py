@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from indexes.faiss_kinds.search import nearest, require_faiss
 from matvit.runtime.device import autocast
 from matvit.submodels.submodel import Submodel
-from matvit.training.augment import Transform, told_plainly
+from matvit.training.augment import Transform, with_one_line_errors
 from matvit.training.recipe import Recipe
 from matvit.vision.elastic_vit import MatViT
 from retrieval.sources.labelled import LabelledImages, open_labelled, splits
@@ -80,7 +80,7 @@ def accuracy_evaluation(
         ) -> Iterator[list[tuple[Tensor, Tensor]]]:
             rows_read = _Prepared(images, rows.tolist(), transform)
             loader = DataLoader(rows_read, batch_size=batch_size, num_workers=workers)
-            for batch in told_plainly(loader):
+            for batch in with_one_line_errors(loader):
                 with torch.inference_mode(), autocast(device, dtype):
                     yield [_outputs(model, batch.to(device), submodel) for submodel in submodels]
 

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_engine import register, without_runtimes
 
 from matvit.engines import compare as bench
+from matvit.engines.all_engines import ENGINES
 
-QUICK = ("--no-compile", "--repeats", 2, "--device", "cpu")
+NOT_COMPILED = [word for name in ("eager", "openvino", "onnxruntime") for word in ("--engine", name)]
+QUICK = (*NOT_COMPILED, "--repeats", 2, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
 def no_other_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    without_runtimes(monkeypatch)
 
 
 def test_a_row_for_each_way_and_a_column_for_each_submodel(matvit: Callable, checkpoint: Path) -> None:
@@ -91,10 +94,37 @@ def test_threads_reach_torch(matvit: Callable, checkpoint: Path, monkeypatch: py
     assert "; 3 threads; torch " in done.err
 
 
+def test_only_the_engines_asked_for_stand_beside_timm(
+    matvit: Callable, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = ("bench", checkpoint, "--repeats", 1, "--device", "cpu", "-s", "S", "--json")
+    named = {"eager": ["matvit eager fp32", "matvit eager bf16"], "toy": ["toy fp32"], "timm": []}
+    register(monkeypatch)
+    for name, ways in named.items():
+        results = json.loads(matvit(*ask, "--engine", name).out)["results"]
+        assert [result["engine"] for result in results] == ["timm eager fp32", *ways]
+
+
+def test_every_engine_is_compared_unless_some_are_named(
+    matvit: Callable, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def compare(*_: object, ways: tuple[bench.Way, ...], **__: object) -> tuple[bench.Result, ...]:
+        asked.append([way.name for way in ways])
+        return ()
+
+    monkeypatch.setattr(bench, "compare", compare)
+    assert matvit("bench", checkpoint, "--device", "cpu", "--json").code == 0
+    assert asked == [[way.name for way in bench.ways_on(torch.device("cpu"))]]
+    assert {way.split(" ")[0] for way in asked[0]} == {"timm", "matvit", "OpenVINO", "ONNX"}
+
+
 def test_help(matvit: Callable) -> None:
     done = matvit("bench", "--help")
     assert done.code == 0
     assert "Example: matvit bench" in done.out
+    assert all(engine.name in done.out for engine in ENGINES)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +135,7 @@ def test_help(matvit: Callable) -> None:
         *[(2, "--batch-size", ("--batch-size", number)) for number in (65537, 10**30)],
         *[(2, "--threads", ("--threads", number)) for number in (0, 1025, 10**30)],
         (2, "'abacus' is no device", ("--device", "abacus")),
+        (2, "'abacus' is no engine: write timm, eager, ", ("--engine", "eager", "--engine", "abacus")),
     ],
 )
 def test_a_mistake_gets_one_line(

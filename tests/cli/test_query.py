@@ -15,14 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from compiler import needs_compiler
 from failing_disk import fail_below
 from PIL import Image
 from small_world import files_of, random_matvit, shard_of
+from toy_engine import register
 
 import matvit as library
 from cli.main import main
 from cli.output import print_path
+from matvit.engines.all_engines import ENGINES
+from matvit.engines.engine import QueryEngine
 from retrieval import Encoder, Searcher, build_index, open_source
 
 GOLDEN = Path(__file__).parents[1] / "matvit" / "golden"
@@ -266,33 +270,46 @@ def test_without_a_budget_the_full_encoder_answers_whatever_its_granularity_is_c
 @needs_compiler
 def test_a_compiled_query_says_what_compiling_took(matvit: Callable, index: Path, queries: Path) -> None:
     ask = ("query", *files_of(queries)[:2], "-i", index, "-b", "S", "-k", "5", "--dtype", "fp32", "--json")
-    eager, compiled = matvit(*ask), matvit(*ask, "--compile")
+    eager, compiled = matvit(*ask), matvit(*ask, "--engine", "compiled")
     assert (compiled.code, eager.err) == (0, "")
     before, after = compiled.err.splitlines()
     assert before == "compiling takes a minute or more"
-    found = re.fullmatch(r"compiled S in \d+ s; frozen weights hold ([\d.]+) MB", after)
+    found = re.fullmatch(r"compiled S in \d+ s; frozen weights hold ([\d.]+) kB", after)
     assert found
-    assert float(found[1]) > 0.05, "the weights of the smallest submodel"
+    assert float(found[1]) > 50, "the weights of the smallest submodel"
     for one, other in zip(lines(eager.out), lines(compiled.out), strict=True):
         assert (one["query"], one["submodel"]) == (other["query"], other["submodel"])
         scores = [[hit["score"] for hit in record["hits"]] for record in (one, other)]
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_compile_reaches_the_encoder(
+def test_the_engine_reaches_the_encoder(
     matvit: Callable, index: Path, queries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted: list[bool] = []
-    opened = Searcher.open
+    toy = register(monkeypatch)
+    ask = ("query", files_of(queries)[0], "-i", index, "--json", "--dtype", "fp32", "-b", "S")
+    eager = matvit(*ask)
+    assert (eager.code, toy.ran) == (0, [])
+    own = matvit(*ask, "--engine", "toy")
+    assert (own.code, own.err) == (0, "")
+    assert [(str(submodel), dtype) for submodel, dtype in toy.ran] == [("S", torch.float32)]
+    keys = [[hit["key"] for hit in lines(done.out)[0]["hits"]] for done in (eager, own)]
+    assert keys[0] == keys[1]
 
-    def watch(*arguments: object, compile: bool, **options: object) -> Searcher:
-        wanted.append(compile)
-        return opened(*arguments, **options)
 
-    monkeypatch.setattr(Searcher, "open", watch)
-    for options in ((), ("--compile",)):
-        assert matvit("query", files_of(queries)[0], "-i", index, *options).code == 0
-    assert wanted == [False, True]
+@pytest.mark.parametrize("name", ["abacus", "openvino", ""])
+def test_an_engine_that_serves_no_queries_gets_one_line(
+    matvit: Callable, index: Path, queries: Path, name: str
+) -> None:
+    done = matvit("query", files_of(queries)[0], "-i", index, "--engine", name)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"matvit: '{name}' is no engine for queries: write eager or compiled\n"
+
+
+def test_help_names_every_engine_for_queries(matvit: Callable) -> None:
+    told = matvit("query", "--help").out
+    for engine in ENGINES:
+        assert not isinstance(engine, QueryEngine) or engine.name in told
 
 
 # --- among some rows, near enough, like a row, by vector ---
@@ -658,11 +675,11 @@ def test_a_directory_called_like_a_published_model_is_that_directory(
 ) -> None:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("matvit.weights.published.fetch", pytest.fail)
-    monkeypatch.setattr("matvit.engines.compare.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     library.save(random_matvit(0), PUBLISHED)
     assert len(json.loads(matvit("plan", PUBLISHED, "--json").out)) == 13
-    bench = matvit("bench", PUBLISHED, "--no-compile", "--repeats", 1, "-s", "S", "--device", "cpu", "--json")
+    compared = ("--engine", "eager", "--repeats", 1, "-s", "S")
+    bench = matvit("bench", PUBLISHED, *compared, "--device", "cpu", "--json")
     assert not json.loads(bench.out)["random_weights"]
     assert matvit("index", "build", corpus, "-m", PUBLISHED, "-o", "i").code == 0
     ask = ("query", files_of(corpus)[0], "-i", tmp_path / "i", "--json")

@@ -8,11 +8,14 @@ import pytest
 import timm
 import torch
 from torch import Tensor
+from toy_engine import without_runtimes
 
 import matvit
 from matvit import Submodel
 from matvit.engines import compare as bench
-from matvit.engines.compare import Engine, Result, compare, engines, open_model
+from matvit.engines.compare import BASELINE, Result, Way, compare, open_model, ways_on
+from matvit.engines.engine import Engine, Run
+from matvit.errors import EngineError
 from matvit.progress import Count, silent
 
 CPU = torch.device("cpu")
@@ -37,17 +40,32 @@ def test_only_a_classifier_is_left_out(tmp_path: Path, tag: str, width: int) -> 
     assert not untrained
 
 
-def scaled(factor: float) -> Callable[[Any, Submodel, Tensor], bench.Run]:
-    """Builds a way that is right but for the length of its embeddings, or wrong if that is negative."""
-    return lambda model, submodel, images: lambda images: factor * model(images, submodel)
+class Scaled(Engine):
+    """One that is right but for the length of its embeddings, or wrong if that is negative."""
+
+    def __init__(self, title: str, factor: float) -> None:
+        self.name = self.title = title
+        self.factor = factor
+
+    def build(self, encoder: Any, submodel: Submodel, images: Tensor) -> Run:
+        return lambda images: self.factor * encoder(images, submodel)
+
+
+class Broken(Engine):
+    """One that refuses."""
+
+    name = title = "broken"
+
+    def build(self, encoder: Any, submodel: Submodel, images: Tensor) -> Run:
+        raise RuntimeError("no such operator\nand a long story")
 
 
 def test_every_way_is_compared_with_timm_at_every_submodel(encoder: Any) -> None:
     submodels = (encoder.space.smallest, Submodel((16, 64)))
     ways = (
-        *engines(CPU)[:3],
-        Engine("half", torch.float32, scaled(0.5)),
-        Engine("wrong", torch.float32, scaled(-1)),
+        *ways_on(CPU, ["eager"]),
+        Way(Scaled("half", 0.5), torch.float32),
+        Way(Scaled("wrong", -1), torch.float32),
     )
     steps: list[tuple[str, int, int | None]] = []
     results = compare(
@@ -75,8 +93,8 @@ def test_every_way_is_compared_with_timm_at_every_submodel(encoder: Any) -> None
         assert (result.share_of_peak, result.note) == (None, "")
     cosines = {result.engine: (result.cosine_mean, result.cosine_worst) for result in results[1:]}
     assert cosines["matvit eager fp32"] == pytest.approx((1, 1), abs=1e-6)
-    assert cosines["half"] == pytest.approx((1, 1), abs=1e-6)
-    assert cosines["wrong"] == pytest.approx((-1, -1), abs=1e-6)
+    assert cosines["half fp32"] == pytest.approx((1, 1), abs=1e-6)
+    assert cosines["wrong fp32"] == pytest.approx((-1, -1), abs=1e-6)
     assert 0.99 < cosines["matvit eager bf16"][1] <= cosines["matvit eager bf16"][0] < 1
     assert (results[0].cosine_mean, results[0].cosine_worst) == (None, None)
 
@@ -84,12 +102,12 @@ def test_every_way_is_compared_with_timm_at_every_submodel(encoder: Any) -> None
 def test_ratios_are_of_the_same_rounds(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     slower = iter((1, 2, 3))
 
-    def rounds(runs: dict[str, bench.Run], *_: object) -> dict[str, float]:
+    def rounds(runs: dict[str, Run], *_: object) -> dict[str, float]:
         factor = next(slower)  # As if the machine got slower and slower.
         return {name: factor * ms for name, ms in zip(runs, (100.0, 50.0), strict=True)}
 
     monkeypatch.setattr(bench, "_rounds", rounds)
-    timm, *ours = compare(encoder, ways=engines(CPU)[:2], submodels=encoder.space.uniforms()[:3])
+    timm, *ours = compare(encoder, ways=ways_on(CPU)[:2], submodels=encoder.space.uniforms()[:3])
     assert (timm.ms, timm.speedup) == (200, 1)
     assert [(result.ms, result.speedup) for result in ours] == [(50, 2), (100, 2), (150, 2)]
 
@@ -103,47 +121,64 @@ def test_rounds_take_turns_and_the_median() -> None:
 
 
 def test_what_is_not_installed_or_fails_is_told(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> bench.Run:
-        raise RuntimeError("no such operator\nand a long story")
-
-    others = [way for way in engines(CPU) if way.needs]
+    without_runtimes(monkeypatch)
+    eager, _ = ways_on(CPU, ["eager"])[1:]
+    others = ways_on(CPU, ["openvino", "onnxruntime"])[1:]
     assert [way.name.split(" ")[0] for way in others] == ["OpenVINO", "ONNX"]
-    monkeypatch.setattr(bench, "find_spec", lambda name: None)
-    ways = (*engines(CPU)[:2], *others, Engine("broken", torch.float32, refuse))
+    ways = (BASELINE, eager, *others, Way(Broken(), torch.float32))
     _, fine, *missing, broken = compare(encoder, ways=ways, submodels=[encoder.space.full], repeats=1)
     assert fine.ms > 0
     for way, result in zip(others, missing, strict=True):
         note = "not installed: pip install 'matvit[bench]'"
         assert result == Result(way.name, encoder.space.full, 1, note=note)
-    assert broken == Result("broken", encoder.space.full, 1, note="failed: no such operator")
+    assert broken == Result("broken fp32", encoder.space.full, 1, note="failed: no such operator")
 
 
-@pytest.mark.parametrize(
-    "name, needs", [("OpenVINO", ("openvino",)), ("ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"))]
-)
-def test_other_runtimes_agree(
-    encoder: Any, name: str, needs: tuple[str, ...], capfd: pytest.CaptureFixture[str]
-) -> None:
-    if any(bench.find_spec(module) is None for module in needs):
-        pytest.skip(f"needs {', '.join(needs)}: pip install 'matvit[bench]'")
-    ways = (engines(CPU)[0], *(way for way in engines(CPU) if way.name.startswith(name)))
-    _, result = compare(encoder, ways=ways, submodels=[Submodel((16, 64))], repeats=1)
-    assert result.note == ""
-    assert result.cosine_worst > 0.999
-    assert tuple(capfd.readouterr()) == ("", "")
+def test_rows_are_engines_in_their_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matvit.engines.openvino_runtime.pick_dtype", lambda *_: torch.bfloat16)
+    ours = ["timm eager fp32", "matvit eager fp32", "matvit eager bf16"]
+    compiled = ["matvit compiled bf16", "matvit compiled fp32"]
+    others = ["OpenVINO bf16", "ONNX Runtime fp32"]
+    assert [way.name for way in ways_on(CPU)] == [*ours, *compiled, *others]
+    assert [way.name for way in ways_on(torch.device("cuda"))] == [*ours, *compiled]
+    assert [way.name for way in ways_on(torch.device("mps"))] == ours
 
 
-def test_compiled_rows_are_left_out_on_request() -> None:
-    names = {way.name for way in engines(CPU)} - {way.name for way in engines(CPU, compiled=False)}
-    assert names == {"matvit compiled bf16", "matvit compiled fp32"}
-    assert not any(way.needs for way in engines(torch.device("cuda")))
+def test_only_the_engines_that_are_named_stand_beside_timm() -> None:
+    assert ways_on(CPU, []) == ways_on(CPU, ["timm", "timm"]) == (BASELINE,)
+    names = [way.name for way in ways_on(CPU, ["compiled", "eager", "compiled"])]
+    assert names == [BASELINE.name] + [
+        f"matvit {way}" for way in ("compiled bf16", "compiled fp32", "eager fp32", "eager bf16")
+    ]
+    with pytest.raises(EngineError, match=r"^'abacus' is no engine: write timm, eager, "):
+        ways_on(CPU, ["eager", "abacus"])
+    with pytest.raises(EngineError, match=r"^engine openvino does not run on cuda$"):
+        ways_on(torch.device("cuda"), ["eager", "openvino"])
+
+
+def test_engines_get_weights_in_the_number_format_that_they_want(encoder: Any) -> None:
+    given: list[tuple[str, torch.dtype]] = []
+
+    class Casting(Scaled):
+        def build(self, encoder: Any, submodel: Submodel, images: Tensor) -> Run:
+            dtype = next(encoder.parameters()).dtype
+            given.append((self.name, dtype))
+            return lambda images: encoder(images.to(dtype), submodel)
+
+    itself = Casting("itself", 1)
+    itself.weights = torch.float32
+    ways = (BASELINE, Way(itself, torch.bfloat16), Way(Casting("given", 1), torch.bfloat16))
+    _, one, other = compare(encoder, ways=ways, submodels=[encoder.space.full], repeats=1)
+    assert (one.engine, other.engine) == ("itself bf16", "given bf16")
+    assert given == [("itself", torch.float32), ("given", torch.bfloat16)]
+    assert next(encoder.parameters()).dtype == torch.float32
 
 
 def test_the_compiled_way_is_compiled(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[torch.dtype, Submodel]] = []
 
     class Recorder:
-        def __init__(self, model: Any, *, limit: int) -> None:
+        def __init__(self, model: Any) -> None:
             self.model = model
 
         def __call__(self, images: Tensor, submodel: Submodel) -> Tensor:
@@ -152,8 +187,7 @@ def test_the_compiled_way_is_compiled(encoder: Any, monkeypatch: pytest.MonkeyPa
             return self.model(images.to(dtype), submodel)
 
     monkeypatch.setattr("matvit.engines.compiled.CompiledSubmodels", Recorder)
-    ways = [way for way in engines(CPU) if way.name.startswith(("timm", "matvit compiled"))]
-    results = compare(encoder, ways=ways, submodels=[encoder.space.smallest], repeats=1)
+    results = compare(encoder, ways=ways_on(CPU, ["compiled"]), submodels=[encoder.space.smallest], repeats=1)
     assert set(asked) == {(dtype, encoder.space.smallest) for dtype in (torch.float32, torch.bfloat16)}
     assert all(result.cosine_worst > 0.99 for result in results[1:])
 
@@ -173,6 +207,6 @@ def test_a_bare_name_gets_random_weights_that_are_the_same_every_time(checkpoint
 @pytest.mark.gpu
 def test_a_gpu_is_compared_with_its_own_matrix_product(encoder: Any) -> None:
     device = torch.device("cuda")
-    ways = engines(device, compiled=False)
+    ways = ways_on(device, ["eager"])
     for result in compare(encoder.to(device), ways=ways, submodels=[encoder.space.full], repeats=2):
         assert 0 < result.share_of_peak < 1

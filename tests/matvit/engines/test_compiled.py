@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._inductor.codecache import PyCodeCache
 
 from matvit import Submodel
-from matvit.engines.compiled import CompiledSubmodels
+from matvit.engines.compiled import Compiled, CompiledSubmodels, _size_text
 from matvit.errors import CompileError, SubmodelError
 
 
@@ -182,3 +182,17 @@ def test_mistakes(shallow: Any, images: Tensor) -> None:
         CompiledSubmodels(shallow)(images, Submodel((999,)))
     with pytest.raises(ValueError, match="limit must be at least 1"):
         CompiledSubmodels(shallow, limit=0)
+
+
+def test_the_engine_keeps_few_graphs_of_one_encoder(shallow: Any) -> None:
+    runner = Compiled().runner(shallow)
+    assert isinstance(runner, CompiledSubmodels)
+    assert (runner.submodels, runner.memory_bytes) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    "size_bytes, text",
+    [(0, "0 B"), (999, "999 B"), (65_312, "65.31 kB"), (86_567_656, "86.57 MB"), (1_217_000_000, "1.217 GB")],
+)
+def test_sizes_are_told_in_their_unit(size_bytes: int, text: str) -> None:
+    assert _size_text(size_bytes) == text

@@ -1,49 +1,31 @@
-"""What a recipe makes, where timm does not take what it asks for."""
+"""What a recipe makes: the same model every time, or one line that says why not."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 
 from matvit.errors import TrainingError
-from matvit.training import from_recipe as prepare
 from matvit.training import recipe
+from matvit.training.from_recipe import build
 
 
 @pytest.fixture
-def settings():
+def settings() -> recipe.Recipe:
     return recipe.read(recipe.find("digits"))
 
 
-@pytest.fixture
-def model(settings):
-    return prepare.build(settings, num_classes=10)
+def test_the_seed_alone_draws_the_weights(settings: recipe.Recipe) -> None:
+    first = build(settings, num_classes=10)
+    torch.manual_seed(123)
+    again = build(settings, num_classes=10)
+    other = build(replace(settings, seed=settings.seed + 1), num_classes=10)
+    one, same, different = (model.state_dict() for model in (first, again, other))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["blocks.0.mlp.fc1.weight"], different["blocks.0.mlp.fc1.weight"])
 
 
-def changed(tmp_path: Path, line: str, other: str):
-    text = recipe.find("digits").read_text()
-    assert line in text
-    (tmp_path / "other.toml").write_text(text.replace(line, other))
-    return recipe.read(tmp_path / "other.toml")
-
-
-def test_what_timm_has_not_is_said(model, tmp_path: Path) -> None:
-    other = changed(tmp_path, "[optim]", '[optim]\noptimizer = "no such"')
-    with pytest.raises(TrainingError, match="timm cannot do what the recipe asks for"):
-        prepare.optimizer(other, model)
-    other = changed(tmp_path, "[optim]", '[optim]\nschedule = "none"')
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(TrainingError, match="timm cannot do what the recipe asks for"):
-        prepare.scheduler(other, optimizer, steps_per_epoch=10)
-
-
-def test_rates_rise_and_fall_as_the_recipe_says(settings, model) -> None:
-    optimizer = prepare.optimizer(settings, model)
-    scheduler = prepare.scheduler(settings, optimizer, steps_per_epoch=10)
-    rates = []
-    for step in range(10 * settings.epochs):
-        rates.append(optimizer.param_groups[0]["lr"])
-        scheduler.step_update(num_updates=step + 1)
-    assert rates[0] == pytest.approx(settings.optim.lr / 100)
-    assert max(rates) == pytest.approx(settings.optim.lr, rel=0.01)
-    assert rates[-1] < settings.optim.lr / 50
+@pytest.mark.parametrize("name", ["vit_base_patch16_224", "matvit_huge", ""])
+def test_an_architecture_that_is_no_matvit_is_refused(settings: recipe.Recipe, name: str) -> None:
+    with pytest.raises(TrainingError, match=f"^{name!r} is none of matvit_tiny_patch16_224, "):
+        build(replace(settings, architecture=name), num_classes=10)

@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_world import SIDE, files_of, picture, random_matvit
 from timm.data import create_transform, resolve_model_data_config
+from toy_engine import register
 
 import matvit
+from matvit.engines.compiled import CompiledSubmodels
+from matvit.engines.eager import EagerSubmodels
+from matvit.errors import EngineError, MissingEngineError
 from matvit.runtime.device import pick_dtype
 from retrieval import Encoder
 from retrieval.errors import UnreadableImageError
@@ -164,7 +168,9 @@ def test_submodels_in_use_share_the_weights(encoder: Encoder) -> None:
     image = encoder.preprocess(picture("checks", 0))[None]
     for submodel in encoder.space.curve:
         encoder.embed(image, submodel)
-    held = {p.untyped_storage().data_ptr() for cut in encoder._cuts.values() for p in cut.parameters()}
+    assert isinstance(encoder.runner, EagerSubmodels)
+    cuts = encoder.runner._cuts.values()
+    held = {p.untyped_storage().data_ptr() for cut in cuts for p in cut.parameters()}
     assert held == storages
 
 
@@ -279,12 +285,45 @@ def test_preprocessing_that_makes_no_sense_is_a_fault_of_the_checkpoint(name: st
 
 @needs_compiler
 def test_a_compiled_encoder_embeds_as_an_eager_one(checkpoint: Path, encoder: Encoder) -> None:
-    compiled = Encoder.open(checkpoint, device="cpu", dtype="fp32", compile=True)
+    compiled = Encoder.open(checkpoint, device="cpu", dtype="fp32", engine="compiled")
     image = encoder.preprocess(picture("checks", 0))[None]
     small = encoder.space.smallest
     np.testing.assert_allclose(compiled.embed(image, small), encoder.embed(image, small), atol=1e-5)
-    assert compiled.compiled is not None
-    assert compiled.compiled.submodels == (small,)
+    assert isinstance(compiled.runner, CompiledSubmodels)
+    assert compiled.runner.submodels == (small,)
+
+
+def test_an_engine_of_ones_own_embeds(
+    checkpoint: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = register(monkeypatch)
+    own = Encoder.open(checkpoint, device="cpu", dtype="bf16", engine="toy")
+    image = encoder.preprocess(picture("checks", 0))[None]
+    small = encoder.space.smallest
+    for submodel in (None, small):
+        cosine = own.embed(image, submodel) @ encoder.embed(image, submodel).T
+        assert float(cosine[0, 0]) > 0.98
+    assert toy.ran == [(None, torch.bfloat16), (small, torch.bfloat16)]
+    assert own.predict(image, small).vectors.shape == (1, 32)
+    assert own.identity == encoder.identity
+    assert own.reading_as(own.identity.preprocess).runner is own.runner
+
+
+@pytest.mark.parametrize("name", ["abacus", "openvino", "", "EAGER"])
+def test_an_engine_that_serves_no_queries_is_refused_before_the_model_is_looked_for(name: str) -> None:
+    message = f"^'{name}' is no engine for queries: write eager or compiled$"
+    with pytest.raises(EngineError, match=message):
+        Encoder.open("no-such-model", device="cpu", engine=name)
+    with pytest.raises(EngineError, match=message):
+        Encoder(random_matvit(0), device=CPU, dtype=torch.float32, engine=name)
+
+
+def test_an_engine_that_is_not_installed_is_refused(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, "no_such_module")
+    with pytest.raises(MissingEngineError, match=r"^engine toy: not installed: pip install no_such_module$"):
+        Encoder.open(checkpoint, device="cpu", engine="toy")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
