@@ -74,6 +74,8 @@ def with_one_line_errors(loader: "DataLoader[Any]") -> Iterator[Any]:
         TrainingError: An image cannot be read, or a process that reads them died.
     """
     handler = signal.getsignal(signal.SIGCHLD)
+    if str(getattr(handler, "__module__", "")).startswith("torch."):  # of a loader before this one
+        handler = signal.SIG_DFL
     batches = iter(loader)
     # torch's own handler raises in whatever code is running when a worker dies. That one died shows all the
     # same when the next batch is asked for.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import Block
+from torch.utils.data import DataLoader
 
 import matvit
 import matvit.training.train
@@ -841,6 +842,14 @@ class Deadly:
             faulthandler.disable()  # which would tell of it at length
             os.kill(os.getpid(), self._how)
         return self._images.load(i)
+
+
+def test_a_killed_reading_process_is_one_line_after_somebody_s_own_loader(run, images):
+    list(DataLoader(range(4), num_workers=1))  # which leaves torch's handler of dead processes behind
+    with pytest.raises(
+        TrainingError, match=r"^a process that reads images was killed, or crashed: use fewer"
+    ):
+        run(data=Deadly(images, signal.SIGKILL), how={"workers": 2})
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS])
