@@ -37,13 +37,15 @@ def calibrate(
     """
     from retrieval.measuring.calibrate import calibrate as run
     from retrieval.searcher import Searcher
+    from retrieval.sources.open_images import open_source
 
     if not 0 < max_drop < 100:
         raise typer.BadParameter(f"--max-drop {max_drop:g}: write points of accuracy, such as 0.5")
+    source = open_source(queries)  # If it is not there, better now than after a model was loaded.
     with progress() as bar:
         found = run(
             Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar),
-            queries,
+            source,
             max_drop=max_drop / 100,
             held_out=held_out,
             batch_size=batch_size,

@@ -73,11 +73,13 @@ def evaluate(
     """
     from retrieval.measuring.evaluate import evaluate as run
     from retrieval.searcher import Searcher
+    from retrieval.sources.open_images import open_source
 
+    source = open_source(queries)  # If it is not there, better now than after a model was loaded.
     with progress() as bar:
         result = run(
             Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar),
-            queries,
+            source,
             budget or ["all"],
             same_encoder=same_encoder,
             raw_pixels=raw_pixels,

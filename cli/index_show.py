@@ -1,6 +1,5 @@
 """`matvit index info` and `verify`: what is there, and whether it is whole."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -70,17 +69,6 @@ def verify(
     if problems:
         raise typer.Exit(1)
     say(f"{index}: every file is as it was written")
-
-
-def _increments(advance: Callable[[int], None]) -> Callable[[str, int, int | None], None]:
-    before = 0
-
-    def tell(_: str, done: int, __: int | None) -> None:
-        nonlocal before
-        advance(done - before)
-        before = done
-
-    return tell
 
 
 COMMANDS = (info, verify)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from retrieval.searcher import Hit, Hits
+    from retrieval.hits import Hit, Hits
     from retrieval.sources.sample import Failure
 
 SHEETS = (".png", ".pdf", ".svg", ".html")

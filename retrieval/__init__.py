@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval.encoding.encoder import Encoder
+    from retrieval.hits import Hit, Hits
     from retrieval.learning.elasticize import elasticize
     from retrieval.measuring.calibrate import calibrate
     from retrieval.measuring.evaluate import evaluate
     from retrieval.measuring.plan import plan
-    from retrieval.searcher import Hit, Hits, Searcher
+    from retrieval.searcher import Searcher
     from retrieval.sources.open_images import open_source
     from retrieval.upkeep.embed import build_index
 
 _HOME = {
     "Encoder": "encoding.encoder",
-    "Hit": "searcher",
-    "Hits": "searcher",
+    "Hit": "hits",
+    "Hits": "hits",
     "Searcher": "searcher",
     "build_index": "upkeep.embed",
     "calibrate": "measuring.calibrate",

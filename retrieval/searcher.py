@@ -1,11 +1,11 @@
 """Search an index by image, at a budget."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,85 +15,17 @@ from indexes import Entry, Index, IndexReplacedError, Manifest, Store, UnknownKe
 from matvit.errors import BudgetError
 from matvit.files.atomic import restore
 from matvit.progress import Progress, silent
-from matvit.submodels.cost import Cost
 from matvit.submodels.submodel import Submodel
 from matvit.weights.hub import is_here
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.encoding.preprocess import ImageLike
 from retrieval.errors import MissingModelError, UnreadableImageError
-from retrieval.sources.kinds import kind_holding
+from retrieval.hits import Hit, Hits
 
 _Budget = TypeVar("_Budget")
 _Answer = TypeVar("_Answer")
 _REPLACEMENTS = 100
 """So often a search begins again because the index was replaced meanwhile."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One image that was found.
-
-    Attributes:
-        key: Its name in the corpus.
-        score: Cosine between the query's embedding and its own, -1 to 1.
-        label: Its class, where the corpus has one.
-        path: The image file, or the shard or parquet file that holds it.
-    """
-
-    key: str
-    score: float
-    label: str | None
-    path: str
-
-    @property
-    def location(self) -> str:
-        """Where the image is, in a shard its member's stem, in a parquet file its key, too."""
-        return kind_holding(self.path).image_location(self.path, self.key)
-
-
-@dataclass(frozen=True)
-class Hits(Sequence[Hit]):
-    """What a query found, best first, and what it cost.
-
-    Attributes:
-        submodel: The submodel that encoded the query; None for a vector, which nothing encoded.
-        cost: Of encoding it.
-        searched: What was searched, for people.
-        hits: The results.
-    """
-
-    submodel: Submodel | None
-    cost: Cost | None
-    searched: str
-    hits: tuple[Hit, ...]
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of encoding the query."""
-        return self.cost.macs if self.cost else 0
-
-    @property
-    def gmacs(self) -> float:
-        """The same in 1e9."""
-        return self.macs / 1e9
-
-    def to_dict(self) -> dict[str, Any]:
-        """What was found, by which submodel and at what cost, in plain values."""
-        return {
-            "submodel": str(self.submodel) if self.submodel else None,
-            "gmacs": self.gmacs,
-            "searched": self.searched,
-            "hits": [{"key": h.key, "score": h.score, "label": h.label, "path": h.path} for h in self.hits],
-        }
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]  # Sequence's overloads add nothing here
-        return self.hits[i]
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
 
 
 def model_of(store: Store) -> str:

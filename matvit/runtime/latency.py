@@ -62,7 +62,7 @@ def measure(
     Two models of the same `structure` share a profile, whatever their weights.
 
     Args:
-        model: An elastic encoder in evaluation mode, already on `device` and in `dtype`.
+        model: An elastic encoder in evaluation mode; if it must run, it is made `runnable` first.
         device: Where it runs.
         dtype: Of the images it is given.
         batch_size: Images a call.
@@ -77,6 +77,7 @@ def measure(
     if known is not None:
         _log.info("measured before (`matvit plan --measure --refresh` measures again)")
         return known
+    model = runnable(model, device=device, dtype=dtype)
     submodels = measured_submodels(model.space, between)
     count = Count(progress, "runs timed", len(submodels) * (repeats + 1))
     shape = (batch_size, model.in_chans, *model.patch_embed.img_size)

@@ -130,8 +130,9 @@ class RunDirectory:
         if not self.resumes:
             with whole_file(self.path / CONFIG) as new:
                 new.write_bytes(self._recipe_file.read_bytes())
-        if (self.path / METRICS).exists():
-            os.truncate(self.path / METRICS, position.metrics_bytes)
+        if (metrics := self.path / METRICS).exists():
+            # Shorter than was noted where its end was lost in a crash: zeros would not bring that back.
+            os.truncate(metrics, min(position.metrics_bytes, metrics.stat().st_size))
 
     def log(self, line: Mapping[str, Any], position: Position) -> None:
         """Append a line to the metrics."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import get_context
 from typing import Protocol, TypeVar
 
 import torch
@@ -105,7 +106,9 @@ def _one_by_one(work: Work[_Task, _Result], task: _Task, gives_way: bool) -> _Re
 
 def _pool(workers: int, gives_way: bool) -> ProcessPoolExecutor:
     begin = partial(_begin, parent=os.getpid(), gives_way=gives_way)
-    return ProcessPoolExecutor(workers, initializer=begin)
+    # From Python 3.14 on, Linux would have a server between a worker and the parent that it watches.
+    context = get_context("fork") if sys.platform == "linux" else None
+    return ProcessPoolExecutor(workers, context, initializer=begin)
 
 
 def _submitted(pool: ProcessPoolExecutor, work: Work[_Task, _Result], task: _Task) -> "Future[_Result]":

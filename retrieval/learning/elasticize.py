@@ -5,45 +5,32 @@ seen, are a small corpus embedded by the full encoder, in which each of them, em
 for the rest.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import matvit
 from matvit.files.atomic import discard, write_text
-from matvit.progress import Count, Progress, silent
+from matvit.progress import Progress, silent
 from matvit.refitting.along_paths import refit_along_paths
 from matvit.refitting.distillation import Lessons, distil
 from matvit.refitting.first_pass import elasticize as refit
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
 from matvit.runtime.latency import measure as measure_times
-from matvit.submodels.profile import Profile
-from matvit.submodels.submodel import Submodel
 from matvit.vision.elastic_vit import Elastic
 from matvit.weights.checkpoint import REPORT, check_place, notes_of, saved
 from retrieval.encoding.encoder import Encoder
 from retrieval.errors import LessonsError
+from retrieval.learning.against_full import compare, why_poor
 from retrieval.learning.drawn_images import DrawnImages
-from retrieval.measuring.curve import Curve, Point
-from retrieval.measuring.estimate import Estimate, Share, mean_of
-from retrieval.measuring.metrics.accuracy import accuracy
-from retrieval.measuring.metrics.agreement import OVERLAP, agreement
-from retrieval.measuring.metrics.answers import NO_LABEL, Answers, Neighbours, Truth
-from retrieval.measuring.summary import summarise, values_of
+from retrieval.measuring.curve import Curve
 from retrieval.showing.csv_table import write_csv
 from retrieval.sources.sample import Failure
 
-POOR_COSINE = 0.9
-"""Below that mean cosine a submodel is not worth using, where no labels tell."""
-POOR_DIFFERENCE = -0.05
-"""Nor where its 1-NN accuracy falls by more than that."""
 TAUGHT = 5000
 """Images to learn from, unless one says how many."""
 
@@ -208,112 +195,6 @@ def elasticize(
         notes=notes_of(model),
         state=state,
     )
-
-
-def compare(
-    encoder: Encoder,
-    sliced: Encoder,
-    images: DrawnImages,
-    submodels: Sequence[Submodel],
-    *,
-    profile: Profile | None = None,
-    progress: Progress = silent,
-) -> Curve:
-    """Compare submodels with the full encoder, on the images held out.
-
-    Args:
-        encoder: The elastic one.
-        sliced: The same encoder without what was refitted, for comparison at the granularities.
-        images: Those to check on are used.
-        submodels: Which; the full encoder need not be among them.
-        profile: Times to tell of the submodels.
-        progress: Told of the images that are embedded.
-
-    Returns:
-        How much of the full encoder's answers remains (`retrieval.measuring.metrics.agreement`); with labels,
-        1-NN accuracy of the images that are not alone in their class; and for a granularity `slice_cosine`,
-        of the plain slice.
-    """
-    full, uniforms = encoder.space.full, encoder.space.uniforms()
-    wanted = list(dict.fromkeys([full, *submodels]))
-    total = (len(wanted) + len(uniforms) - 1) * sum(map(len, images.check))
-    count = Count(progress, "images checked", total)
-
-    def embedded(by: Encoder, submodel: Submodel) -> NDArray[np.float32]:
-        blocks = []
-        for batch in images.check:
-            blocks.append(by.embed(batch, submodel))
-            count(len(batch))
-        return np.concatenate(blocks)
-
-    vectors_SQD = np.stack([embedded(encoder, submodel) for submodel in wanted])
-    measured = _measures(vectors_SQD, images.labels)
-    for submodel, measures in zip(wanted, measured, strict=True):
-        if submodel in uniforms and submodel != full:
-            cosines_Q = (embedded(sliced, submodel) * vectors_SQD[0]).sum(1).clip(-1, 1)
-            measures["slice_cosine"] = mean_of(cosines_Q)
-    asked = set(submodels)
-    kept = [(s, measures) for s, measures in zip(wanted, measured, strict=True) if s in asked]
-    return Curve.of(
-        [submodel for submodel, _ in kept],
-        [measures for _, measures in kept],
-        cost=encoder.cost,
-        full=full,
-        queries=vectors_SQD.shape[1],
-        profile=profile,
-    )
-
-
-def why_poor(point: Point) -> str | None:
-    """Why a submodel is not worth using, if so."""
-    value = {name: measure.value for name, measure in point.measures.items()}
-    cosine, difference = value["cosine"], value.get("difference")
-    if cosine <= value.get("slice_cosine", -1):
-        return f"{point.submodel} is no closer to the full encoder than a plain slice: use the original"
-    if difference is None and cosine < POOR_COSINE:
-        return f"{point.submodel} is not worth using: its cosine to the full encoder is {cosine:.2f}"
-    if difference is not None and difference < POOR_DIFFERENCE:
-        return f"{point.submodel} is not worth using: it loses {-100 * difference:.1f} points of 1-NN"
-    return None
-
-
-def _measures(
-    vectors_SQD: NDArray[np.float32], labels_Q: NDArray[np.str_] | None
-) -> list[dict[str, Share | Estimate]]:
-    """Of images that look for each other: the full encoder's embeddings, which come first, are the corpus."""
-    images = vectors_SQD.shape[1]
-    numbers_Q, counts = np.full(images, NO_LABEL), np.zeros(images, np.int64)
-    if labels_Q is not None:
-        _, numbers_Q, counts = np.unique(labels_Q, return_inverse=True, return_counts=True)
-    neighbours = _neighbours(vectors_SQD, numbers_Q)
-    measures = summarise(values_of(Answers(vectors_SQD, neighbours), [agreement]))
-    others_Q = counts[numbers_Q] - 1  # Whatever one that is alone in its class finds is wrong.
-    if (judged_Q := others_Q > 0).any():
-        everyone = np.tile(judged_Q, len(vectors_SQD))
-        found = Neighbours(
-            neighbours.scores[everyone],
-            neighbours.rows[everyone],
-            neighbours.labels[everyone],
-            neighbours.relevant[everyone],
-        )
-        truth = Truth(numbers_Q[judged_Q], others_Q[judged_Q], len(counts))
-        right = summarise(values_of(Answers(vectors_SQD[:, judged_Q], found, truth), [accuracy]))
-        measures = [{**one, **other} for one, other in zip(measures, right, strict=True)]
-    return measures
-
-
-def _neighbours(vectors_SQD: NDArray[np.float32], numbers_Q: NDArray[np.int64]) -> Neighbours:
-    """The nearest images of each, itself left out, best first."""
-    scores, rows = [], []
-    for vectors_QD in vectors_SQD:
-        scores_QQ = vectors_QD @ vectors_SQD[0].T
-        np.fill_diagonal(scores_QQ, -np.inf)
-        rows_QK = np.argsort(-scores_QQ, axis=1, kind="stable")[:, : min(OVERLAP, len(scores_QQ) - 1)]
-        scores.append(np.take_along_axis(scores_QQ, rows_QK, 1))
-        rows.append(rows_QK)
-    labels = numbers_Q[np.concatenate(rows)]
-    relevant = labels == np.tile(numbers_Q, len(vectors_SQD))[:, None]
-    return Neighbours(np.concatenate(scores), np.concatenate(rows), labels, relevant)
 
 
 def _lessons(epochs: int | None, minutes: float | None, teach: int | None, seed: int) -> Lessons | None:

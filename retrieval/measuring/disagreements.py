@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from retrieval.hits import Hit, Hits
 from retrieval.measuring.evaluation import Evaluation
-from retrieval.searcher import Hit, Hits
 from retrieval.sources.kinds import own_key
 from retrieval.sources.originals import originals
 

@@ -14,7 +14,6 @@ from indexes.disk.staging import restore
 from matvit.progress import Progress, silent
 from matvit.runtime.device import pick_device, pick_dtype
 from matvit.runtime.latency import measure as measure_times
-from matvit.runtime.latency import runnable
 from matvit.submodels.budget import is_time, resolve
 from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile
@@ -126,7 +125,7 @@ def plan(
         where = pick_device(device)
         number_format = pick_dtype(dtype, where)
         return measure_times(
-            runnable(encoder, device=where, dtype=number_format),
+            encoder,
             device=where,
             dtype=number_format,
             batch_size=batch_size,

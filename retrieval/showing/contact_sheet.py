@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from matvit.files.atomic import write_text
-from retrieval.searcher import Hit, Hits
+from retrieval.hits import Hit, Hits
 from retrieval.showing.pictures import save_figure
 from retrieval.sources.originals import thumbnail
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.searcher import Hit
+from retrieval.hits import Hit
 from retrieval.sources.decode import decode
 from retrieval.sources.file_bytes import read_regular
 from retrieval.sources.kinds import kind_holding

@@ -35,6 +35,8 @@ class Known:
 
     def __init__(self, store: Store, *, check_content: bool = False) -> None:
         self._rows = store.entries(["key", "path", "state", "content"])
+        self._sources = store.manifest.sources
+        self._key_prefixes = store.manifest.key_prefixes
         self._check_content = check_content
         self.skipped = 0
         self.doubts: Counter[str] = Counter()
@@ -75,11 +77,20 @@ class Known:
         Rows that another source brought, such as a folder within this one, are none of its own.
         """
         root, excludes = (source.folder or "").rstrip("/"), Excludes(source.excludes)
+        within = {
+            f"{place}/": self._key_prefixes.get(each, "")
+            for each in self._sources
+            if (place := os.path.realpath(each)).startswith(f"{root}/")
+        }
 
         def is_left_out(path: str, key: str) -> bool:
             own = path[len(root) + 1 :]
-            is_own = key.endswith(own) or f"{own}:" in key
-            return is_own and excludes.passes_over(own) and os.path.lexists(path)
+            if not (key.endswith(own) or f"{own}:" in key):
+                return False
+            for place, prefix in within.items():  # one may be prefixed with its name, as all keys here are
+                if path.startswith(place) and key.startswith(prefix + path[len(place) :]):
+                    return False
+            return excludes.passes_over(own) and os.path.lexists(path)
 
         files = self._inside(source).items()
         return [path for path, key in files if is_left_out(path, key)]

@@ -102,7 +102,11 @@ class _Move:
     def files(self) -> Iterator[tuple[str, str]]:
         """Every file that rows below the old place come from, and where it should be now."""
         for path in self._below(self.old).to_pylist():
-            yield path, self.new + path[len(self.old.rstrip("/")) :]
+            yield path, self._at_new(path[len(self.old.rstrip("/")) :])
+
+    def _at_new(self, below: str) -> str:
+        """A path at the new place, which may be the root; what is below begins with a slash, or is empty."""
+        return self.new.rstrip("/") + below or "/"
 
     def relocation(self, files: dict[str, tuple[str, str]], *, keeps_old: bool) -> Relocation:
         """What to write down."""
@@ -125,7 +129,7 @@ class _Move:
         """Where a source is now, None if it did not move, and which of its folders that is, if not all."""
         for place in self._spelled:
             if source == place or source.startswith(place.rstrip("/") + "/"):
-                return self.new + source[len(place.rstrip("/")) :], ""
+                return self._at_new(source[len(place.rstrip("/")) :]), ""
             if place.startswith(source.rstrip("/") + "/") and Path(self.new).is_dir():
                 return self.new, place[len(source.rstrip("/")) + 1 :] + "/"
         return None, ""

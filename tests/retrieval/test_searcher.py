@@ -27,7 +27,7 @@ from indexes.change import gather
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.errors import UnreadableImageError
-from retrieval.searcher import Hit, Hits
+from retrieval.hits import Hit, Hits
 from retrieval.sources.decode import Reading
 
 

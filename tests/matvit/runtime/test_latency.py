@@ -249,6 +249,16 @@ def test_a_model_without_weights_gets_some_that_are_ordinary_numbers() -> None:
         assert model(torch.randn(1, 3, 224, 224, dtype=torch.bfloat16)).isfinite().all()
 
 
+def test_a_model_whose_times_are_known_gets_no_weights() -> None:
+    def without_weights() -> MatViT:
+        with torch.device("meta"):
+            return timm.create_model("matvit_tiny_patch16_224", depth=2, num_classes=0).eval()
+
+    first, again = measure(without_weights(), between=0), without_weights()
+    assert measure(again, between=0) == first
+    assert all(parameter.is_meta for parameter in again.parameters())
+
+
 def test_weights_that_are_there_stay(make_tiny: Callable[..., MatViT], tiny: MatViT) -> None:
     model = runnable(make_tiny(), device=CPU, dtype=torch.float32)
     weights = tiny.state_dict()

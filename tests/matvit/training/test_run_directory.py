@@ -369,6 +369,17 @@ def test_lines_that_were_logged_after_the_last_save_are_cut(opened: Callable[...
     assert progress.metrics_bytes == (run.path / "metrics.jsonl").stat().st_size
 
 
+def test_lines_that_a_crash_lost_are_not_made_up_with_zeros(opened: Callable[..., RunDirectory]) -> None:
+    run, progress = opened(), Position()
+    for step in (1, 2):
+        run.log({"step": step}, progress)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_text(lines[0])
+    run.start(progress)
+    run.log({"step": 3}, progress)
+    assert (run.path / "metrics.jsonl").read_text() == lines[0] + '{"step": 3}\n'
+
+
 def test_leftovers_of_a_killed_writer_are_tidied(opened: Callable[..., RunDirectory], saved: Path) -> None:
     for name in (".last-abc123_4", ".checkpoint-x1234567", ".new-best"):
         (saved / name).mkdir(mode=0o700)

@@ -1,13 +1,43 @@
 """Processes that work for another."""
 
 import gc
+import multiprocessing
 import os
 import signal
+import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
 
-from retrieval.encoding.workers import _begin
+from retrieval.encoding.workers import _begin, in_processes
+
+
+class Doubled:
+    """Work on numbers."""
+
+    def __call__(self, task: int) -> int:
+        return 2 * task
+
+    def divided(self, task: int) -> Sequence[int]:
+        return [task]
+
+    def joined(self, results: Sequence[int]) -> int:
+        return sum(results)
+
+    def lost(self, item: int) -> int:
+        raise AssertionError(f"{item} ended its process")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes begin as Python has it")
+def test_work_does_not_need_the_start_method_of_the_program() -> None:
+    """Of a server between them, a worker would think that its parent had died."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        assert list(in_processes(Doubled(), range(5), workers=2, gives_way=False)) == [0, 2, 4, 6, 8]
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_a_worker_whose_parent_died_before_it_began_ends(monkeypatch: pytest.MonkeyPatch) -> None:

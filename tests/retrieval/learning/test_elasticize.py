@@ -16,8 +16,8 @@ from matvit.refitting.first_pass import elasticize
 from matvit.submodels.cost import Cost
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.errors import ImageSourceError
+from retrieval.learning.against_full import compare, why_poor
 from retrieval.learning.drawn_images import DrawnImages
-from retrieval.learning.elasticize import compare, why_poor
 from retrieval.measuring.calibrate import calibrate
 from retrieval.measuring.curve import Point
 from retrieval.measuring.estimate import Estimate

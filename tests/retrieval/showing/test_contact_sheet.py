@@ -15,7 +15,7 @@ from PIL import Image
 from small_world import files_of, picture, shard_of
 
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.searcher import Hit, Hits
+from retrieval.hits import Hit, Hits
 from retrieval.showing.contact_sheet import contact_sheet
 
 GONE = "(no longer there)"

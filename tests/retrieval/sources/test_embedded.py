@@ -19,7 +19,7 @@ from watched import logged
 from indexes import Index
 from retrieval import Encoder, build_index, open_source
 from retrieval.errors import ImageSourceError
-from retrieval.searcher import Hit
+from retrieval.hits import Hit
 from retrieval.sources import folders
 from retrieval.sources.embedded import embedded_parts
 from retrieval.sources.originals import everything, originals, thumbnail

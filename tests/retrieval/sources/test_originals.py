@@ -13,7 +13,7 @@ from PIL import Image
 from small_world import files_of, picture, shard_of, write_shard
 
 from retrieval import Encoder, Searcher, build_index, open_source
-from retrieval.searcher import Hit
+from retrieval.hits import Hit
 from retrieval.sources.originals import everything, originals, thumbnail
 
 

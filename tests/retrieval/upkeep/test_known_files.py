@@ -348,6 +348,17 @@ def test_excluded_are_files_that_a_folder_s_own_rows_come_from(
     assert known.excluded(source) == [], "it is gone"
 
 
+def test_excluded_are_no_files_of_a_folder_within_whose_keys_begin_with_its_name(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    images, index = folder_of(tmp_path / "images"), tmp_path / "i"
+    build_index(open_source(images, excludes=["a"]), encoder, index)
+    build_index(open_source(images / "a"), encoder, index, extends=True, key_prefix="a/")
+    known = Known(Index.open(index))
+    assert known.excluded(open_source(images, excludes=["a"])) == []
+    assert known.excluded(open_source(images, excludes=["b/1.*"])) == [f"{images}/b/1.png"]
+
+
 def test_excluded_shards(indexed: Callable, tmp_path: Path) -> None:
     images = shards_of(tmp_path / "images")
     known = Known(Index.open(indexed(images)))

@@ -119,6 +119,17 @@ def test_one_folder_of_a_source(nightly: Nightly, photos: Path, tmp_path: Path) 
     assert sorted(nightly.keys) == sorted(f"p/{name}" for name in (*NAMES, "a/9.png"))
 
 
+def test_what_was_mounted_is_the_root_now(nightly: Nightly, tmp_path: Path) -> None:
+    """As where an index was built in a container, of a disk that it sees elsewhere."""
+    mounted, new = tmp_path / "mnt", tmp_path / "photos"
+    photos = folder(mounted / new.relative_to("/"), *NAMES)
+    nightly.add(mounted)
+    photos.rename(new)
+    assert relocate(nightly, mounted, "/") == (4, 0)
+    assert sorted(nightly.paths.values()) == sorted(str(new / name) for name in NAMES)
+    assert nightly.index.manifest.sources == ["/"]
+
+
 def test_a_single_image(nightly: Nightly, photos: Path, tmp_path: Path) -> None:
     (photos / "a" / "1.png").rename(tmp_path / "one.png")
     assert relocate(nightly, photos / "a" / "1.png", tmp_path / "one.png") == (1, 0)
