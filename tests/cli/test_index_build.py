@@ -315,7 +315,8 @@ def test_rows_of_a_storage_s_own_folders_go(matvit: Callable, photos: Path, out:
         rows = index.entries(["key", "path"]).to_pydict()
         for name in columns:
             rows[name] = [text.replace("red/", "@eaDir/") for text in rows[name]]
-        return Known(cast("Index", SimpleNamespace(entries=lambda _: pa.table(rows))))
+        there = SimpleNamespace(entries=lambda _: pa.table(rows), manifest=index.manifest)
+        return Known(cast("Index", there))
 
     source = open_source(photos)
     assert len(known("path").excluded(source)) == 0, "their keys are those of another source"
