@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from cli import (
-    ablate,
     bench,
     calibrate,
     demo,
@@ -45,7 +44,6 @@ app.command("plan")(plan.plan)
 app.command("query")(query.query)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
-app.command("ablate")(ablate.ablate)
 app.command("bench")(bench.bench)
 app.command("notebook")(notebook.notebook)
 app.add_typer(index.app, name="index")

@@ -8,15 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from matvit.submodels.profile import Profile
-from retrieval.encoding.encoder import Encoder
-from retrieval.measuring.ablation import ORDERS, Ordered, Searched
-from retrieval.measuring.evaluation import Evaluation
 from retrieval.showing.pictures import save_figure
 from retrieval.showing.series import Series
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def plot_curve(
@@ -38,8 +35,8 @@ def plot_curve(
     """
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     axes: Axes = figure.subplots()
-    unit, scale = _compute_unit(full_gmacs)
-    for curve, colour, marker in zip(series, _COLOURS, _MARKERS, strict=False):
+    unit, scale = compute_unit(full_gmacs)
+    for curve, colour, marker in zip(series, COLOURS, MARKERS, strict=False):
         compute = [scale * gmacs for gmacs in curve.gmacs]
         percent = [100 * value for value in curve.values]
         axes.fill_between(
@@ -56,13 +53,13 @@ def plot_curve(
                 axes.annotate(label, (x, y), (0, 8), textcoords="offset points", ha="center", weight="bold")
     if series[0].gmacs[-1] == full_gmacs:
         best = 100 * series[0].values[-1]
-        axes.axhline(best, color=_COLOURS[0], linestyle=":", linewidth=1, label="XL queries")
+        axes.axhline(best, color=COLOURS[0], linestyle=":", linewidth=1, label="XL queries")
     for (name, value), grey in zip((floors or {}).items(), ("0.35", "0.55", "0.7"), strict=False):
         axes.axhline(100 * value, color=grey, linestyle="--", linewidth=1, label=name)
     axes.set(xlabel=f"query compute ({unit} an image)", ylabel="1-NN accuracy (%)", title=title)
     axes.grid(alpha=0.25)
     axes.margins(y=0.12)
-    _shares_of_full(axes, scale * full_gmacs)
+    add_share_axis(axes, scale * full_gmacs)
     axes.legend(fontsize="small", loc="best")
     save_figure(figure, path)
 
@@ -80,15 +77,15 @@ def plot_consistency(
     """
     figure = Figure(figsize=(7.2, 5.6), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
-    unit, scale = _compute_unit(full_gmacs)
+    unit, scale = compute_unit(full_gmacs)
     for line in cosines:
         compute = [scale * gmacs for gmacs in line.gmacs]
         style = "-" if line is cosines[0] else "--"
-        above.plot(compute, line.values, style, color=_COLOURS[0], marker="o", markersize=3, label=line.name)
+        above.plot(compute, line.values, style, color=COLOURS[0], marker="o", markersize=3, label=line.name)
         for x, y, label in zip(compute, line.values, line.labels, strict=True):
             if line is cosines[0] and "*" not in label:
                 above.annotate(label, (x, y), (0, 7), textcoords="offset points", ha="center", weight="bold")
-    for line, colour, marker in zip(shares, _COLOURS[1:], _MARKERS[1:], strict=False):
+    for line, colour, marker in zip(shares, COLOURS[1:], MARKERS[1:], strict=False):
         compute = [scale * gmacs for gmacs in line.gmacs]
         bounds = [[100 * each[end] for each in line.intervals] for end in (0, 1)]
         below.fill_between(compute, *bounds, color=colour, alpha=0.15, linewidth=0)
@@ -100,69 +97,7 @@ def plot_consistency(
         axes.grid(alpha=0.25)
         axes.margins(y=0.15)
         axes.legend(fontsize="small", loc="lower right")
-    _shares_of_full(above, scale * full_gmacs)
-    save_figure(figure, path)
-
-
-def plot_orders(
-    path: Path,
-    encoder: Encoder,
-    evaluation: Evaluation,
-    orders: Sequence[Ordered],
-    searched: Sequence[Searched],
-) -> None:
-    """Draw the accuracy of orders of the same widths against compute, and what a search found.
-
-    Args:
-        path: A .png, .pdf or .svg file.
-        encoder: Whose submodels they are.
-        evaluation: Of all of them and of the granularities, which every order starts and ends at.
-        orders: What is drawn.
-        searched: Drawn as stars, by the accuracy on queries that the search did not see.
-    """
-    figure = Figure(figsize=(7.2, 4.5), layout="constrained")
-    axes: Axes = figure.subplots()
-    full_gmacs = encoder.cost(encoder.space.full).gmacs
-    unit, scale = _compute_unit(full_gmacs)
-    uniforms = [point for point in evaluation.points if point.submodel in encoder.space.uniforms()]
-    ends = {
-        point.submodel: (scale * point.cost.gmacs, 100 * point["adaptive_1nn"].value) for point in uniforms
-    }
-    for name, colour, marker in zip(ORDERS, _COLOURS, _MARKERS, strict=False):
-        between = [
-            (scale * encoder.cost(each.submodel).gmacs, 100 * each.accuracy.value)
-            for each in orders
-            if each.order == name
-        ]
-        compute, percents = zip(*sorted([*between, *ends.values()]), strict=True)
-        first = name == ORDERS[0]
-        axes.plot(
-            compute,
-            percents,
-            color=colour,
-            marker=marker,
-            markersize=3.5,
-            linewidth=2 if first else 1,
-            label="increasing with depth: Mix'n'Match" if first else name,
-        )
-    for submodel, place in ends.items():
-        axes.annotate(str(submodel), place, (0, 8), textcoords="offset points", ha="center", weight="bold")
-    if searched:
-        axes.scatter(
-            [scale * encoder.cost(each.found).gmacs for each in searched],
-            [100 * each.found_others.value for each in searched],
-            marker="*",
-            s=90,
-            color="black",
-            zorder=3,
-            label=f"found by a search of {max(each.evaluations for each in searched)} submodels each, "
-            f"on {searched[0].found_others.total} other queries",
-        )
-    axes.set(xlabel=f"query compute ({unit} an image)", ylabel="adaptive 1-NN accuracy (%)")
-    axes.grid(alpha=0.25)
-    axes.margins(y=0.12)
-    _shares_of_full(axes, scale * full_gmacs)
-    axes.legend(fontsize="small", loc="lower right")
+    add_share_axis(above, scale * full_gmacs)
     save_figure(figure, path)
 
 
@@ -178,13 +113,13 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     axes: Axes = figure.subplots()
     full = profile.points[-1]
     full_gmacs = profile.cost(full.submodel).gmacs
-    unit, scale = _compute_unit(full_gmacs)
+    unit, scale = compute_unit(full_gmacs)
     compute = [scale * profile.cost(point.submodel).gmacs for point in profile.points]
     measured = [point.measured for point in profile.points]
     axes.plot(
         compute,
         [full.ms * each / compute[-1] for each in compute],
-        color=_COLOURS[1],
+        color=COLOURS[1],
         linestyle="--",
         linewidth=1,
         label="if time were in proportion to MACs",
@@ -192,8 +127,8 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     axes.plot(
         compute,
         [point.ms for point in profile.points],
-        color=_COLOURS[0],
-        marker=_MARKERS[0],
+        color=COLOURS[0],
+        marker=MARKERS[0],
         markersize=4,
         markevery=measured,
         label="measured" if all(measured) else "measured (dots), interpolated between them",
@@ -208,16 +143,18 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     axes.set_title("\n".join(filter(None, (title, str(profile.setting)))), fontsize=9, parse_math=False)
     axes.grid(alpha=0.25)
     axes.set_ylim(0, 1.12 * max(point.ms for point in profile.points))
-    _shares_of_full(axes, compute[-1])
+    add_share_axis(axes, compute[-1])
     axes.legend(fontsize="small", loc="lower right")
     save_figure(figure, path)
 
 
-def _compute_unit(full_gmacs: float) -> tuple[str, int]:
+def compute_unit(full_gmacs: float) -> tuple[str, int]:
+    """The unit that compute up to `full_gmacs` is drawn in, and how many of it a GMAC is."""
     return ("GMACs", 1) if full_gmacs >= 0.1 else ("MMACs", 1000)
 
 
-def _shares_of_full(axes: Axes, full: float) -> None:
+def add_share_axis(axes: Axes, full: float) -> None:
+    """Put a second axis above: shares of `full`, the full encoder's compute in the unit of the first."""
     share = axes.secondary_xaxis("top", functions=(_scaled(100 / full), _scaled(full / 100)))
     share.set_xlabel("share of XL's compute (%)")
 

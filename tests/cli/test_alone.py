@@ -13,7 +13,6 @@ from matvit.files.lock import exclusive, exclusive_inside
     "command",
     [
         "evaluate {queries} -i {index} -o {out} --budget S",
-        "ablate {queries} -i {index} -o {out}",
         "demo -o {out}",
         "elasticize {checkpoint} --images {queries} -o {out}",
         "notebook quickstart --execute -o {out}",

@@ -22,7 +22,6 @@ COMMANDS = [
     ("plan",),
     ("query",),
     ("evaluate",),
-    ("ablate",),
     ("elasticize",),
     ("notebook",),
     ("index", "build"),

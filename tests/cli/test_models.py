@@ -18,7 +18,6 @@ COMMANDS = [
     "query {image} -i {index}",
     "query - -i {index}",
     "evaluate {images} -i {index}",
-    "ablate {images} -i {index}",
     "plan -i {index}",
     "calibrate {images} -i {index}",
     "index add {more} -i {index}",

@@ -1,25 +1,35 @@
-"""`matvit ablate`: Mix'n'Match beside other ways to spend the same compute."""
+"""Mix'n'Match beside other orders of the same widths, and beside a search for widths.
 
+    python benchmarks/ablate.py photos/test -i photos.index -o results/ --search 50
+
+At every point of the curve, the same widths in another order cost the same: decreasing with depth, larger or
+smaller in the middle, random. The index and the labelled queries measure adaptive 1-NN accuracy; the search
+(`pip install optuna`) sees half of at most 4,000 queries, and what it found is checked on the other half.
+"""
+
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ablation.figure import plot_orders
+from ablation.orders import compare_orders, orders
+from ablation.search import Queries, Searched, search_widths
 from cli import options
-from cli.alone import alone_in_output
-from cli.output import command_line, percent, print_json, print_table, say, si
+from cli.output import percent, print_json, print_table, say, si
 from cli.progress import progress
-
-if TYPE_CHECKING:
-    from retrieval.measuring.ablation import Searched
-    from retrieval.measuring.estimate import Estimate
-    from retrieval.searcher import Searcher
-    from retrieval.sources.open_images import ImageSource
+from matvit.files.atomic import write_text
+from retrieval.measuring.estimate import Estimate
+from retrieval.measuring.evaluate import evaluate
+from retrieval.searcher import Searcher
+from retrieval.showing.csv_table import write_csv
+from retrieval.sources.open_images import ImageSource, open_source
 
 SEARCH_QUERIES = 4000
 
 
-@alone_in_output
 def ablate(
     queries: options.Images,
     index: options.IndexDir,
@@ -33,8 +43,7 @@ def ablate(
         int,
         typer.Option(
             min=0,
-            help="Also search widths within five budgets, measuring so many submodels for each "
-            '(needs pip install "matvit[search]").',
+            help="Also search widths within five budgets, measuring so many submodels for each.",
         ),
     ] = 0,
     model: options.ModelOverride = None,
@@ -44,19 +53,7 @@ def ablate(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Compare Mix'n'Match with other orders of the same widths, and with a search.
-
-    At every point of the curve, the same widths in another order cost the same: decreasing with depth, larger
-    or smaller in the middle, random. The index and the labelled queries measure adaptive 1-NN accuracy; the
-    search sees half of at most 4,000 queries, and what it found is checked on the other half.
-
-    Example: matvit ablate photos/test -i photos.index -o results/ --search 50
-    """
-    from retrieval.measuring.ablation import compare_orders, orders
-    from retrieval.measuring.evaluate import evaluate
-    from retrieval.searcher import Searcher
-    from retrieval.sources.open_images import open_source
-
+    """Compare Mix'n'Match with other orders of the same widths, and with a search."""
     if search:
         _require_optuna()
     source = open_source(queries)
@@ -94,23 +91,18 @@ def ablate(
         if searched:
             print_table([_columns(searcher, each) for each in searched])
     if output:
-        from matvit.files.atomic import write_text
-        from retrieval.showing.csv_table import write_csv
-        from retrieval.showing.figures import plot_orders
-
         write_csv(output / "orders.csv", by_order)
         write_csv(output / "means.csv", summary)
         if by_search:
             write_csv(output / "search.csv", by_search)
         plot_orders(output / "orders.png", searcher.encoder, result, measured, searched)
-        write_text(output / "command.txt", command_line() + "\n")
+        command = shlex.join(["python", "benchmarks/ablate.py", *sys.argv[1:]])
+        write_text(output / "command.txt", command + "\n")
         names = sorted(file.name for file in output.iterdir() if not file.name.startswith("."))
         say(f"kept in {output}: {', '.join(names)}")
 
 
-def _search(searcher: "Searcher", source: "ImageSource", evaluations: int, seed: int) -> "list[Searched]":
-    from retrieval.measuring.ablation import Queries, search
-
+def _search(searcher: Searcher, source: ImageSource, evaluations: int, seed: int) -> list[Searched]:
     with progress() as bar:
         seen, others = Queries.read(searcher, source, most=SEARCH_QUERIES, progress=bar).halves()
     curve, cost = searcher.encoder.space.curve, searcher.encoder.cost
@@ -118,7 +110,7 @@ def _search(searcher: "Searcher", source: "ImageSource", evaluations: int, seed:
     budgets = [cost(curve[round(len(curve) * i / 6)]).macs for i in range(1, 6)]
     with progress() as bar:
         return [
-            search(searcher, seen, others, budget, evaluations=evaluations, seed=seed, progress=bar)
+            search_widths(searcher, seen, others, budget, evaluations=evaluations, seed=seed, progress=bar)
             for budget in budgets
         ]
 
@@ -127,15 +119,15 @@ def _require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ModuleNotFoundError as error:
-        raise typer.BadParameter('--search needs optuna: run pip install "matvit[search]"') from error
+        raise typer.BadParameter("--search needs optuna: run pip install optuna") from error
 
 
-def _plain(name: str, estimate: "Estimate") -> dict[str, float]:
+def _plain(name: str, estimate: Estimate) -> dict[str, float]:
     low, high = estimate.interval
     return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
 
 
-def _record(searcher: "Searcher", each: "Searched") -> dict[str, object]:
+def _record(searcher: Searcher, each: Searched) -> dict[str, object]:
     return {
         "budget_gmacs": each.budget_macs / 1e9,
         "evaluations": each.evaluations,
@@ -150,7 +142,7 @@ def _record(searcher: "Searcher", each: "Searched") -> dict[str, object]:
     }
 
 
-def _columns(searcher: "Searcher", each: "Searched") -> dict[str, object]:
+def _columns(searcher: Searcher, each: Searched) -> dict[str, object]:
     full = searcher.encoder.cost(searcher.encoder.space.full).macs
     return {
         "budget": f"{si(each.budget_macs)} MACs, {percent(each.budget_macs / full)}",
@@ -162,6 +154,10 @@ def _columns(searcher: "Searcher", each: "Searched") -> dict[str, object]:
     }
 
 
-def _points(estimate: "Estimate") -> str:
+def _points(estimate: Estimate) -> str:
     low, high = estimate.interval
     return f"{100 * estimate.value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+if __name__ == "__main__":
+    typer.run(ablate)

@@ -1,4 +1,4 @@
-"""Other orders of the same widths, and the search, against counting and brute force."""
+"""Other orders of the same widths, against counting."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matvit.errors import BudgetError
+from ablation.orders import ORDERS, compare_orders, ordered, orders
 from matvit.submodels.submodel import SubmodelSpace
 from retrieval import Searcher, open_source
-from retrieval.errors import EvaluationError
-from retrieval.measuring.ablation import ORDERS, Queries, compare_orders, ordered, orders, search
 from retrieval.measuring.evaluate import evaluate
 
 
@@ -62,45 +60,3 @@ def test_orders_are_compared_on_the_same_queries(searcher: Searcher, queries: Pa
         assert low <= mean.value <= high
     assert means["increasing"].interval == (0, 0)
     assert any(mean.value != 0 for mean in means.values())
-
-
-def test_queries_are_answered_as_by_evaluate(searcher: Searcher, queries: Path) -> None:
-    kept = Queries.read(searcher, open_source(queries), most=1000)
-    result = evaluate(searcher, open_source(queries), searcher.encoder.space.curve)
-    for point, right in zip(result.points, result.right, strict=True):
-        assert kept.right(point.submodel).tolist() == right.tolist()
-    one, other = kept.halves()
-    smallest = searcher.encoder.space.smallest
-    assert one.right(smallest).tolist() == result.right[0][::2].tolist()
-    assert other.right(smallest).tolist() == result.right[0][1::2].tolist()
-    assert len(Queries.read(searcher, open_source(queries), most=7)) == 7
-
-
-def test_queries_without_labels(searcher: Searcher, queries: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"no query in .* has a label"):
-        Queries.read(searcher, open_source(queries / "red"), most=10)
-
-
-def test_a_search_of_everything_finds_the_best_there_is(searcher: Searcher, queries: Path) -> None:
-    space, cost = searcher.encoder.space, searcher.encoder.cost
-    seen, others = Queries.read(searcher, open_source(queries), most=1000).halves()
-    budget = cost(space.parse("S*3+M*1")).macs
-    told: list[int] = []
-    found = search(searcher, seen, others, budget, evaluations=20, progress=lambda *step: told.append(step))
-    affordable = [
-        space.labelled(tuple("M" if i == layer else "S" for i in range(space.depth))) for layer in range(4)
-    ] + [space.smallest]
-    assert found.evaluations == len(told) == len(affordable)
-    assert found.found in affordable
-    assert found.found_seen.value == max(seen.right(s).mean() for s in affordable)
-    assert found.mixnmatch == space.parse("S*3+M*1")
-    assert found.mixnmatch_others.count == others.right(found.mixnmatch).sum()
-    assert found.gain.value == pytest.approx(found.found_others.value - found.mixnmatch_others.value)
-    again = search(searcher, seen, others, budget, evaluations=20)
-    assert again == found
-
-
-def test_a_search_within_less_than_the_smallest(searcher: Searcher, queries: Path) -> None:
-    kept = Queries.read(searcher, open_source(queries), most=10)
-    with pytest.raises(BudgetError):
-        search(searcher, kept, kept, 10, evaluations=1)

@@ -1,0 +1,1 @@
+"""Is Mix'n'Match the right way to mix?"""
