@@ -1,7 +1,6 @@
 """`matvit bench`: ways of running one encoder, side by side on this machine."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,6 @@ from cli.progress import progress
 
 if TYPE_CHECKING:
     from matvit.engines.compare import Result
-    from matvit.submodels.profile import Profile
     from matvit.submodels.submodel import Submodel
 
 
@@ -56,56 +54,36 @@ def bench(
 
     Example: matvit bench matvit_base_patch16_224 --submodel S --submodel XL
     """
-    import torch
+    from matvit.engines.bench import bench as run
 
-    from matvit.engines.compare import compare, open_model, ways_on
-    from matvit.runtime.device import pick_device
-    from matvit.runtime.latency import measure, setting_here
-    from matvit.submodels.budget import resolve
-
-    place = pick_device(device)
-    ways = ways_on(place, engine)
-    if threads:
-        torch.set_num_threads(threads)
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
     with progress() as bar:
-        encoder, untrained = open_model(model, progress=bar)
-        encoder.to(place)
-        budgets = submodel or encoder.space.granularities
-        space, cost = encoder.space, encoder.cost
-
-        def times() -> "Profile":
-            return measure(encoder, device=place, dtype=torch.float32, progress=bar)
-
-        submodels = list(dict.fromkeys(resolve(budget, space, cost, times) for budget in budgets))
-        sizes = batch_size or ([1, 32, 256] if place.type == "cuda" else [1])
-        results = compare(
-            encoder,
-            ways=ways,
-            submodels=submodels,
-            batch_sizes=sizes,
+        found = run(
+            model,
+            budgets=submodel,
+            batch_sizes=batch_size,
             repeats=repeats,
+            engines=engine,
+            threads=threads,
+            device=device,
             progress=bar,
         )
-    setting = setting_here(place, torch.float32)
+    setting = found.setting
     threads_used = [f"{setting.threads} thread{'s' * (setting.threads > 1)}"] if setting.threads else []
-    random = ["random weights"] if untrained else []
+    random = ["random weights"] if found.random_weights else []
     where = [f"{model} on {setting.device}", *threads_used, f"torch {setting.torch_version}"]
     say("; ".join([*where, f"medians of {repeats}", *random]))
-    records = [asdict(result) | {"submodel": str(result.submodel)} for result in results]
     if json:
-        about = {"model": model, "random_weights": untrained, "device": setting.device}
-        about |= {"threads": setting.threads, "torch": setting.torch_version, "repeats": repeats}
-        print_json(about | {"results": records})
+        print_json(found.to_dict())
     else:
-        for size in sizes:
-            of_size = [result for result in results if result.batch_size == size]
-            print_table(_table(of_size, submodels), title=f"batch of {size}")
+        for size in found.batch_sizes:
+            of_size = [result for result in found.results if result.batch_size == size]
+            print_table(_table(of_size, found.submodels), title=f"batch of {size}")
     if csv:
         from retrieval.showing.csv_table import write_csv
 
-        write_csv(csv, records)
+        write_csv(csv, found.table())
         say(f"kept: {csv}")
 
 

@@ -13,7 +13,7 @@ from cli.evaluate import show
 from cli.output import command_line, print_json, print_table, say, si
 from cli.progress import progress
 from cli.query import show_hits
-from cli.train import run
+from cli.train import show_epochs
 
 BUDGETS = ("S", "50%", "XL")
 
@@ -51,9 +51,20 @@ def demo(
     corpus, queries = write_digits(place / "digits")
     checkpoint = SHIPPED / "digits"
     if train:
-        run("digits", corpus, place / "run", device=device, dtype=dtype)
+        _train(corpus, place / "run", device, dtype)
         checkpoint = place / "run" / "checkpoint"
     _show(checkpoint, corpus, queries, place, device, dtype, json)
+
+
+def _train(corpus: Path, out: Path, device: str, dtype: str) -> None:
+    from matvit.runtime.device import pick_device, pick_dtype
+    from matvit.training.train import Execution
+    from retrieval.learning.train import train
+
+    place = pick_device(device)
+    how = Execution(device=place, dtype=pick_dtype(dtype, place, training=True))
+    with progress() as bar:
+        train("digits", corpus, out, how=how, write=show_epochs("digits"), progress=bar)
 
 
 def _show(

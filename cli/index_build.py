@@ -1,6 +1,5 @@
 """`matvit index build` and `add`: images in."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +10,8 @@ from cli.output import command_line, print_json, say
 from cli.progress import progress
 
 if TYPE_CHECKING:
-    import torch
-
-    from indexes.faiss_kinds.options import KindOptions
-    from matvit.runtime.processes import Processes
-    from retrieval.sources.open_images import ImageSource
+    from indexes import Manifest
+    from retrieval.upkeep.add import Added
 
 Model = Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)]
@@ -48,27 +44,32 @@ def build(
 
     Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
     """
-    from indexes.disk.key_prefixes import check_prefix
     from matvit.runtime.processes import joined
+    from retrieval.encoding.encoder import Encoder
     from retrieval.sources.open_images import open_source
+    from retrieval.upkeep.embed import build_index
 
-    check_prefix(key_prefix or "")
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
+    # If it is not there, better now than after a model was loaded.
     source = open_source(images, excludes=exclude or ())
-    with joined(device) as where:
-        _embed(
+    with joined(device) as (processes, place), progress(shown=processes.is_first) as bar:
+        encoder = Encoder.open(model, device=str(place), dtype=dtype, progress=bar)
+        manifest = build_index(
             source,
-            model,
+            encoder,
             out,
-            kind=kind,
             key_prefix=key_prefix,
-            where=where,
+            options=kind,
+            command=command_line(),
             batch_size=batch_size,
             workers=workers,
-            dtype=dtype,
+            processes=processes,
+            progress=bar,
         )
-    if json and where[0].is_first:
-        _print_counts(out)
+    if processes.is_first:
+        _tell(out, manifest)
+        if json:
+            _print_counts(out, manifest)
 
 
 def add(
@@ -97,119 +98,62 @@ def add(
 
     Example: matvit index add photos/ -i photos.index --prune
     """
-    from indexes import Index
-    from indexes.change import note_excludes
-    from indexes.disk.key_prefixes import check_prefix, known_source
-    from indexes.faiss_kinds.options import AUTO
     from matvit.runtime.processes import joined
-    from retrieval.searcher import model_of
-    from retrieval.sources.open_images import location_of, open_source
-    from retrieval.upkeep.known_files import Known, in_use
+    from retrieval.upkeep.add import add_to_index
 
-    check_prefix(key_prefix or "")
-    with joined(device) as where:
-        tell = say if where[0].is_first else _nobody
-        opened = Index.open(index)
-        known = Known(opened, check_content=check_content)
-        place = known_source(opened.manifest, location_of(images)) or location_of(images)
-        remembered = tuple(opened.manifest.excludes.get(place, ()))
-        source = open_source(images, known=known.unchanged, excludes=[*remembered, *(exclude or ())])
-        gone, excluded = known.gone(source), known.excluded(source)
-        tell(f"{known.skipped} files are as they were")
-        if source.parts:
-            model = model or model_of(opened)
-            _embed(
-                source,
-                model,
-                index,
-                kind=AUTO,
-                key_prefix=key_prefix,
-                where=where,
-                batch_size=batch_size,
-                workers=workers,
-                dtype=dtype,
-                extends=True,
-            )
-        else:
-            tell("nothing new")
-            if where[0].is_first and source.excludes != remembered:
-                note_excludes(index, place, source.excludes)
-    if where[0].is_first:
-        if gone:
-            gone = in_use(opened.reopened(), gone)  # Its rows may have followed files that moved.
-        if known.doubts:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in known.doubts.most_common(5))
-            say(f"{known.doubts.total()} files may be gone or not, and keep their rows: {reasons}")
-        for files, what in ((gone, "gone"), (excluded, "excluded")):
-            if files and prune:
-                count = opened.remove_files(files, command=command_line())
-                say(f"{count} rows removed whose files are {what}")
-            elif files:
-                say(f"{len(files)} files are {what}: --prune removes their rows")
-    if json and where[0].is_first:
-        _print_counts(index)
-
-
-def _embed(
-    source: "ImageSource",
-    model: str,
-    out: Path,
-    *,
-    kind: "KindOptions",
-    key_prefix: str | None,
-    where: "tuple[Processes, torch.device]",
-    batch_size: int,
-    workers: int | None,
-    dtype: str,
-    extends: bool = False,
-) -> None:
-    from indexes.disk.rows import read_failures
-    from matvit.progress import silent
-    from retrieval.encoding.encoder import Encoder
-    from retrieval.upkeep.embed import build_index
-
-    if source.excluded and where[0].is_first:
-        say(f"{source.excluded} files and folders are excluded")
-    processes, place = where
-    if processes.is_first and source.note:
-        say(source.note)
-    with progress() if processes.is_first else nullcontext(silent) as bar:
-        encoder = Encoder.open(model, device=str(place), dtype=dtype, progress=bar)
-        manifest = build_index(
-            source,
-            encoder,
-            out,
-            extends=extends,
+    with joined(device) as (processes, place), progress(shown=processes.is_first) as bar:
+        added = add_to_index(
+            index,
+            images,
+            model=model,
             key_prefix=key_prefix,
-            options=kind,
+            excludes=exclude or (),
+            check_content=check_content,
+            prune=prune,
             command=command_line(),
             batch_size=batch_size,
             workers=workers,
+            device=str(place),
+            dtype=dtype,
             processes=processes,
             progress=bar,
         )
     if not processes.is_first:
         return
-    failures = read_failures(out / "failures.parquet").to_pylist()
+    _tell_gone(added)
+    if added.embedded:
+        _tell(index, added.manifest)
+    if json:
+        _print_counts(index, added.manifest)
+
+
+def _tell(index: Path, manifest: "Manifest") -> None:
+    from indexes.disk.rows import read_failures
+
+    failures = read_failures(index / "failures.parquet").to_pylist()
     for failure in failures[:20]:
         say(f"not indexed: {failure['key']}: {failure['reason']}")
     if len(failures) > 20:
-        say(f"... and {len(failures) - 20} more in {out / 'failures.parquet'}")
-    say(f"{manifest.ntotal - manifest.removed} images indexed, {len(failures)} not readable: {out}")
+        say(f"... and {len(failures) - 20} more in {index / 'failures.parquet'}")
+    say(f"{manifest.ntotal - manifest.removed} images indexed, {len(failures)} not readable: {index}")
     if manifest.kind.recall < 1:
         say(f"{manifest.kind.factory} finds {manifest.kind.recall:.1%} of the true 10 nearest")
 
 
-def _print_counts(index: Path) -> None:
-    from indexes.disk.manifest import read_manifest
+def _tell_gone(added: "Added") -> None:
+    if added.doubts:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in added.doubts.most_common(5))
+        say(f"{added.doubts.total()} files may be gone or not, and keep their rows: {reasons}")
+    for files, why in ((added.gone, "gone"), (added.excluded, "excluded")):
+        if why in added.removed:
+            say(f"{added.removed[why]} rows removed whose files are {why}")
+        elif files:
+            say(f"{len(files)} files are {why}: --prune removes their rows")
 
-    manifest = read_manifest(index)
+
+def _print_counts(index: Path, manifest: "Manifest") -> None:
     found, failures = manifest.ntotal - manifest.removed, manifest.files["failures.parquet"].rows
     print_json({"index": str(index), "indexed": found, "failures": failures})
-
-
-def _nobody(_: str) -> None:
-    """Of several processes, one tells."""
 
 
 COMMANDS = (build, add)

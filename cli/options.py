@@ -17,12 +17,22 @@ MODEL_HELP = (
     "hf-hub: id; or matvit-b16-in1k or matvit-l16-in21k-in1k, the published MatViTs."
 )
 
+
+def _key_prefix(prefix: str | None) -> str | None:
+    if prefix is not None:
+        from indexes.disk.key_prefixes import check_prefix
+
+        check_prefix(prefix)
+    return prefix
+
+
 Images = Annotated[str, typer.Argument(metavar="IMAGES", help=IMAGES_HELP, show_default=False)]
 KeyPrefix = Annotated[
     str | None,
     typer.Option(
         help="What the keys of IMAGES begin with, such as 2024/; `add` remembers it. Default: what the index "
         "remembers of IMAGES, else nothing, or their name where others have their keys.",
+        callback=_key_prefix,
         show_default=False,
     ),
 ]

@@ -67,8 +67,8 @@ def plan(
     Example: matvit plan --index photos.index --measure
     """
     from matvit.submodels.budget import is_time
-    from retrieval.measuring.plan import model_of
     from retrieval.measuring.plan import plan as run
+    from retrieval.remembered_model import model_of
 
     if index is not None and model is None:
         model = model_of(index)

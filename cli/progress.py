@@ -30,12 +30,20 @@ _PLAIN_SECONDS = 10.0
 
 
 @contextmanager
-def progress() -> Iterator["Port"]:
+def progress(*, shown: bool = True) -> Iterator["Port"]:
     """Show how far work is while the block runs.
+
+    Args:
+        shown: Whether to: of several processes, one tells.
 
     Yields:
         What library functions take as `progress`: see `matvit.progress`.
     """
+    if not shown:
+        from matvit.progress import silent
+
+        yield silent
+        return
     if not output.stderr().is_terminal:
         lines = _Lines()
         yield lines

@@ -1,8 +1,6 @@
 """`matvit train`: nested training from a recipe."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,104 +66,57 @@ def train(
 
     On many GPUs: torchrun --nproc-per-node 8 -m cli.main train b16_in1k --data imagenet -o runs/b16 --resume
     """
-    run(
-        recipe,
-        data,
-        out,
-        resume=resume,
-        init=init,
-        workers=workers,
-        accumulate=accumulate,
-        grad_checkpointing=grad_checkpointing,
-        compile=compile,
-        save_minutes=save_minutes,
-        log_every=log_every,
-        tensorboard=tensorboard,
-        device=device,
-        dtype=dtype,
-        json=json,
-    )
-
-
-def run(
-    recipe: str,
-    data: str | Path,
-    out: Path,
-    *,
-    resume: bool = False,
-    init: str | None = None,
-    tensorboard: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
-    json: bool = False,
-    **how: Any,
-) -> None:
-    """Train with progress on screen; arguments as those of the command."""
-    from matvit.progress import silent
-    from matvit.runtime import processes as distributed
     from matvit.runtime.device import pick_dtype
-    from matvit.training import recipe as recipes
-    from matvit.training.train import Execution, Hooks
-    from matvit.training.train import train as run_recipe
-    from retrieval.measuring.during_training import accuracy_evaluation, open_data
+    from matvit.runtime.processes import joined
+    from matvit.training.train import Execution
+    from retrieval.learning.train import train as run
 
-    file = recipes.find(recipe)
-    settings = recipes.read(file)
-    with distributed.joined(device) as (processes, place):
-        number_format = pick_dtype(dtype, place, training=True)
-        execution = Execution(device=place, dtype=number_format, processes=processes, **how)
-        images, held_out = open_data(str(data), settings)
-        evaluate = None
-        if held_out and processes.is_first:
-            evaluate = accuracy_evaluation(
-                images, held_out, settings, device=place, dtype=number_format, workers=execution.workers
-            )
-        draw = _scalars(out) if tensorboard and processes.is_first else None
+    show = show_epochs(recipe)
 
-        def tell(line: Mapping[str, Any]) -> None:
-            if "epoch" in line:
-                say(_summary(line, settings.epochs))
-            if draw:
-                draw(line)
-            if json:
-                print_json(line)
+    def tell(line: Mapping[str, Any]) -> None:
+        show(line)
+        if json:
+            print_json(line)
 
-        with progress() if processes.is_first else nullcontext(silent) as bar:
-            run_recipe(
-                file,
-                images,
-                out,
-                how=execution,
-                hooks=Hooks(evaluate=evaluate, progress=bar, write=tell),
-                init=init,
-                resume=resume,
-            )
+    with joined(device) as (processes, place), progress(shown=processes.is_first) as bar:
+        run(
+            recipe,
+            data,
+            out,
+            how=Execution(
+                device=place,
+                dtype=pick_dtype(dtype, place, training=True),
+                workers=workers,
+                accumulate=accumulate,
+                grad_checkpointing=grad_checkpointing,
+                compile=compile,
+                save_minutes=save_minutes,
+                log_every=log_every,
+                processes=processes,
+            ),
+            init=init,
+            resume=resume,
+            tensorboard=tensorboard,
+            write=tell,
+            progress=bar,
+        )
     if processes.is_first:
         say(f"trained: {out / 'checkpoint'}")
 
 
-def _summary(line: Mapping[str, Any], epochs: int) -> str:
-    measures = (
-        f"{name} {value:.4f}" for name, value in line.items() if name.startswith(("loss", "top1", "adaptive"))
-    )
-    return f"epoch {line['epoch']}/{epochs}: " + ", ".join(measures)
+def show_epochs(recipe: str) -> Callable[[Mapping[str, Any]], None]:
+    """What says of a line of metrics, if it ends an epoch, what was measured."""
+    from matvit.training import recipe as recipes
 
+    epochs = recipes.read(recipes.find(recipe)).epochs
 
-def _scalars(out: Path) -> Any:
-    """What writes a line of metrics for TensorBoard."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise typer.BadParameter("--tensorboard needs: pip install 'matvit[tensorboard]'") from error
+    def show(line: Mapping[str, Any]) -> None:
+        if "epoch" in line:
+            measured = (
+                f"{name} {value:.4f}"
+                for name, value in line.items()
+                if name.startswith(("loss", "top1", "adaptive"))
+            )
+            say(f"epoch {line['epoch']}/{epochs}: " + ", ".join(measured))
 
-    @cache
-    def writer() -> Any:  # Not before the run has made its directory.
-        return SummaryWriter(str(out / "tensorboard"))
-
-    def write(line: Mapping[str, Any]) -> None:
-        for name, value in line.items():
-            if name not in ("epoch", "step"):
-                writer().add_scalar(name, value, line["step"])
-        writer().flush()
-
-    return write
+    return show

@@ -7,11 +7,13 @@ if TYPE_CHECKING:
     from retrieval.encoding.encoder import Encoder
     from retrieval.hits import Hit, Hits
     from retrieval.learning.elasticize import elasticize
+    from retrieval.learning.train import train
     from retrieval.measuring.calibrate import calibrate
     from retrieval.measuring.evaluate import evaluate
     from retrieval.measuring.plan import plan
     from retrieval.searcher import Searcher
     from retrieval.sources.open_images import open_source
+    from retrieval.upkeep.add import add_to_index
     from retrieval.upkeep.embed import build_index
 
 _HOME = {
@@ -19,24 +21,28 @@ _HOME = {
     "Hit": "hits",
     "Hits": "hits",
     "Searcher": "searcher",
+    "add_to_index": "upkeep.add",
     "build_index": "upkeep.embed",
     "calibrate": "measuring.calibrate",
     "elasticize": "learning.elasticize",
     "evaluate": "measuring.evaluate",
     "open_source": "sources.open_images",
     "plan": "measuring.plan",
+    "train": "learning.train",
 }
 __all__ = [
     "Encoder",
     "Hit",
     "Hits",
     "Searcher",
+    "add_to_index",
     "build_index",
     "calibrate",
     "elasticize",
     "evaluate",
     "open_source",
     "plan",
+    "train",
 ]
 
 

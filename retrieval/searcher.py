@@ -1,6 +1,5 @@
 """Search an index by image, at a budget."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,53 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexes import Entry, Index, IndexReplacedError, Manifest, Store, UnknownKeyError
+from indexes import Entry, Index, IndexReplacedError, Store, UnknownKeyError
 from matvit.errors import BudgetError
-from matvit.files.atomic import restore
 from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
-from matvit.weights.hub import is_here
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.encoding.preprocess import ImageLike
-from retrieval.errors import MissingModelError, UnreadableImageError
+from retrieval.errors import UnreadableImageError
 from retrieval.hits import Hit, Hits
+from retrieval.remembered_model import model_of
 
 _Budget = TypeVar("_Budget")
 _Answer = TypeVar("_Answer")
 _REPLACEMENTS = 100
 """So often a search begins again because the index was replaced meanwhile."""
-
-
-def model_of(store: Store) -> str:
-    """The model that made a corpus: its directory, or its name.
-
-    Raises:
-        MissingModelError: As `remembered_model`.
-    """
-    return remembered_model(store.location, store.manifest)
-
-
-def remembered_model(index: str | Path, manifest: Manifest) -> str:
-    """The same of an index that is not open.
-
-    Raises:
-        MissingModelError: It is no longer where it was, or is a name that would be downloaded.
-    """
-    model = manifest.checkpoint
-    restore(Path(model))
-    if Path(model).is_absolute() and not Path(model).is_dir():
-        raise MissingModelError(f"the model of {index} is no longer at {model}: say with -m where it is")
-    # An index may come from a stranger, who must not choose what this machine fetches, and from whom. What is
-    # in the cache was asked for here before: taking it again runs nobody's code, pickles are never read, and
-    # weights other than those that made the index are refused by their checksum. So an index that was built
-    # here is searched without -m, by its maker's name for the model, and a stranger's name reveals no more
-    # than that it is known here.
-    if not is_here(model):
-        raise MissingModelError(
-            f"{index} was made with {model!r}, which would be downloaded, and an index may come from a "
-            f"stranger: pass -m {shlex.quote(model)} if you want it"
-        )
-    return model
 
 
 class _State:

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 import matvit
-from indexes.disk.manifest import read_manifest
-from indexes.disk.staging import restore
 from matvit.progress import Progress, silent
 from matvit.runtime.device import pick_device, pick_dtype
 from matvit.runtime.latency import measure as measure_times
@@ -19,7 +17,6 @@ from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
 from matvit.vision.projection import put_aside_classifier
-from retrieval.searcher import remembered_model
 from retrieval.showing.csv_table import write_csv
 
 
@@ -137,13 +134,3 @@ def plan(
     chosen = space.curve if budget is None else (resolve(budget, space, cost, times),)
     timed = measure or (budget is not None and is_time(budget))
     return Plan(str(model), chosen, space.full, cost, times() if timed else None)
-
-
-def model_of(index: Path) -> str:
-    """The model that an index was made with: see `retrieval.searcher.remembered_model`, which raises alike.
-
-    Raises:
-        IndexDamagedError: There is no whole index.
-    """
-    restore(index)
-    return remembered_model(index, read_manifest(index))

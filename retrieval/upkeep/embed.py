@@ -79,7 +79,9 @@ def build_index(
     if extends:
         restore(out)
         encoder = encoder.reading_as(read_manifest(out).encoder.preprocess)
-    if not processes.is_first:
+    if processes.is_first:
+        _tell(source)
+    else:
         processes.wait()  # until the first one has planned
     with IndexWriter(out, encoder.identity, extends=extends, helps=not processes.is_first) as writer:
         base = writer.base
@@ -124,6 +126,13 @@ def build_index(
             writer.commit(origin, options, progress, key_prefix=prefix.text, moved=followed)
     processes.wait()
     return read_manifest(out)
+
+
+def _tell(source: ImageSource) -> None:
+    if source.excluded:
+        _log.info("%s files and folders are excluded", source.excluded)
+    if source.note:
+        _log.info("%s", source.note)
 
 
 def _follow(base: Store, new: pa.Table, prefix: KeyPrefix) -> list[str]:

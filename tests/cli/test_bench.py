@@ -114,7 +114,7 @@ def test_every_engine_is_compared_unless_some_are_named(
         asked.append([way.name for way in ways])
         return ()
 
-    monkeypatch.setattr(bench, "compare", compare)
+    monkeypatch.setattr("matvit.engines.bench.compare", compare)
     assert matvit("bench", checkpoint, "--device", "cpu", "--json").code == 0
     assert asked == [[way.name for way in bench.ways_on(torch.device("cpu"))]]
     assert {way.split(" ")[0] for way in asked[0]} == {"timm", "matvit", "OpenVINO", "ONNX"}

@@ -11,13 +11,17 @@ from unittest.mock import Mock
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub import errors
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import save_for_hf
 
 import matvit
 from matvit import CheckpointError, MatViT, UnknownModelError
 from matvit.weights import published
 from matvit.weights.hub import is_here
+
+# Called so since huggingface-hub 1.0
+NotThereError = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ class Hub:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
-    absent = RemoteEntryNotFoundError("404: not there", response=Mock(headers={}))
+    absent = NotThereError("404: not there", response=Mock(headers={}))
     fake = Hub(tmp_path / "repository", absent)
     fake.folder.mkdir()
     monkeypatch.setattr("timm.models._hub.hf_hub_download", fake.download)

@@ -1,0 +1,128 @@
+"""An index brought up to date with a source: what is new, what changed, what is gone."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexes import Index, Manifest
+from indexes.change import note_excludes
+from indexes.disk.key_prefixes import known_source
+from indexes.disk.manifest import read_manifest
+from matvit.progress import Progress, silent
+from matvit.runtime.processes import ALONE, Processes
+from retrieval.encoding.encoder import Encoder
+from retrieval.remembered_model import model_of
+from retrieval.sources.open_images import location_of, open_source
+from retrieval.upkeep.embed import build_index
+from retrieval.upkeep.known_files import Known, in_use
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Added:
+    """What came of it.
+
+    Attributes:
+        manifest: Of the index as it is now.
+        embedded: Whether the source had anything new.
+        gone: Files of rows that are no longer in the source.
+        excluded: Files of rows that the source passes over though they are there.
+        removed: Rows removed, under whether their files are ``gone`` or ``excluded``.
+        doubts: Why files that are not to be had may be there all the same, and how many for each reason.
+    """
+
+    manifest: Manifest
+    embedded: bool
+    gone: tuple[str, ...]
+    excluded: tuple[str, ...]
+    removed: Mapping[str, int]
+    doubts: Counter[str]
+
+
+def add_to_index(
+    index: str | Path,
+    images: str | Path,
+    *,
+    model: str | None = None,
+    key_prefix: str | None = None,
+    excludes: Sequence[str] = (),
+    check_content: bool = False,
+    prune: bool = False,
+    command: str = "",
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    processes: Processes = ALONE,
+    progress: Progress = silent,
+) -> Added:
+    """Add the images that an index has not, and those that changed in place of what they were.
+
+    Images that it has from elsewhere are known by their bytes and not embedded again: rows follow files that
+    moved. See `retrieval.upkeep.embed.build_index`, which raises alike.
+
+    Args:
+        index: Its directory.
+        images: As `retrieval.sources.open_images.open_source` takes them.
+        model: What `Encoder.open` takes; None is what the index was made with. Opened only for new images.
+        key_prefix: What the source's keys begin with; None is as in `build_index`.
+        excludes: Globs of what else to leave out of a folder, beside those that the index remembers of it.
+        check_content: Compare images by their bytes, not by size and time of their files.
+        prune: Remove rows whose files are gone from a folder, or excluded.
+        command: How this was called, for the manifest.
+        batch_size: Images a batch.
+        workers: Processes that decode: see `retrieval.encoding.batches`.
+        device: Of the encoder.
+        dtype: Of the encoder.
+        processes: Those that share the work; each calls this alike, and the first one removes rows.
+        progress: Told of downloads, of images embedded and of the steps of indexing.
+
+    Raises:
+        MissingModelError: See `retrieval.remembered_model.model_of`.
+        ImageSourceError: The source cannot be used.
+    """
+    index = Path(index)
+    opened = Index.open(index)
+    known = Known(opened, check_content=check_content)
+    location = known_source(opened.manifest, location_of(str(images))) or location_of(str(images))
+    remembered = tuple(opened.manifest.excludes.get(location, ()))
+    source = open_source(images, known=known.unchanged, excludes=[*remembered, *excludes])
+    gone, excluded = known.gone(source), known.excluded(source)
+    if processes.is_first:
+        _log.info("%s files are as they were", known.skipped)
+    if source.parts:
+        build_index(
+            source,
+            Encoder.open(model or model_of(opened), device=device, dtype=dtype, progress=progress),
+            index,
+            extends=True,
+            key_prefix=key_prefix,
+            command=command,
+            batch_size=batch_size,
+            workers=workers,
+            processes=processes,
+            progress=progress,
+        )
+        if gone:
+            gone = in_use(opened.reopened(), gone)  # Its rows may have followed files that moved.
+    elif processes.is_first:
+        _log.info("nothing new")
+        if source.excludes != remembered:
+            note_excludes(index, location, source.excludes)
+    removed = {}
+    if prune and processes.is_first:
+        for files, why in ((gone, "gone"), (excluded, "excluded")):
+            if files:
+                removed[why] = opened.remove_files(files, command=command)
+    processes.wait()
+    return Added(
+        manifest=read_manifest(index),
+        embedded=bool(source.parts),
+        gone=tuple(gone),
+        excluded=tuple(excluded),
+        removed=removed,
+        doubts=known.doubts,
+    )
