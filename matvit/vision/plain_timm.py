@@ -25,6 +25,8 @@ def asked() -> Iterator[None]:
     """
     try:
         yield
+    except OSError:  # a hub that is not reached; some releases of its library raise it as a ValueError, too
+        raise
     except _RAISED as error:
         # A first line that ends in a colon only announces those that follow.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
