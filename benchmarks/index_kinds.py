@@ -3,8 +3,8 @@
     python benchmarks/index_kinds.py
 
 Vectors of 384 dimensions in clusters, stored as an index of this project stores them (float16). Each kind
-is built and tuned by `indexes.faiss_kinds.build`, then searched through `indexes.disk.row_search`; by hand is
-`faiss.Index.search` of the very same file with the same parameters, followed, where candidates are ranked
+is built and tuned by `indexes.faiss_kinds.build`, then searched by `indexes.directory.row_search`; by hand
+is `faiss.Index.search` of the very same file with the same parameters, followed, where candidates are ranked
 again, by the few lines of numpy that one would write for it. Both search the same batches in turn, several
 times; printed are medians. The bar is 0.95 x the queries/s by hand.
 """
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes import EncoderIdentity, IndexWriter
-from indexes.disk.assembly import Origin
-from indexes.disk.directory import Directory
-from indexes.disk.row_search import RowSearch
+from indexes.directory.numbered_rows import NumberedRows
+from indexes.directory.row_search import RowSearch
+from indexes.disk.origin import Origin
 from indexes.faiss_kinds.options import KindOptions
 from indexes.faiss_kinds.search import exact
 
@@ -66,7 +66,7 @@ def build(corpus: Vectors, factory: str, out: Path) -> float:
         return time.perf_counter() - begin
 
 
-def by_hand(index: Directory) -> Callable[[Vectors, int], NDArray[np.int64]]:
+def by_hand(index: NumberedRows) -> Callable[[Vectors, int], NDArray[np.int64]]:
     """What one would write without this project."""
     kind = index.manifest.kind
     plain = faiss.read_index(str(index.path / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
@@ -115,7 +115,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "x.index"
             seconds = build(corpus, factory, out)
-            index = Directory.open(out)
+            index = NumberedRows.open(out)
             rows = RowSearch(index)
             kind = index.manifest.kind
             _, truth = exact(queries, index.vectors, 10)

@@ -55,7 +55,7 @@ def compact(
 
     Example: matvit index compact photos.index
     """
-    from indexes.change import gather
+    from indexes.directory.change import gather
     from indexes.faiss_kinds.options import KindOptions
 
     kind = KindOptions(factory=factory) if factory else None
@@ -82,7 +82,7 @@ def merge(
 
     Example: matvit index merge 2024.index 2025.index -o all.index
     """
-    from indexes.change import gather
+    from indexes.directory.change import gather
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
     with progress() as bar:
@@ -138,7 +138,7 @@ def export(
     Example: matvit index export photos.index -o photos.export
     """
     from indexes import Index
-    from indexes.export import export as write
+    from indexes.directory.export import export as write
 
     say(f"{write(Index.open(index), out)} rows: {out}")
 

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from indexes.directory.index import Index
+    from indexes.directory.verify import verify
+    from indexes.directory.writer import IndexWriter
     from indexes.disk.manifest import EncoderIdentity, FileEntry, Manifest
-    from indexes.disk.verify import verify
-    from indexes.disk.writer import IndexWriter
     from indexes.errors import (
         DuplicateKeyError,
         EmptyIndexError,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
         UnknownKeyError,
         WrongEncoderError,
     )
-    from indexes.index import Index
     from indexes.store import Entry, Found, Store, StoreWriter
 
 __all__ = [
@@ -65,12 +65,12 @@ _HOME = {
     "Entry": "store",
     "FileEntry": "disk.manifest",
     "Found": "store",
-    "Index": "index",
-    "IndexWriter": "disk.writer",
+    "Index": "directory.index",
+    "IndexWriter": "directory.writer",
     "Manifest": "disk.manifest",
     "Store": "store",
     "StoreWriter": "store",
-    "verify": "disk.verify",
+    "verify": "directory.verify",
 }
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes.disk.assembly import Origin
 from indexes.disk.manifest import Manifest
+from indexes.disk.origin import Origin
 from indexes.faiss_kinds.options import KindOptions
 from indexes.progress import Progress
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.disk.selection import Selection
 from indexes.disk.vectors import Vectors
 from indexes.faiss_kinds.search import best
+from indexes.faiss_kinds.selection import Selection
 
 _QUERIES = 8192  # a time: scores of so many against a block are half a GB
 

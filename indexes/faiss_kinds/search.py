@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from indexes.disk.durable import ends_sha256
 from indexes.disk.manifest import Manifest
-from indexes.disk.selection import Selection
 from indexes.disk.vectors import Vectors
 from indexes.errors import FaissConflictError, IndexDamagedError, MissingFaissError
+from indexes.faiss_kinds.selection import Selection
 
 _BLOCK_ROWS = 65536  # many, for what each block adds is merged by sorting
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.change import note_calibration
+from indexes.directory.change import note_calibration
 from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.measuring.estimate import Estimate, mean_of

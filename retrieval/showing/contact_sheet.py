@@ -13,7 +13,7 @@ from PIL import Image
 from matvit.files.atomic import write_text
 from retrieval.hits import Hit, Hits
 from retrieval.showing.pictures import save_figure
-from retrieval.sources.originals import thumbnail
+from retrieval.showing.thumbnail import thumbnail
 
 _STYLE = """
 body { font: 13px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }

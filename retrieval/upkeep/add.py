@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexes import Index, Manifest
-from indexes.change import note_excludes
+from indexes.directory.change import note_excludes
 from indexes.disk.key_prefixes import known_source
 from indexes.disk.manifest import read_manifest
 from matvit.progress import Progress, silent

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from indexes import IndexWriter, Manifest, Store, StoreWriter
-from indexes.disk.assembly import Origin
 from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import read_manifest
+from indexes.disk.origin import Origin
 from indexes.disk.staging import restore
 from indexes.faiss_kinds.options import AUTO, KindOptions, check
 from indexes.faiss_kinds.search import require_faiss

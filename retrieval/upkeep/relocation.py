@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexes import Index, RelocationError
-from indexes.change import Relocation
+from indexes.directory.change import Relocation
 from matvit.progress import Count, Progress, silent
 from retrieval.sources.file_bytes import state_of, without_links
 from retrieval.upkeep.known_files import Known

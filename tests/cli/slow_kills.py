@@ -25,7 +25,7 @@ import matvit
 import matvit.refitting.distillation
 from cli.main import main
 from indexes import Index, IndexExistsError
-from indexes.export import export
+from indexes.directory.export import export
 from matvit.errors import BusyError
 from matvit.training.train import Execution, Hooks, train
 from matvit.weights.checkpoint import notes_of, weights_sha256

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from indexes.disk.durable import ends_sha256, sha256_of
 from indexes.disk.manifest import read_manifest
 
-GOLDEN = Path(__file__).parents[1] / "indexes" / "golden_format_1"
+GOLDEN = Path(__file__).parents[1] / "indexes" / "directory" / "golden_format_1"
 """An index of format 1: three rows in two parts, of which one is removed, a failure and a calibration."""
 GOLDEN_2 = GOLDEN.with_name("golden_format_2")
 """One of format 2, as `tests/indexes/test_golden.py` tells."""

@@ -9,7 +9,7 @@ import numpy as np
 from entries import keys_of, labels_of, paths_of, vectors_of
 
 from indexes import EncoderIdentity, Index, IndexWriter
-from indexes.disk.assembly import Origin
+from indexes.disk.origin import Origin
 from indexes.faiss_kinds.options import KindOptions
 
 DIM = 8

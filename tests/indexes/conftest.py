@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from indexes import EncoderIdentity, IndexWriter
-from indexes.disk.assembly import Origin
+from indexes.disk.origin import Origin
 
 DIM = 8
 

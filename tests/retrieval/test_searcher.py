@@ -23,7 +23,7 @@ from timm.models import save_for_hf
 import matvit
 import retrieval.searcher
 from indexes import FilterError, Index, UnknownKeyError, WrongEncoderError
-from indexes.change import gather
+from indexes.directory.change import gather
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.errors import UnreadableImageError

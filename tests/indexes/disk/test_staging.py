@@ -18,9 +18,9 @@ from indexes import (
     IndexExistsError,
     IndexReplacedError,
     IndexWriter,
-    change,
     verify,
 )
+from indexes.directory import change
 from indexes.disk import staging
 from indexes.disk.staging import Staging, restore, staging_of
 
@@ -30,7 +30,8 @@ REPLACE = """
 import itertools, sys
 from pathlib import Path
 from small_index import build, rows_of
-from indexes import change, IndexBusyError
+from indexes import IndexBusyError
+from indexes.directory import change
 
 out = Path(sys.argv[1])
 print("ready", flush=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from indexes import Index
-from indexes.disk.selection import Selection
 from indexes.disk.vectors import Vectors, write_vectors
 from indexes.faiss_kinds.device_search import DeviceSearch
 from indexes.faiss_kinds.search import exact
+from indexes.faiss_kinds.selection import Selection
 
 Make = Callable[..., np.ndarray]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from small_index import DIM, ENCODER, Row, contents, expected, fill, origin, rows_of
 
-from indexes import Index, IndexKindError, IndexWriter, change, verify
+from indexes import Index, IndexKindError, IndexWriter, verify
+from indexes.directory import change
 from indexes.faiss_kinds import auto_choice
 from indexes.faiss_kinds.kind import Choice
 from indexes.faiss_kinds.options import KindOptions

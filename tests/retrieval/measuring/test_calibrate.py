@@ -7,7 +7,7 @@ import pytest
 from entries import keys_of
 
 from indexes import Index, verify
-from indexes.change import gather
+from indexes.directory.change import gather
 from matvit.errors import BudgetError
 from retrieval import Searcher, open_source
 from retrieval.measuring.calibrate import calibrate

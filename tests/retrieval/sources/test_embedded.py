@@ -20,9 +20,10 @@ from indexes import Index
 from retrieval import Encoder, build_index, open_source
 from retrieval.errors import ImageSourceError
 from retrieval.hits import Hit
+from retrieval.showing.thumbnail import thumbnail
 from retrieval.sources import folders
 from retrieval.sources.embedded import embedded_parts
-from retrieval.sources.originals import everything, originals, thumbnail
+from retrieval.sources.originals import everything, originals
 from retrieval.sources.sample import Failure, Sample
 from retrieval.upkeep.known_files import Known
 
@@ -246,7 +247,7 @@ def test_our_own_export_is_a_list(matvit_index: Callable[[], Path], corpus: Path
 
 @pytest.fixture
 def matvit_index(index: Path, tmp_path: Path) -> Callable[[], Path]:
-    from indexes.export import export
+    from indexes.directory.export import export
 
     def exported() -> Path:
         export(Index.open(index), tmp_path / "e")

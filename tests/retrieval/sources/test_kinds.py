@@ -20,11 +20,12 @@ from matvit.errors import TrainingError
 from retrieval import Encoder, Hit, Searcher, build_index, open_source
 from retrieval.errors import ImageSourceError
 from retrieval.measuring.evaluate import evaluate
+from retrieval.showing.thumbnail import thumbnail
 from retrieval.sources import kinds as sources
 from retrieval.sources.kinds import container_endings, container_of, kind_holding, kind_of, own_key
 from retrieval.sources.labelled import open_labelled, splits
 from retrieval.sources.open_images import ImageSource, location_of
-from retrieval.sources.originals import everything, originals, thumbnail
+from retrieval.sources.originals import everything, originals
 from retrieval.sources.sample import Part, Sample, encoded_images
 from retrieval.sources.source import Source
 from retrieval.upkeep.known_files import Known

@@ -14,7 +14,8 @@ from small_world import files_of, picture, shard_of, write_shard
 
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.hits import Hit
-from retrieval.sources.originals import everything, originals, thumbnail
+from retrieval.showing.thumbnail import thumbnail
+from retrieval.sources.originals import everything, originals
 
 
 def encoded(label: str, number: int, form: str = "PNG") -> bytes:
@@ -143,11 +144,3 @@ def test_what_is_no_longer_there_is_nothing(tmp_path: Path, name: str, fate: str
     assert [found for found in originals(str(place), [key]) if found[1] != place.read_bytes()] == []
     assert thumbnail(Hit(key, 1.0, None, str(place))) is None
     assert thumbnail(place) is None
-
-
-def test_thumbnails_are_small_and_keep_their_shape(tmp_path: Path) -> None:
-    Image.new("L", (640, 320), 77).save(tmp_path / "a.png")
-    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Hit("a", 1.0, None, str(tmp_path / "a.png"))):
-        small = thumbnail(image)
-        assert small is not None
-        assert (small.size, small.getpixel((3, 3))) == ((160, 80), (77, 77, 77))

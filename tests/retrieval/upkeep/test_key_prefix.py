@@ -21,7 +21,8 @@ from indexes import DuplicateKeyError, Index, KeyPrefixError
 from indexes.disk.rows import read_failures
 from retrieval import Encoder, Searcher, open_source
 from retrieval.measuring.evaluate import evaluate
-from retrieval.sources.originals import originals, thumbnail
+from retrieval.showing.thumbnail import thumbnail
+from retrieval.sources.originals import originals
 from retrieval.upkeep.known_files import Known
 from retrieval.upkeep.reembed import reembed
 

@@ -15,7 +15,7 @@ from nightly import Nightly, folder, png, shards
 from watched import Watched
 
 from indexes import Index, IndexBusyError, RelocationError, verify
-from indexes.change import note_excludes
+from indexes.directory.change import note_excludes
 from indexes.disk.staging import Staging
 from retrieval import Encoder
 from retrieval.upkeep.relocation import relocate_index

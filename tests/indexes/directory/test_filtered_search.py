@@ -14,13 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_index import DIM, ENCODER, build, bytes_of, origin, rows_of
 
-from indexes import FilterError, Index, IndexReplacedError, IndexWriter, change
-from indexes.disk import directory as module
-from indexes.disk import row_search, vectors
-from indexes.disk.directory import Directory
-from indexes.disk.row_search import FoundRows, RowSearch
-from indexes.disk.selection import Selection
+from indexes import FilterError, Index, IndexReplacedError, IndexWriter
+from indexes.directory import change, row_search
+from indexes.directory import numbered_rows as module
+from indexes.directory.numbered_rows import NumberedRows
+from indexes.directory.row_search import FoundRows, RowSearch
+from indexes.disk import vectors
 from indexes.faiss_kinds.options import KindOptions
+from indexes.faiss_kinds.selection import Selection
 
 Row = dict[str, str | None]
 
@@ -45,7 +46,7 @@ def row(number: int, rng: np.random.Generator) -> Row:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Directory:
+def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NumberedRows:
     """Some rows with copies among them, and some of them removed."""
     rng = np.random.default_rng(0)
     vectors_ND = rng.standard_normal((ROWS, DIM))
@@ -60,7 +61,7 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         writer.commit(origin(), KINDS[request.param])
     gone_N = rng.random(ROWS) < 0.1
     change.remove(out, lambda _: gone_N, command="")
-    return Directory.open(out)
+    return NumberedRows.open(out)
 
 
 @contextmanager
@@ -71,13 +72,15 @@ def few_rows(limit: int) -> Iterator[None]:
         yield
 
 
-def search(index: Directory, queries_QD: np.ndarray, k: int, where_N: np.ndarray | None = None) -> FoundRows:
+def search(
+    index: NumberedRows, queries_QD: np.ndarray, k: int, where_N: np.ndarray | None = None
+) -> FoundRows:
     among = None if where_N is None else Selection(where_N & index.live)
     return RowSearch(index).search(queries_QD, k, among)
 
 
 def check(
-    index: Directory, where_N: np.ndarray | None, queries_QD: np.ndarray, k: int, *, is_exact: bool
+    index: NumberedRows, where_N: np.ndarray | None, queries_QD: np.ndarray, k: int, *, is_exact: bool
 ) -> str:
     """Compare a search with brute force, and say how it went."""
     found = search(index, queries_QD, k, where_N)
@@ -113,7 +116,7 @@ def drawn(queries: tuple[int, int]) -> np.ndarray:
 @example(seed=0, share=1.0, queries=(0, 2), k=ROWS)
 @example(seed=0, share=1.0, queries=(0, 0), k=10)
 def test_search_among_a_mask_equals_brute_force(
-    index: Directory, seed: int, share: float, queries: tuple[int, int], k: int
+    index: NumberedRows, seed: int, share: float, queries: tuple[int, int], k: int
 ) -> None:
     where_N = np.random.default_rng(seed).random(ROWS) < share
     queries_QD, count = drawn(queries), int((where_N & index.live).sum())
@@ -199,7 +202,7 @@ CONDITIONS = st.recursive(
 @settings(max_examples=40, deadline=None)
 @given(condition=CONDITIONS, queries=QUERIES, k=st.integers(1, 60))
 def test_search_among_what_an_expression_finds_equals_brute_force(
-    index: Directory, condition: Condition, queries: tuple[int, int], k: int
+    index: NumberedRows, condition: Condition, queries: tuple[int, int], k: int
 ) -> None:
     where, says = condition
     rows: list[dict[str, Any]] = index.rows.to_pylist()
@@ -214,7 +217,7 @@ def test_search_among_what_an_expression_finds_equals_brute_force(
 # ---------------------------------------------------------------- which path, and what it needs
 
 
-def test_most_of_the_true_neighbours_are_found_among_many(index: Directory) -> None:
+def test_most_of_the_true_neighbours_are_found_among_many(index: NumberedRows) -> None:
     where_N = np.random.default_rng(1).random(ROWS) < 0.7
     queries_QD = np.random.default_rng(2).standard_normal((50, DIM)).astype(np.float32)
     with few_rows(0):
@@ -228,7 +231,7 @@ def test_most_of_the_true_neighbours_are_found_among_many(index: Directory) -> N
 
 @pytest.mark.parametrize("index", ["PQ4x4fs"], indirect=True)
 def test_a_kind_that_cannot_choose_rows_finds_more_and_drops_them_if_they_are_not_too_many(
-    index: Directory, monkeypatch: pytest.MonkeyPatch
+    index: NumberedRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries_QD, left_out = np.eye(DIM, dtype=np.float32), ROWS - len(index)
     assert left_out > 10
@@ -240,7 +243,7 @@ def test_a_kind_that_cannot_choose_rows_finds_more_and_drops_them_if_they_are_no
 
 
 @pytest.mark.parametrize("index", ["HNSW8", "IVF8,Flat"], indirect=True)
-def test_what_an_index_lacks_is_looked_for_one_by_one(index: Directory) -> None:
+def test_what_an_index_lacks_is_looked_for_one_by_one(index: NumberedRows) -> None:
     where_N = np.zeros(ROWS, dtype=bool)
     where_N[np.flatnonzero(index.live)[[3, 50, 200, 500]]] = True
     queries_QD = np.eye(DIM, dtype=np.float32)
@@ -253,14 +256,14 @@ def test_what_an_index_lacks_is_looked_for_one_by_one(index: Directory) -> None:
 def test_a_whole_index_is_searched_as_its_kind_says(tmp_path: Path) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 100), factory="HNSW8")
     query = np.ones((1, DIM))
-    assert search(Directory.open(out), query, 3).searched == "HNSW8"
+    assert search(NumberedRows.open(out), query, 3).searched == "HNSW8"
     change.remove(out, lambda index: index.with_keys(["a:3"]), command="")
-    assert search(Directory.open(out), query, 3).searched == "99 rows one by one"
+    assert search(NumberedRows.open(out), query, 3).searched == "99 rows one by one"
     with few_rows(98):
-        assert search(Directory.open(out), query, 3).searched == "HNSW8 among 99 rows"
+        assert search(NumberedRows.open(out), query, 3).searched == "HNSW8 among 99 rows"
 
 
-def test_a_condition_that_cannot_be_understood_is_refused_each_time(index: Directory) -> None:
+def test_a_condition_that_cannot_be_understood_is_refused_each_time(index: NumberedRows) -> None:
     store = Index(index)
     for _ in range(2):
         with pytest.raises(FilterError, match="there is no column colour"):
@@ -277,7 +280,7 @@ def replace(out: Path) -> None:
 
 def test_replaced_index_answers_from_what_it_has_read(tmp_path: Path) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 20), rows_of("b", 20))
-    index, query = Directory.open(out), np.ones((2, DIM))
+    index, query = NumberedRows.open(out), np.ones((2, DIM))
     where_N = np.arange(40) % 3 == 0
     whole, some = search(index, query, 5), search(index, query, 5, where_N)
     change.remove(out, lambda opened: opened.with_keys(["a:0", "b:3"]), command="")
@@ -299,7 +302,7 @@ def test_replaced_index_says_so_where_vectors_are_needed(
     tmp_path: Path, keys: list[str], generations: int
 ) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 20), rows_of("b", 20))
-    index, query = Directory.open(out), np.ones((1, DIM))
+    index, query = NumberedRows.open(out), np.ones((1, DIM))
     if keys:
         change.remove(out, lambda opened: opened.with_keys(keys), command="")
     for _ in range(generations):  # the file system may give the next the inode of the one before the last
@@ -308,14 +311,14 @@ def test_replaced_index_says_so_where_vectors_are_needed(
     for _ in range(2):
         with pytest.raises(IndexReplacedError, match=r"was replaced since it was opened: open it again"):
             search(index, query, 5, np.arange(40) < 10)
-    assert len(search(Directory.open(out), query, 5, np.arange(40 - len(keys)) < 10).rows[0]) == 5
+    assert len(search(NumberedRows.open(out), query, 5, np.arange(40 - len(keys)) < 10).rows[0]) == 5
 
 
 def test_replaced_index_that_ranks_again_needs_its_vectors(tmp_path: Path) -> None:
     out = tmp_path / "x.index"
     build(tmp_path / "flat.index", rows_of("a", 20))
     change.gather([tmp_path / "flat.index"], out, command="", options=KindOptions(factory="SQ8", rerank=10))
-    index = Directory.open(out)
+    index = NumberedRows.open(out)
     replace(out)
     with pytest.raises(IndexReplacedError):
         search(index, np.ones((1, DIM)), 5)
@@ -325,7 +328,7 @@ def test_index_that_was_written_over_is_one_that_was_replaced(tmp_path: Path) ->
     """As by rsync --inplace; file systems may give the files of a new index the inodes of an old one, too."""
     out = build(tmp_path / "x.index", rows_of("a", 20))
     other = build(tmp_path / "other.index", rows_of("b", 20))
-    index = Directory.open(out)
+    index = NumberedRows.open(out)
     for name, content in bytes_of(other).items():
         (out / name).write_bytes(content)
     with pytest.raises(IndexReplacedError):
@@ -351,7 +354,7 @@ def test_index_that_is_replaced_while_it_is_opened_is_whole(
         return result
 
     monkeypatch.setattr(module, step, interrupted)
-    index = Directory.open(out)
+    index = NumberedRows.open(out)
     assert index.live_rows()["key"].to_pylist() == [*(f"a:{n}" for n in range(20)), "b:19"]
     assert search(index, np.ones((1, DIM)), 50).rows.shape == (1, 21)
     assert len(index.vectors) == 21
@@ -359,7 +362,7 @@ def test_index_that_is_replaced_while_it_is_opened_is_whole(
 
 def test_removed_index_is_one_that_was_replaced(tmp_path: Path) -> None:
     out = build(tmp_path / "x.index", rows_of("a", 20))
-    index = Directory.open(out)
+    index = NumberedRows.open(out)
     out.rename(tmp_path / "moved.index")
     with pytest.raises(IndexReplacedError):
         search(index, np.ones((1, DIM)), 5, np.arange(20) < 10)
@@ -382,7 +385,7 @@ def test_more_parts_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(vectors, "_OPEN_PARTS", 3)
     parts = [rows_of(f"file {i}", i % 4) for i in range(12)]
     out = build(tmp_path / "x.index", *parts)
-    index = Directory.open(out)
+    index = NumberedRows.open(out)
     wanted_ND = np.stack([each.vector for part in parts for each in part]).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(wanted_ND))
     np.testing.assert_array_equal(index.vectors.take(order), wanted_ND[order])

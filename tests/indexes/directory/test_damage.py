@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from resealed import reseal as seal
 from small_index import build, rows_of
 
-from indexes import FileEntry, Index, IndexDamagedError, change, verify
+from indexes import FileEntry, Index, IndexDamagedError, verify
+from indexes.directory import change
 from indexes.disk import rows
 from indexes.disk.manifest import read_manifest
 from indexes.disk.vectors import mapped, read_vectors

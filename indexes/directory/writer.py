@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexes.disk.assembly import Origin, assemble, link
-from indexes.disk.directory import Directory
+from indexes.directory.assembly import assemble, link
+from indexes.directory.index import Index
+from indexes.directory.numbered_rows import NumberedRows
 from indexes.disk.durable import sync_directory, written_whole
 from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import FORMAT_VERSION, READ_VERSIONS, EncoderIdentity, Manifest
+from indexes.disk.origin import Origin
 from indexes.disk.rows import (
     concatenate,
     count,
@@ -34,7 +36,6 @@ from indexes.disk.vectors import write_vectors
 from indexes.disk.writer_lock import helping
 from indexes.errors import PlanChangedError
 from indexes.faiss_kinds.options import AUTO, KindOptions
-from indexes.index import Index
 from indexes.progress import Progress, silent
 
 
@@ -82,14 +83,14 @@ class IndexWriter:
         self._extends, self._helps = extends, helps
         self._parts: list[tuple[str, str]] = []
         self._held = ExitStack()
-        self._base: Directory | None = None
+        self._base: NumberedRows | None = None
         self.base: Index | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(helping(self._staging.folder) if self._helps else self._staging)
             if self._extends:
-                self._base = Directory.open(self._staging.out)
+                self._base = NumberedRows.open(self._staging.out)
                 self._base.manifest.require_encoder(self._identity)
                 self.base = Index(self._base)
             for folder in (self._done, self._failures):
@@ -285,7 +286,7 @@ class IndexWriter:
         return self._failures / f"part-{i:05d}.parquet"
 
 
-def _still_failing(base: Directory, new: Any, failed: Any) -> Any:
+def _still_failing(base: NumberedRows, new: Any, failed: Any) -> Any:
     """The failures of an index that nothing has been heard of since."""
     before = read_failures(base.path / "failures.parquet")
     keys = pa.chunked_array([*new["key"].chunks, *failed["key"].chunks], pa.string())

@@ -10,9 +10,10 @@ from threading import Event, Thread
 import pytest
 from small_index import ENCODER, build, fill, origin, rows_of
 
-from indexes import IndexBusyError, IndexWriter, change, verify
-from indexes.disk import verify as verification
-from indexes.disk.directory import generation_of
+from indexes import IndexBusyError, IndexWriter, verify
+from indexes.directory import change
+from indexes.directory import verify as verification
+from indexes.directory.numbered_rows import generation_of
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from resealed import GOLDEN, GOLDEN_2, JSON, NASTY, paths_of, put, reseal
 from small_index import DIM, Row, build, bytes_of, fill, origin, rows_of
 
-from indexes import Index, IndexDamagedError, IndexWriter, Manifest, change, verify
+from indexes import Index, IndexDamagedError, IndexWriter, Manifest, verify
+from indexes.directory import change
+from indexes.directory.numbered_rows import NumberedRows
 from indexes.disk import rows
-from indexes.disk.directory import Directory
 from indexes.disk.manifest import _sealed, read_manifest
 from indexes.disk.vectors import write_vectors
 
@@ -41,7 +42,7 @@ def body_of(path: Path) -> dict[str, Any]:
 def test_a_golden_index_opens_as_the_program_that_made_it_left_it(golden: Path) -> None:
     raw = (golden / "manifest.json").read_bytes()
     assert verify(golden) == []
-    index, opened = Index.open(golden), Directory.open(golden)
+    index, opened = Index.open(golden), NumberedRows.open(golden)
     assert opened.rows.select(["key", "path", "label"]).to_pydict() == {
         "key": ["a.tar:0", "a.tar:1", "b.tar:0"],
         "path": ["/a.tar", "/a.tar", "/b.tar"],

@@ -2,7 +2,7 @@
 
 `golden_format_1` was made by the program that wrote format 1. `golden_format_2` was made by `made` below:
 
-    cd tests/indexes && PYTHONPATH=../..:../helpers python -c "
+    cd tests/indexes/directory && PYTHONPATH=../../..:../../helpers python -c "
     from pathlib import Path; from test_golden import made; made(Path('golden_format_2'))"
 """
 
@@ -17,7 +17,8 @@ from entries import keys_of, labels_of, paths_of, vectors_of
 from resealed import GOLDEN, GOLDEN_2
 from small_index import DIM, ENCODER, Row, build, contents, expected, fill, origin, rows_of
 
-from indexes import Index, IndexWriter, WrongEncoderError, change, verify
+from indexes import Index, IndexWriter, WrongEncoderError, verify
+from indexes.directory import change
 from indexes.disk.rows import read_failures
 from indexes.faiss_kinds.options import KindOptions
 

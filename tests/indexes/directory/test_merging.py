@@ -15,7 +15,7 @@ from entries import keys_of
 from small_index import Row, build, contents, expected
 
 from indexes import DuplicateKeyError, Index, IndexDamagedError, verify
-from indexes.change import gather, remove
+from indexes.directory.change import gather, remove
 from indexes.disk.rows import read_failures
 
 NAMES = ("IMG_0000.jpg", "IMG_0001.jpg")
@@ -45,7 +45,7 @@ class Prefixes(logging.Handler):
 
 def gathered(paths: Sequence[Path], out: Path) -> list[tuple[Path, str]]:
     """Indexes whose keys got a prefix, and which."""
-    logger, prefixes = logging.getLogger("indexes.change"), Prefixes()
+    logger, prefixes = logging.getLogger("indexes.directory.change"), Prefixes()
     level = logger.level
     logger.addHandler(prefixes)
     logger.setLevel(logging.INFO)

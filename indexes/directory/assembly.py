@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -13,44 +12,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes.disk.directory import Directory
+from indexes.directory.numbered_rows import NumberedRows
 from indexes.disk.durable import ends_sha256, sha256_of, sync_directory, written_whole
-from indexes.disk.manifest import FILE_NAME, REMOVED, EncoderIdentity, FileEntry, Manifest
+from indexes.disk.manifest import FILE_NAME, REMOVED, FileEntry, Manifest
+from indexes.disk.origin import Origin
 from indexes.disk.rows import check_unique, concatenate, mark_duplicates, read_rows, rows_table, write_table
-from indexes.disk.schema import Calibration
 from indexes.disk.staging import Staging
 from indexes.disk.vectors import Vectors
 from indexes.errors import EmptyIndexError, IndexDamagedError
 from indexes.faiss_kinds import build
 from indexes.faiss_kinds.options import KindOptions
 from indexes.progress import Progress, silent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What made the vectors of an index, for its manifest.
-
-    Attributes:
-        encoder: The encoder whose vectors these are.
-        dtype: What it computed in.
-        device: Where it computed.
-        checkpoint: Where it was loaded from.
-        sources: Where the images came from.
-        command: What was run.
-        key_prefixes: See `Manifest`.
-        excludes: See `Manifest`.
-        calibration: See `Manifest`.
-    """
-
-    encoder: EncoderIdentity
-    dtype: str
-    device: str
-    checkpoint: str
-    sources: list[str]
-    command: str
-    key_prefixes: Mapping[str, str] = field(default_factory=dict)
-    excludes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    calibration: Calibration | None = None
 
 
 def assemble(
@@ -61,7 +33,7 @@ def assemble(
     removed: NDArray[np.int64],
     origin: Origin,
     options: KindOptions,
-    base: Directory | None = None,
+    base: NumberedRows | None = None,
     known: Mapping[Path, FileEntry] = MappingProxyType({}),
     progress: Progress = silent,
 ) -> Manifest:

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from small_index import DIM, ENCODER, Row, build, bytes_of, origin, rows_of
 
-from indexes import Index, IndexBusyError, IndexExistsError, IndexReplacedError, IndexWriter, change, export
+from indexes import Index, IndexBusyError, IndexExistsError, IndexReplacedError, IndexWriter
+from indexes.directory import change, export
 from indexes.disk.staging import Staging
 
 PARTS = [

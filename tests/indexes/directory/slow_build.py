@@ -21,7 +21,8 @@ from kills import every_kill, in_child
 from small_index import Row, bytes_of, contents, origin, rows_of
 from small_index import build as build_at_once
 
-from indexes import EncoderIdentity, IndexDamagedError, IndexWriter, change, verify
+from indexes import EncoderIdentity, IndexDamagedError, IndexWriter, verify
+from indexes.directory import change
 from indexes.disk.rows import read_failures
 from indexes.disk.staging import restore, staging_of
 from indexes.faiss_kinds.search import require_faiss

@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexes.disk.directory import Directory
+from indexes.directory.numbered_rows import NumberedRows
 from indexes.disk.key_prefixes import free_prefix, with_prefix
 from indexes.disk.rows import read_failures
 from indexes.errors import DuplicateKeyError
 
 
-def prefixes_of(indexes: Sequence[Directory]) -> list[str]:
+def prefixes_of(indexes: Sequence[NumberedRows]) -> list[str]:
     """What to put before the keys of each index, so that all are different: nothing where they are.
 
     What could not be embedded has a key, too: of two failures of one name, neither may hide the other.
@@ -35,7 +35,7 @@ def prefixes_of(indexes: Sequence[Directory]) -> list[str]:
     return prefixes
 
 
-def _refuse_shared(one: Directory, other: Directory) -> None:
+def _refuse_shared(one: NumberedRows, other: NumberedRows) -> None:
     ours, theirs = (index.live_rows(["key", "path", "content"]) for index in (one, other))
     candidates = theirs.filter(pc.is_in(theirs["key"], ours["key"]))
     images = set(_images(ours.filter(pc.is_in(ours["key"], candidates["key"]))))

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.disk.directory import Directory
-from indexes.disk.selection import Selection
+from indexes.directory.numbered_rows import NumberedRows
 from indexes.faiss_kinds import search
 from indexes.faiss_kinds.device_search import DeviceSearch
+from indexes.faiss_kinds.selection import Selection
 
 _FEW_ROWS = 20_000
 """So many can be compared one by one in about the time that a filtered search takes."""
@@ -37,7 +37,7 @@ class RowSearch:
         directory: Whose.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: NumberedRows) -> None:
         self._directory = directory
         self._device = "cpu"
         self._moving = Lock()

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes import EncoderIdentity, Index, IndexDamagedError, IndexWriter, WrongEncoderError, verify
-from indexes.disk.assembly import Origin
-from indexes.disk.directory import Directory
-from indexes.disk.row_search import RowSearch
+from indexes.directory.numbered_rows import NumberedRows
+from indexes.directory.row_search import RowSearch
+from indexes.disk.origin import Origin
 
 Vectors = Callable[..., np.ndarray]
 FILES = (
@@ -71,7 +71,7 @@ def test_search_equals_brute_force(
     corpus_ND = vectors_ND.astype(np.float16).astype(np.float32)
     queries_QD = rng.standard_normal((queries, 8)).astype(np.float32)
 
-    scores_QK, ids_QK, searched = RowSearch(Directory.open(out)).search(queries_QD, k)
+    scores_QK, ids_QK, searched = RowSearch(NumberedRows.open(out)).search(queries_QD, k)
 
     assert searched == "Flat"
 

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from indexes.disk.durable import sha256_of
 from indexes.disk.manifest import FILE_NAME, REMOVED, FileEntry, Manifest, read_manifest
 from indexes.disk.rows import read_rows
-from indexes.disk.selection import Selection
 from indexes.disk.staging import restore
 from indexes.disk.vectors import Vectors, mapped
 from indexes.errors import IndexDamagedError, IndexReplacedError, UnknownKeyError
 from indexes.faiss_kinds import search
+from indexes.faiss_kinds.selection import Selection
 from indexes.filters import arrow
 from indexes.filters.syntax import parse
 
 _FILES = {"index.faiss", "rows.parquet", "failures.parquet", REMOVED}
 
 
-class Directory:
+class NumberedRows:
     """The files of a finished index as they were when it was opened. Row i is vector i and FAISS id i.
 
     Attributes:
@@ -51,7 +51,7 @@ class Directory:
             self.findable = Selection(live_N)
 
     @classmethod
-    def open(cls, path: Path) -> "Directory":
+    def open(cls, path: Path) -> "NumberedRows":
         """Open an index after the checks that cost little: manifest, sizes, headers and counts.
 
         `indexes.verify` reads every byte.
@@ -73,7 +73,7 @@ class Directory:
                 return opened
 
     @classmethod
-    def _open(cls, path: Path, manifest: Manifest) -> "Directory":
+    def _open(cls, path: Path, manifest: Manifest) -> "NumberedRows":
         tables = {name.removesuffix(".npy") + ".parquet" for name in manifest.vector_files()}
         if unlisted := (_FILES | tables) - manifest.files.keys():
             raise IndexDamagedError(

@@ -25,15 +25,15 @@ from indexes import (
     IndexWriter,
     UnknownKeyError,
     WrongEncoderError,
-    change,
     verify,
 )
-from indexes.disk.directory import Directory
+from indexes.directory import change
+from indexes.directory.numbered_rows import NumberedRows
 from indexes.disk.rows import read_failures
 from indexes.disk.staging import Staging, staging_of
 from indexes.faiss_kinds.options import KindOptions
 
-Choose = Callable[[Directory], np.ndarray]
+Choose = Callable[[NumberedRows], np.ndarray]
 
 
 def keyed(*keys: str) -> Choose:
@@ -91,7 +91,7 @@ def photos(tmp_path: Path) -> Path:
 def test_removed_rows_are_found_by_nothing(photos: Path) -> None:
     assert Index.open(photos).duplicates == 1
     assert remove(photos, keyed("a", "d")) == 2
-    index, rows = Index.open(photos), Directory.open(photos)
+    index, rows = Index.open(photos), NumberedRows.open(photos)
     assert (len(index), index.manifest.ntotal, index.manifest.removed) == (2, 4, 2)
     assert rows.removed.tolist() == [0, 3]
     assert set(contents(photos)) == {"b", "c"}
@@ -113,16 +113,16 @@ def test_what_a_copy_is_of_passes_to_the_next_copy(tmp_path: Path) -> None:
     rows = [Row(key, f"/{key}", content="same") for key in "abc"]
     out = build(tmp_path / "x.index", rows)
     remove(out, keyed("a"))
-    assert Directory.open(out).rows["duplicate_of"].to_pylist() == [None, None, "b"]
+    assert NumberedRows.open(out).rows["duplicate_of"].to_pylist() == [None, None, "b"]
     assert Index.open(out).duplicates == 1
     remove(out, keyed("b"))
-    assert Directory.open(out).rows["duplicate_of"].to_pylist() == [None, None, None]
+    assert NumberedRows.open(out).rows["duplicate_of"].to_pylist() == [None, None, None]
 
 
 def test_rows_are_removed_by_mask_and_counted_once(photos: Path) -> None:
     assert remove(photos, lambda index: index.matching("label = 'dog'")) == 1
     assert remove(photos, lambda index: np.array([True, False, False, True])) == 1
-    assert Directory.open(photos).removed.tolist() == [0, 3]
+    assert NumberedRows.open(photos).removed.tolist() == [0, 3]
     assert verify(photos) == []
 
 
@@ -421,7 +421,7 @@ def test_adding_writes_no_old_vectors(photos: Path) -> None:
 def test_rows_of_the_same_file_are_replaced(photos: Path) -> None:
     new = [Row("b", "/2", "mouse", number=1), Row("e", "/2", "mouse")]
     build(photos, new, extends=True)
-    index, rows = Index.open(photos), Directory.open(photos)
+    index, rows = Index.open(photos), NumberedRows.open(photos)
     assert list(contents(photos)) == ["a", "d", "b", "e"]  # c is no longer in /2
     assert contents(photos)["b"] == expected(new)["b"]
     assert rows.removed.tolist() == [1, 2]

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes.disk.assembly import Origin, assemble, check_counts, link
-from indexes.disk.directory import Directory
+from indexes.directory.assembly import assemble, check_counts, link
+from indexes.directory.merging import prefixes_of
+from indexes.directory.numbered_rows import NumberedRows
 from indexes.disk.durable import sha256_of
 from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import FileEntry, Manifest
+from indexes.disk.origin import Origin
 from indexes.disk.rows import concatenate, count, read_failures, read_rows, write_table
 from indexes.disk.schema import Calibration, checked
 from indexes.disk.staging import Staging
@@ -22,13 +24,12 @@ from indexes.disk.vectors import read_vectors, write_vectors
 from indexes.errors import EmptyIndexError, IndexDamagedError
 from indexes.faiss_kinds.factory import training_rows
 from indexes.faiss_kinds.options import AUTO, KindOptions
-from indexes.merging import prefixes_of
 from indexes.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
 
 
-def remove(path: Path, choose: Callable[[Directory], NDArray[np.bool_]], *, command: str) -> int:
+def remove(path: Path, choose: Callable[[NumberedRows], NDArray[np.bool_]], *, command: str) -> int:
     """Mark rows as removed: no search finds them, and nothing counts them. `compact` frees their space.
 
     Args:
@@ -45,7 +46,7 @@ def remove(path: Path, choose: Callable[[Directory], NDArray[np.bool_]], *, comm
         IndexDamagedError: There is no whole index.
     """
     with Staging(path, replaces=True) as staging:
-        index = Directory.open(path)
+        index = NumberedRows.open(path)
         chosen = np.flatnonzero(choose(index) & index.live)
         if len(chosen) == len(index):
             raise EmptyIndexError(f"that is every row of {path}: remove the directory instead")
@@ -89,7 +90,7 @@ def gather(
         IndexReplacedError: One was replaced meanwhile.
     """
     with Staging(out, replaces=out in paths) as staging:
-        indexes = [Directory.open(path) for path in paths]
+        indexes = [NumberedRows.open(path) for path in paths]
         first = indexes[0].manifest
         for index in indexes:
             first.require_encoder(index.manifest.encoder)
@@ -147,10 +148,10 @@ def note_excludes(path: Path, source: str, globs: Sequence[str]) -> None:
     _note(path, lambda index: {"excludes": {**index.manifest.excludes, source: list(globs)}})
 
 
-def _note(path: Path, facts: Callable[[Directory], dict[str, Any]]) -> None:
+def _note(path: Path, facts: Callable[[NumberedRows], dict[str, Any]]) -> None:
     """Change what the manifest of an index says of where it comes from, and nothing else."""
     with Staging(path, replaces=True) as staging:
-        index = Directory.open(path)
+        index = NumberedRows.open(path)
         assemble(
             staging,
             index.vector_files,
@@ -189,7 +190,7 @@ def origin_of(manifests: Sequence[Manifest], command: str, prefixes: Sequence[st
 
 
 def _live_parts(
-    index: Directory, folder: Path, known: dict[Path, FileEntry], prefix: str = ""
+    index: NumberedRows, folder: Path, known: dict[Path, FileEntry], prefix: str = ""
 ) -> Iterator[Path]:
     """The parts of an index without their removed rows, in a new folder: links, or copies where some are.
 
@@ -243,7 +244,7 @@ class Relocation:
     excludes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def relocate(path: Path, where: Callable[[Directory], Relocation], *, command: str) -> None:
+def relocate(path: Path, where: Callable[[NumberedRows], Relocation], *, command: str) -> None:
     """Write down where the files of an index are now. Vectors and keys stay as they are.
 
     Args:
@@ -256,7 +257,7 @@ def relocate(path: Path, where: Callable[[Directory], Relocation], *, command: s
         IndexDamagedError: There is no whole index, or rows are not as they were written.
     """
     with Staging(path, replaces=True) as staging:
-        index = Directory.open(path)
+        index = NumberedRows.open(path)
         now = where(index)
         staging.scratch.mkdir()
         known: dict[Path, FileEntry] = {}
@@ -275,7 +276,7 @@ def relocate(path: Path, where: Callable[[Directory], Relocation], *, command: s
 
 
 def _relocated_parts(
-    index: Directory, folder: Path, known: dict[Path, FileEntry], files: Mapping[str, tuple[str, str]]
+    index: NumberedRows, folder: Path, known: dict[Path, FileEntry], files: Mapping[str, tuple[str, str]]
 ) -> Iterator[Path]:
     written = index.files
     for file in index.vector_files:

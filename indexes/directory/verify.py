@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from indexes.disk.directory import generation_of
+from indexes.directory.numbered_rows import generation_of
 from indexes.disk.durable import sha256_of
 from indexes.disk.manifest import FILE_NAME, FileEntry, read_manifest
 from indexes.disk.staging import restore

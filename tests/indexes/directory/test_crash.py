@@ -12,7 +12,7 @@ from entries import keys_of
 from indexes import Index, verify
 
 SCRIPT = Path(__file__).with_name("slow_build.py")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def start(target: Path, mode: str) -> "subprocess.Popen[str]":

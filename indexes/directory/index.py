@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes import change
-from indexes.disk.directory import Directory
-from indexes.disk.facts import facts_of
+from indexes.directory import change
+from indexes.directory.facts import facts_of
+from indexes.directory.numbered_rows import NumberedRows
+from indexes.directory.row_search import RowSearch
 from indexes.disk.manifest import Manifest
-from indexes.disk.row_search import RowSearch
 from indexes.disk.rows import read_failures
-from indexes.disk.selection import Selection
+from indexes.faiss_kinds.selection import Selection
 from indexes.store import Entry, Found
 
 _CONDITIONS = 8
@@ -29,7 +29,7 @@ class Index:
         directory: Opened.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: NumberedRows) -> None:
         self._directory = directory
         self._rows = RowSearch(directory)
 
@@ -49,7 +49,7 @@ class Index:
             IndexDamagedError: It is missing, unfinished or damaged; the message says what to do.
             IndexBusyError: A process that is replacing it neither goes on nor ends.
         """
-        return cls(Directory.open(path))
+        return cls(NumberedRows.open(path))
 
     @property
     def path(self) -> Path:
@@ -136,7 +136,7 @@ class Index:
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
     def remove(self, keys: Collection[str], *, command: str) -> int:
-        """See `Store`: the rows stay until `indexes.change.gather` frees their space."""
+        """See `Store`: the rows stay until `indexes.directory.change.gather` frees their space."""
         return change.remove(self.path, lambda latest: latest.with_keys(keys), command=command)
 
     def remove_where(self, where: str, *, command: str) -> int:

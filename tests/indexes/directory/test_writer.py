@@ -19,7 +19,7 @@ from indexes import (
     IndexWriter,
     verify,
 )
-from indexes.disk.assembly import Origin
+from indexes.disk.origin import Origin
 
 Write = Callable[..., None]
 PLAN = [("a", "1"), ("b", "2"), ("c", "3")]

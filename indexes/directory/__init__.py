@@ -1,0 +1,1 @@
+"""An index in a directory, the first kind of store: made, opened, searched and changed."""
