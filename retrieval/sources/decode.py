@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,8 @@ def in_mode(image: Image.Image, mode: str, reading: Reading = AS_SEEN) -> Image.
         if reading.exif_transpose:
             image = _upright(image)
         if is_wide(image):
-            image = eight_bit(image)
-        if reading.alpha:
-            image = _on(reading.alpha, image)
-        return image if image.mode == mode else image.convert(mode)  # A copy of a giant is 0.7 GB.
+            return eight_bit(image, mode, partial(_finished, mode=mode, reading=reading))
+        return _finished(image, mode, reading)
     except UnreadableImageError:
         raise
     except Exception as error:  # opening read the header alone: the pixels may be damaged
@@ -211,6 +210,12 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # Damaged EXIF says nothing of the pixels.
         return image
     return image if turn is None else image.transpose(turn)
+
+
+def _finished(image: Image.Image, mode: str, reading: Reading) -> Image.Image:
+    if reading.alpha:
+        image = _on(reading.alpha, image)
+    return image if image.mode == mode else image.convert(mode)  # A copy of a giant is 0.7 GB.
 
 
 def _on(colour: str, image: Image.Image) -> Image.Image:
