@@ -38,6 +38,7 @@ _UPRIGHT = {
 _SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706  # Tags of TIFF.
 _REDUCED = 1
 _STRIP_PIXELS = 2**22
+_DARK = 2**4 - 1  # What is left of 12 bits where the lower 8 of 16 are dropped.
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def in_mode(image: Image.Image, mode: str, reading: Reading = AS_SEEN) -> Image.
         if image.mode == "LAB":
             raise UnreadableImageError("LAB colours are not read here: save it as RGB")
         if deep and not is_wide(image):
-            _refuse_dark(image)
+            _refuse_dark(image, reading)
         if reading.exif_transpose:
             image = _upright(image)
         if is_wide(image):
@@ -193,15 +194,24 @@ def _refuse_camera_raw(image: Image.Image) -> None:
         raise UnreadableImageError("camera raw is not read here: develop it to JPEG or PNG")
 
 
-def _refuse_dark(image: Image.Image) -> None:
+def _refuse_dark(image: Image.Image, reading: Reading) -> None:
     """Of colours in 16 bits Pillow keeps the upper 8, in which values of 12 bits leave no picture."""
-    bands = zip(image.getbands(), image.split(), strict=True)
-    if all(
-        band.point(lambda value: value > 15 and 255).getbbox() is None for name, band in bands if name != "A"
-    ):
-        raise UnreadableImageError(
-            "16-bit colours that stay below 4096: a black picture, or one of fewer bits; save it in 8 bits"
-        )
+    if not _is_dark(image):
+        return
+    is_faint = "A" in image.getbands() and 0 < _highest(image, "A") <= _DARK  # Of fewer bits, as the colours.
+    if reading.alpha and not is_faint and not _is_dark(_on(reading.alpha, image)):
+        return  # Such as black letters on nothing.
+    raise UnreadableImageError(
+        "16-bit colours that stay below 4096: a black picture, or one of fewer bits; save it in 8 bits"
+    )
+
+
+def _is_dark(image: Image.Image) -> bool:
+    return all(_highest(image, name) <= _DARK for name in image.getbands() if name != "A")
+
+
+def _highest(image: Image.Image, band: str) -> int:
+    return max(value for value, count in enumerate(image.getchannel(band).histogram()) if count)
 
 
 def _upright(image: Image.Image) -> Image.Image:
