@@ -140,6 +140,8 @@ def add(
         if known.doubts:
             reasons = ", ".join(f"{count} {reason}" for reason, count in known.doubts.most_common(5))
             say(f"{known.doubts.total()} files may be gone or not, and keep their rows: {reasons}")
+        for place, count in known.claims.items():
+            say(f"{count} files are excluded, but {place} may name them and cannot be read: their rows stay")
         for files, what in ((gone, "gone"), (excluded, "excluded")):
             if files and prune:
                 count = opened.remove_files(files, command=command_line())
