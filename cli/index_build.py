@@ -144,6 +144,8 @@ def _tell_gone(added: "Added") -> None:
     if added.doubts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in added.doubts.most_common(5))
         say(f"{added.doubts.total()} files may be gone or not, and keep their rows: {reasons}")
+    for source, count in added.claims.items():
+        say(f"{count} files are excluded, but {source} may name them and cannot be read: their rows stay")
     for files, why in ((added.gone, "gone"), (added.excluded, "excluded")):
         if why in added.removed:
             say(f"{added.removed[why]} rows removed whose files are {why}")

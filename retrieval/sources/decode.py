@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from retrieval.sources.sample import printable
 # Where Pillow itself refuses an image as a decompression bomb: 2 x Image.MAX_IMAGE_PIXELS.
 MAX_PIXELS = 2 * (2**30 // 4 // 3)
 GIANT_PIXELS = 2**25
-"""Images of more are decoded one at a time by all processes of a user: each takes up to 8 bytes a pixel."""
+"""Images of more are decoded one at a time by all processes of a user: each takes about 8 bytes a pixel, and up to
+13 where EXIF turns one that is transparent."""
 
 _ORIENTATION = 0x0112  # Of EXIF, and what makes each upright.
 _UPRIGHT = {
@@ -36,7 +38,8 @@ _UPRIGHT = {
 }
 _SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706  # Tags of TIFF.
 _REDUCED = 1
-_STRIP_PIXELS = 2**22
+_STRIP_PIXELS = 2**20
+_DARK = 2**4 - 1  # What is left of 12 bits where the lower 8 of 16 are dropped.
 
 
 @dataclass(frozen=True)
@@ -117,14 +120,12 @@ def in_mode(image: Image.Image, mode: str, reading: Reading = AS_SEEN) -> Image.
         if image.mode == "LAB":
             raise UnreadableImageError("LAB colours are not read here: save it as RGB")
         if deep and not is_wide(image):
-            _refuse_dark(image)
+            _refuse_dark(image, reading)
         if reading.exif_transpose:
             image = _upright(image)
         if is_wide(image):
-            image = eight_bit(image)
-        if reading.alpha:
-            image = _on(reading.alpha, image)
-        return image if image.mode == mode else image.convert(mode)  # A copy of a giant is 0.7 GB.
+            return eight_bit(image, mode, partial(_finished, mode=mode, reading=reading))
+        return _finished(image, mode, reading)
     except UnreadableImageError:
         raise
     except Exception as error:  # opening read the header alone: the pixels may be damaged
@@ -194,15 +195,24 @@ def _refuse_camera_raw(image: Image.Image) -> None:
         raise UnreadableImageError("camera raw is not read here: develop it to JPEG or PNG")
 
 
-def _refuse_dark(image: Image.Image) -> None:
+def _refuse_dark(image: Image.Image, reading: Reading) -> None:
     """Of colours in 16 bits Pillow keeps the upper 8, in which values of 12 bits leave no picture."""
-    bands = zip(image.getbands(), image.split(), strict=True)
-    if all(
-        band.point(lambda value: value > 15 and 255).getbbox() is None for name, band in bands if name != "A"
-    ):
-        raise UnreadableImageError(
-            "16-bit colours that stay below 4096: a black picture, or one of fewer bits; save it in 8 bits"
-        )
+    if not _is_dark(image):
+        return
+    is_faint = "A" in image.getbands() and 0 < _highest(image, "A") <= _DARK  # Of fewer bits, as the colours.
+    if reading.alpha and not is_faint and not _is_dark(_on(reading.alpha, image)):
+        return  # Such as black letters on nothing.
+    raise UnreadableImageError(
+        "16-bit colours that stay below 4096: a black picture, or one of fewer bits; save it in 8 bits"
+    )
+
+
+def _is_dark(image: Image.Image) -> bool:
+    return all(_highest(image, name) <= _DARK for name in image.getbands() if name != "A")
+
+
+def _highest(image: Image.Image, band: str) -> int:
+    return max(value for value, count in enumerate(image.getchannel(band).histogram()) if count)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -211,6 +221,12 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # Damaged EXIF says nothing of the pixels.
         return image
     return image if turn is None else image.transpose(turn)
+
+
+def _finished(image: Image.Image, mode: str, reading: Reading) -> Image.Image:
+    if reading.alpha:
+        image = _on(reading.alpha, image)
+    return image if image.mode == mode else image.convert(mode)  # A copy of a giant is 0.7 GB.
 
 
 def _on(colour: str, image: Image.Image) -> Image.Image:

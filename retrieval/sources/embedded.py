@@ -1,13 +1,14 @@
 """Images that lie in a parquet file themselves, as in Hugging Face's data sets: read by row groups."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.sources import folders
@@ -15,6 +16,9 @@ from retrieval.sources.file_bytes import check_size, open_regular, read_regular,
 from retrieval.sources.list_columns import Columns
 from retrieval.sources.lists import check_rows, list_columns, list_rows
 from retrieval.sources.sample import Failure, Known, Part, Sample, none_known, printable
+
+Groups = tuple[tuple[int, int], ...]
+"""Numbers of row groups, and how many rows each has."""
 
 _BATCH_ROWS = 4
 # Else a whole row group, which may be of a gigabyte, would be in memory at once.
@@ -30,7 +34,8 @@ def embedded_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
 
     Args:
         file: Absolute path of the file.
-        known: See `retrieval.sources.open_images.open_source`; the file is known whole.
+        known: See `retrieval.sources.open_images.open_source`. The images that the file holds are known all
+            together; if they are, the files that it names where it holds none are, one by one.
 
     Raises:
         ImageSourceError: It cannot be read as such a file, is empty, or has a row without a key, or a key
@@ -41,24 +46,60 @@ def embedded_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
         raise ImageSourceError(f"{file}: no column holds images; it is a list of files")
     rows = list_rows(columns, _keys(columns, file.name))
     check_rows(file, rows, "key")
+    named = _named(file, columns)
+    wanted_N = np.ones(len(rows), dtype=bool)
     if known([str(file)])[0]:
-        return ()
+        wanted_N[:] = False
+        wanted_N[list(named)] = ~known(list(named.values()))
     parts = []
+    for groups, span in _pieces(columns.group_rows):
+        wanted_P = wanted_N[span.start : span.stop].copy()
+        if not wanted_P.any():
+            continue
+        # Copied, because a slice that is sent to a worker takes the whole list along.
+        some = rows.take(pa.array(span, pa.int64()))
+        said = f"{columns.images}\0{span.start}\0{some.filter(pa.array(wanted_P)).to_pylist()}"
+        files = [file, *(Path(named[row]) for row in span if row in named and wanted_N[row])]
+        parts.append(
+            Part(
+                name=f"images {span.start}-{span.stop - 1}",
+                fingerprint=folders.fingerprint((said, each) for each in files),
+                size=int(wanted_P.sum()),
+                read=partial(_read, file, columns.images, groups, some, wanted_P),
+                names=partial(_names, file),
+            )
+        )
+    return tuple(parts)
+
+
+def _pieces(group_rows: Sequence[int]) -> Iterator[tuple[Groups, range]]:
+    """Row groups and rows of every part."""
     groups: list[tuple[int, int]] = []
     start = 0
-    for number, count in enumerate(columns.group_rows):
-        groups.append((number, count))
-        size = sum(each for _, each in groups)
-        if size >= folders.PART_SIZE or (number == len(columns.group_rows) - 1 and size):
-            # Copied, because a slice that is sent to a worker takes the whole list along.
-            some = rows.take(pa.array(range(start, start + size), pa.int64()))
-            said = f"{file}\0{state_of(file)}\0{columns.images}\0{start}\0{some.to_pylist()}"
-            digest = hashlib.sha256(said.encode()).hexdigest()
-            name = f"images {start}-{start + size - 1}"
-            read = partial(_read, file, columns.images, tuple(groups), some)
-            parts.append(Part(name, digest, size, read, partial(_names, file)))
-            start, groups = start + size, []
-    return tuple(parts)
+    for group, count in enumerate(group_rows):
+        groups.append((group, count))
+        stop = start + sum(each for _, each in groups)
+        if stop - start >= folders.PART_SIZE or group == len(group_rows) - 1:
+            yield tuple(groups), range(start, stop)
+            start, groups = stop, []
+
+
+def _named(file: Path, columns: Columns) -> dict[int, str]:
+    """Rows that hold no image but name a file, by number, and those files."""
+    assert columns.images is not None
+    named: dict[int, str] = {}
+    start = 0
+    for group, count in enumerate(columns.group_rows):
+        paths = columns.paths.slice(start, count).to_pylist() if columns.group_gaps[group] else []
+        if any(paths):
+            found = zip(paths, _encoded(file, columns.images, group), strict=False)
+            named |= {
+                row: str(file.parent / path)
+                for row, (path, image) in enumerate(found, start)
+                if path and image is None
+            }
+        start += count
+    return named
 
 
 def _keys(columns: Columns, name: str) -> pa.Array:
@@ -77,13 +118,18 @@ def _names(parquet: Path) -> list[tuple[str, str]]:
 
 
 def _read(
-    parquet: Path, images: str, groups: Sequence[tuple[int, int]], rows: pa.Table
+    parquet: Path, images: str, groups: Groups, rows: pa.Table, wanted_P: NDArray[np.bool_]
 ) -> Iterator[Sample | Failure]:
     state, start = state_of(parquet), 0
     for group, count in groups:
         some = rows.slice(start, count).to_pylist()
+        wanted_G = wanted_P[start : start + count]
         start += count
-        for row, found in zip(some, _encoded(parquet, images, group), strict=False):
+        if not wanted_G.any():
+            continue
+        for row, is_wanted, found in zip(some, wanted_G, _encoded(parquet, images, group), strict=False):
+            if not is_wanted:
+                continue
             key, path, label = (row.pop(name) for name in ("key", "path", "label"))
             extra = {name: value for name, value in row.items() if value is not None}
             source, source_state = parquet, state

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from retrieval.sources.container_source import ContainerSource
 from retrieval.sources.local_paths import absolute_path, mode_at, real_folder
-from retrieval.sources.sample import encoded_images
+from retrieval.sources.sample import Sample
 from retrieval.sources.source import ImageSource
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class EmbeddedSource(ContainerSource):
         return ImageSource(text, self.location(text), path.with_suffix(""), parts)
 
     def images(self, path: str) -> Iterator[tuple[str, bytes]]:
-        """Those of one file, and of the files that it names where it has no bytes."""
+        """Those that one file holds; the files that it names where it has no bytes are rows of their own."""
         from retrieval.sources.embedded import embedded_parts
 
-        return encoded_images(embedded_parts(Path(path)))
+        for part in embedded_parts(Path(path)):
+            for item in part.read():
+                if isinstance(item, Sample) and item.path == path:
+                    yield item.key, item.data

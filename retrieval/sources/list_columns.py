@@ -30,6 +30,7 @@ class Columns:
         others: Further columns by name.
         images: The column of a parquet list that holds the images themselves.
         group_rows: How many rows each of its row groups has.
+        group_gaps: Whether some rows of each may hold no image.
     """
 
     paths: pa.ChunkedArray
@@ -38,10 +39,15 @@ class Columns:
     others: Mapping[str, pa.ChunkedArray]
     images: str | None = None
     group_rows: tuple[int, ...] = ()
+    group_gaps: tuple[bool, ...] = ()
 
 
 def columns_named(
-    columns: Mapping[str, pa.ChunkedArray], *, images: str | None = None, group_rows: Sequence[int] = ()
+    columns: Mapping[str, pa.ChunkedArray],
+    *,
+    images: str | None = None,
+    group_rows: Sequence[int] = (),
+    group_gaps: Sequence[bool] = (),
 ) -> Columns:
     """Tell the columns of a list apart by their names.
 
@@ -49,6 +55,7 @@ def columns_named(
         columns: All of them, text.
         images: The one that stands for images which the list holds.
         group_rows: See `Columns`.
+        group_gaps: See `Columns`.
 
     Raises:
         UnusableListError: None of them is one of paths.
@@ -70,6 +77,7 @@ def columns_named(
         others={name: columns[name] for name in columns if name not in (paths, keys, "label")},
         images=images,
         group_rows=tuple(group_rows),
+        group_gaps=tuple(group_gaps),
     )
 
 

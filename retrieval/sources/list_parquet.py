@@ -39,7 +39,7 @@ def parquet_list(file: BinaryIO) -> Columns:
             table = parquet.read(
                 None if images is None else [*(column.name for column in texts), f"{images}.path"]
             )
-            groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
         table.validate(full=True)
         columns = {column.name: _as_text(column, table[column.name], schema) for column in texts}
         if images is None:
@@ -47,7 +47,12 @@ def parquet_list(file: BinaryIO) -> Columns:
         paths = pa.nulls(rows, pa.large_string())
         if images in table.column_names:
             paths = pc.cast(pc.struct_field(table[images], "path"), pa.large_string())
-        return columns_named(columns | {images: paths}, images=images, group_rows=groups)
+        return columns_named(
+            columns | {images: paths},
+            images=images,
+            group_rows=[group.num_rows for group in groups],
+            group_gaps=[_may_have_gaps(group, f"{images}.bytes") for group in groups],
+        )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(printable(str(error)).split())[:200]
         raise UnusableListError(f"not a parquet file, or a damaged one ({reason})") from error
@@ -68,6 +73,13 @@ def _holds_images(kind: pa.DataType) -> bool:
         return False
     fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
     return fields.get("bytes") in _BINARY and fields.keys() <= {"bytes", "path"}
+
+
+def _may_have_gaps(group: pq.RowGroupMetaData, name: str) -> bool:
+    """Whether some rows of a group may have nothing in a column; not all writers say so."""
+    columns = map(group.column, range(group.num_columns))
+    said = next(column.statistics for column in columns if column.path_in_schema == name)
+    return said is None or not said.has_null_count or said.null_count > 0
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -32,6 +32,7 @@ class Added:
         excluded: Files of rows that the source passes over though they are there.
         removed: Rows removed, under whether their files are ``gone`` or ``excluded``.
         doubts: Why files that are not to be had may be there all the same, and how many for each reason.
+        claims: Sources that cannot be read, and how many files that a folder excludes may be theirs.
     """
 
     manifest: Manifest
@@ -40,6 +41,7 @@ class Added:
     excluded: tuple[str, ...]
     removed: Mapping[str, int]
     doubts: Counter[str]
+    claims: Mapping[str, int]
 
 
 def add_to_index(
@@ -125,4 +127,5 @@ def add_to_index(
         excluded=tuple(excluded),
         removed=removed,
         doubts=known.doubts,
+        claims=known.claims,
     )

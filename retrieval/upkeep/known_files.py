@@ -19,6 +19,7 @@ from retrieval.sources.gone import Missing
 from retrieval.sources.open_images import ImageSource
 from retrieval.sources.originals import everything
 from retrieval.sources.sample import content_of
+from retrieval.upkeep.other_sources import OtherSources, is_own
 
 
 class Known:
@@ -30,16 +31,17 @@ class Known:
 
     Attributes:
         skipped: Files that were found to be as they were.
+        claims: Sources that cannot be read, and how many files that a folder excludes may be theirs.
         doubts: Why files that are not to be had may be there all the same, and how many for each reason.
     """
 
     def __init__(self, store: Store, *, check_content: bool = False) -> None:
         self._rows = store.entries(["key", "path", "state", "content"])
-        self._sources = store.manifest.sources
-        self._key_prefixes = store.manifest.key_prefixes
+        self._manifest = store.manifest
         self._check_content = check_content
         self.skipped = 0
         self.doubts: Counter[str] = Counter()
+        self.claims: dict[str, int] = {}
 
     def unchanged(self, paths: Sequence[str]) -> NDArray[np.bool_]:
         """Which of these files, as they are now, the index has."""
@@ -74,33 +76,34 @@ class Known:
     def excluded(self, source: ImageSource) -> list[str]:
         """The files of rows of a source which is a folder that it passes over though they are there.
 
-        Rows that another source brought, such as a folder within this one, are none of its own.
+        Rows that another source may have brought, such as a folder within this one or a list, are none of its
+        own. Of what other sources that cannot be read may have brought there is a count in `claims` from then
+        on.
         """
         root, excludes = (source.folder or "").rstrip("/"), Excludes(source.excludes)
-        within = {
-            f"{place}/": self._key_prefixes.get(each, "")
-            for each in self._sources
-            if (place := os.path.realpath(each)).startswith(f"{root}/")
-        }
 
-        def is_left_out(path: str, key: str) -> bool:
-            own = path[len(root) + 1 :]
-            if not (key.endswith(own) or f"{own}:" in key):
-                return False
-            for place, prefix in within.items():  # one may be prefixed with its name, as all keys here are
-                if path.startswith(place) and key.startswith(prefix + path[len(place) :]):
-                    return False
-            return excludes.passes_over(own) and os.path.lexists(path)
+        def is_left_out(path: str, keys: Sequence[str]) -> bool:
+            name = path[len(root) + 1 :]
+            return excludes.passes_over(name) and is_own(keys, name) and os.path.lexists(path)
 
-        files = self._inside(source).items()
-        return [path for path, key in files if is_left_out(path, key)]
+        left_out = {path: keys for path, keys in self._inside(source).items() if is_left_out(path, keys)}
+        self.claims = {}
+        if not left_out:
+            return []
+        others = OtherSources(self._manifest, root)
+        claimed = others.claimed(left_out)
+        self.claims = others.unread
+        return [path for path in left_out if path not in claimed]
 
-    def _inside(self, source: ImageSource) -> dict[str, str]:
-        """The files below a folder that rows come from, each with a key; nothing for other sources."""
+    def _inside(self, source: ImageSource) -> dict[str, list[str]]:
+        """The files below a folder that rows come from, and their keys; nothing for other sources."""
         if source.folder is None:
             return {}
         inside = self._rows.filter(pc.starts_with(self._rows["path"], source.folder.rstrip("/") + "/"))
-        return dict(zip(inside["path"].to_pylist(), inside["key"].to_pylist(), strict=True))
+        files: dict[str, list[str]] = {}
+        for path, key in zip(inside["path"].to_pylist(), inside["key"].to_pylist(), strict=True):
+            files.setdefault(path, []).append(key)
+        return files
 
     def same_file(self, path: str, there: str, *, check_content: bool = False) -> bool:
         """Whether a file elsewhere is the one that rows come from: by size and time, or else by its images.

@@ -306,6 +306,25 @@ def test_what_is_excluded_is_remembered(
         assert Index.open(index).manifest.excludes[str(photos)] == ["blue/", "*.jpg", "0[1-3].png", "!01.png"]
 
 
+def test_rows_that_a_list_brought_are_not_pruned_where_a_folder_excludes_them(
+    matvit: Callable, photos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out, files = tmp_path / "i", photos / "l.txt"
+    add = ("index", "add", photos, "-i", out, "--prune")
+    assert matvit("index", "build", photos, "-m", checkpoint, "-o", out, "--exclude", "blue").code == 0
+    files.write_text("blue/01.png\nblue/02.png")
+    assert matvit("index", "add", files, "-i", out).code == 0
+    before = sorted(live_keys(out))
+    assert told(matvit(*add)) == ["8 files are as they were", "nothing new"]
+    files.write_text("blue/01.png")
+    assert told(matvit(*add))[-1] == "1 rows removed whose files are excluded"
+    files.unlink()
+    assert told(matvit(*add))[-1] == (
+        f"1 files are excluded, but {files} may name them and cannot be read: their rows stay"
+    )
+    assert sorted(live_keys(out)) == [key for key in before if key != "blue/02.png"]
+
+
 def test_rows_of_a_storage_s_own_folders_go(matvit: Callable, photos: Path, out: Path) -> None:
     """As indexes have that were made before those were passed over."""
     (photos / "red").rename(photos / "@eaDir")

@@ -185,7 +185,7 @@ def test_open_images_are_turned_and_laid_on_white_too() -> None:
 def test_sixteen_bit_colours_that_use_twelve_are_refused_by_name() -> None:
     # Pillow keeps their upper 8 bits, in which these are black.
     for depth, wanted in ((65535, None), (4095, "stay below 4096")):
-        data = _png48(np.linspace(0, depth, 48).astype(">u2").reshape(4, 4, 3))
+        data = _png16(np.linspace(0, depth, 48).astype(np.uint16).reshape(4, 4, 3))
         if wanted:
             with pytest.raises(UnreadableImageError, match=wanted):
                 decode(data)
@@ -193,18 +193,54 @@ def test_sixteen_bit_colours_that_use_twelve_are_refused_by_name() -> None:
             assert decode(data).getextrema()[2] == (10, 255)
 
 
-def _png48(values: np.ndarray) -> bytes:
-    """A PNG of 16-bit colours, which Pillow does not write."""
+# A black square, of which the upper half alone is opaque.
+DARK = np.zeros((4, 4, 4), np.uint16)
+DARK[:2, :, 3] = 65535
+
+
+@pytest.mark.parametrize("channels", [[0, 1, 2, 3], [0, 3]], ids=["RGBA", "LA"])
+def test_black_in_sixteen_bits_is_seen_on_white(channels: list[int]) -> None:
+    wide = DARK[..., channels]
+    assert np.asarray(decode(_png16(wide)))[..., 1].tolist() == [[0] * 4] * 2 + [[255] * 4] * 2
+    assert decode(_png16(wide * 0)).getextrema() == ((255, 255),) * 3  # nothing is seen
+
+
+@pytest.mark.parametrize(
+    "values, reading",
+    [
+        (np.maximum(DARK, [0, 0, 0, 65535]), AS_SEEN),  # all of it is opaque
+        (np.minimum(DARK, 4095), AS_SEEN),  # alpha is of 12 bits, too
+        (DARK, Reading(alpha="")),
+    ],
+    ids=["opaque", "faint", "alpha is dropped"],
+)
+def test_black_in_sixteen_bits_that_no_white_shows_through_is_refused(
+    values: np.ndarray, reading: Reading
+) -> None:
+    with pytest.raises(UnreadableImageError, match="stay below 4096"):
+        decode(_png16(values.astype(np.uint16)), reading=reading)
+
+
+def test_a_dark_colour_in_sixteen_bits_that_is_transparent_is_seen_as_white() -> None:
+    values = np.zeros((1, 2, 3), np.uint16)
+    values[0, 1] = 257 * 7
+    seen = decode(_png16(values, transparent=(257 * 7,) * 3))
+    assert [seen.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def _png16(values: np.ndarray, transparent: tuple[int, ...] = ()) -> bytes:
+    """A PNG of several channels of 16 bits, which Pillow does not write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    height, width, _ = values.shape
-    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", head)
+        + (chunk(b"tRNS", struct.pack(">3H", *transparent)) if transparent else b"")
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )

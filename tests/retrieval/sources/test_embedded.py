@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from entries import keys_of, labels_of, paths_of
 from small_lists import fill, read, refused
-from small_world import files_of
+from small_world import files_of, picture
 from watched import logged
 
 from indexes import Index
@@ -235,6 +235,92 @@ def test_rows_are_found_again_and_known(photos: Path, corpus: Path, encoder: Enc
     for check_content in (False, True):
         source = open_source(photos, known=Known(index, check_content=check_content).unchanged)
         assert [item.key for part in source.parts for item in part.read()] == ["photos.parquet:x"]
+
+
+BY_BOTH = pytest.mark.parametrize("check_content", [False, True])
+
+
+@pytest.fixture
+def mixed(corpus: Path, tmp_path: Path) -> Path:
+    """Eight images of a corpus: of every group of three one is a file beside the list, called n.png."""
+    images = []
+    for n, file in enumerate(files_of(corpus)[:8]):
+        if n % 3 == 1:
+            (tmp_path / f"{n}.png").write_bytes(file.read_bytes())
+        images.append({"bytes": None if n % 3 == 1 else file.read_bytes(), "path": f"{n}.png"})
+    return held(tmp_path / "mixed.parquet", images, rows_a_group=3)
+
+
+def changed(index: Path, place: Path, *, check_content: bool = False) -> list[str]:
+    known = Known(Index.open(index), check_content=check_content)
+    return [item.key for part in open_source(place, known=known.unchanged).parts for item in part.read()]
+
+
+@BY_BOTH
+def test_files_that_a_list_names_beside_the_images_it_holds_follow_their_own_changes(
+    mixed: Path, encoder: Encoder, tmp_path: Path, check_content: bool
+) -> None:
+    build_index(open_source(mixed), encoder, tmp_path / "i")
+    before = Index.open(tmp_path / "i").entries(["key", "path", "content"]).to_pylist()
+    assert len(before) == 8
+    known = Known(Index.open(tmp_path / "i"), check_content=check_content)
+    assert open_source(mixed, known=known.unchanged).parts == ()
+    assert known.skipped == 4  # the list, and three files
+    picture("blue", 77).save(tmp_path / "4.png")
+    known = Known(Index.open(tmp_path / "i"), check_content=check_content)
+    source = open_source(mixed, known=known.unchanged)
+    assert source.size == 1
+    assert [item.key for part in source.parts for item in part.read()] == ["mixed.parquet:4.png"]
+    build_index(source, encoder, tmp_path / "i", extends=True)
+    after = Index.open(tmp_path / "i").entries(["key", "path", "content"]).to_pylist()
+    assert [row for row in before if row not in after] == [before[4]]
+    assert sorted(row["key"] for row in after) == sorted(row["key"] for row in before)
+    assert changed(tmp_path / "i", mixed, check_content=check_content) == []
+
+
+def test_without_statistics_rows_tell_themselves_which_hold_images(
+    mixed: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    pq.write_table(pq.read_table(mixed), mixed, row_group_size=3, **PLAIN)
+    build_index(open_source(mixed), encoder, tmp_path / "i")
+    assert changed(tmp_path / "i", mixed) == []
+    picture("blue", 77).save(tmp_path / "4.png")
+    (tmp_path / "7.png").unlink()
+    assert changed(tmp_path / "i", mixed) == ["mixed.parquet:4.png", "mixed.parquet:7.png"]
+
+
+def test_a_file_of_the_name_of_an_image_that_a_list_holds_is_none_of_its_own(
+    mixed: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    build_index(open_source(mixed), encoder, tmp_path / "i")
+    picture("blue", 77).save(tmp_path / "3.png")
+    assert changed(tmp_path / "i", mixed) == []
+
+
+@BY_BOTH
+def test_all_of_a_list_that_changed_is_read_again(
+    mixed: Path, encoder: Encoder, tmp_path: Path, check_content: bool
+) -> None:
+    """Those files, too, that did not: where images are called by numbers, they may have others now."""
+    build_index(open_source(mixed), encoder, tmp_path / "i")
+    images = pq.read_table(mixed)["image"].to_pylist()
+    held(mixed, images[1:])
+    assert len(changed(tmp_path / "i", mixed, check_content=check_content)) == 7
+
+
+def test_parts_are_done_again_where_a_file_that_they_name_changed(mixed: Path, tmp_path: Path) -> None:
+    before = [part.fingerprint for part in open_source(mixed).parts]
+    picture("blue", 77).save(tmp_path / "3.png")  # which the list holds
+    assert [part.fingerprint for part in open_source(mixed).parts] == before
+    picture("blue", 77).save(tmp_path / "4.png")
+    assert [part.fingerprint for part in open_source(mixed).parts] != before
+
+
+def test_what_a_list_names_is_not_among_what_it_holds(mixed: Path, tmp_path: Path) -> None:
+    assert [key for key, _ in everything(str(mixed))] == [f"mixed.parquet:{n}.png" for n in (0, 2, 3, 5, 6)]
+    assert [key for key, _ in originals(str(tmp_path / "4.png"), ["mixed.parquet:4.png"])] == [
+        "mixed.parquet:4.png"
+    ]
 
 
 def test_our_own_export_is_a_list(matvit_index: Callable[[], Path], corpus: Path) -> None:

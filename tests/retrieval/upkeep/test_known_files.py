@@ -20,6 +20,7 @@ from small_index import DIM, ENCODER, origin
 from small_world import files_of, picture, write_shard
 
 from indexes import Index, IndexWriter, verify
+from indexes.directory.change import gather
 from retrieval import Encoder, build_index, open_source
 from retrieval.sources.open_images import ImageSource
 from retrieval.sources.sample import Failure
@@ -357,6 +358,135 @@ def test_excluded_are_no_files_of_a_folder_within_whose_keys_begin_with_its_name
     known = Known(Index.open(index))
     assert known.excluded(open_source(images, excludes=["a"])) == []
     assert known.excluded(open_source(images, excludes=["b/1.*"])) == [f"{images}/b/1.png"]
+
+
+def written(place: Path, text: str) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    return place
+
+
+def mixed_list(place: Path) -> Path:
+    """A parquet file that holds an image and names another."""
+    images = [{"bytes": png(5), "path": "x"}, {"bytes": None, "path": "a/0.png"}]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(images, kind)}), place)
+    return place
+
+
+OTHERS = {
+    "list in the folder": lambda images: written(images / "l.txt", "a/0.png"),
+    "list above the folder": lambda images: written(images.parent / "l.txt", "images/a/0.png"),
+    "list within the folder": lambda images: written(images / "b/l.txt", "../a/0.png"),
+    "list elsewhere": lambda images: written(images.parent / "lists/l.txt", f"{images}/a/0.png"),
+    "table with keys": lambda images: written(
+        images.parent / "lists/l.csv", f"key,path\na/0.png,{images}/a/0.png"
+    ),
+    "parquet that holds images": lambda images: mixed_list(images / "l.parquet"),
+    "folder above": lambda images: images.parent,
+    "folder within": lambda images: images / "a",
+    "file": lambda images: images / "a/0.png",
+}
+
+
+@pytest.mark.parametrize("prefix", [None, "a/"])
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_excluded_are_no_files_of_rows_that_another_source_brought(
+    encoder: Encoder, tmp_path: Path, make: Callable, prefix: str | None
+) -> None:
+    images, index = folder_of(tmp_path / "images"), tmp_path / "i"
+    build_index(open_source(images, excludes=["a"]), encoder, index)
+    source = open_source(make(images), known=Known(Index.open(index)).unchanged)
+    build_index(source, encoder, index, extends=True, key_prefix=prefix)
+    paths = Index.open(index).entries(["path"])["path"].to_pylist()
+    assert str(images / "a/0.png") in map(os.path.realpath, paths)
+    known = Known(Index.open(index))
+    assert known.excluded(open_source(images, excludes=["a"])) == []
+    assert known.excluded(open_source(images, excludes=["a", "b/1.*"])) == [f"{images}/b/1.png"]
+    assert not known.claims
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_excluded_are_a_folder_s_own_files_whatever_other_sources_there_are(
+    encoder: Encoder, tmp_path: Path, make: Callable
+) -> None:
+    images, index = folder_of(tmp_path / "images"), tmp_path / "i"
+    build_index(open_source(images), encoder, index)
+    build_index(
+        open_source(make(images), known=Known(Index.open(index)).unchanged), encoder, index, extends=True
+    )
+    known = Known(Index.open(index))
+    assert known.excluded(open_source(images, excludes=["a/1.*", "b"])) == [
+        f"{images}/{name}" for name in ("a/1.png", "b/0.png", "b/1.png", "b/2.png")
+    ]
+
+
+def test_excluded_are_no_files_whose_name_alone_another_source_brought(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    images, index = folder_of(tmp_path / "images"), tmp_path / "i"
+    shards = shards_of(tmp_path / "shards")
+    shutil.copy(images / "a/0.png", images / "0.png")
+    for folder, file in ((images, "0.png"), (shards, "y.tar")):
+        shutil.rmtree(index, ignore_errors=True)
+        build_index(open_source(folder, excludes=[file]), encoder, index)
+        build_index(open_source(folder / file), encoder, index, extends=True)
+        assert Known(Index.open(index)).excluded(open_source(folder, excludes=[file])) == []
+
+
+def test_a_list_that_no_longer_names_a_file_does_not_keep_its_rows(encoder: Encoder, tmp_path: Path) -> None:
+    images, index = folder_of(tmp_path / "images"), tmp_path / "i"
+    build_index(open_source(images, excludes=["a"]), encoder, index)
+    files = written(images / "l.txt", "a/0.png\na/1.png")
+    build_index(open_source(files), encoder, index, extends=True)
+    files.write_text("a/1.png")
+    assert Known(Index.open(index)).excluded(open_source(images, excludes=["a"])) == [f"{images}/a/0.png"]
+
+
+@pytest.mark.parametrize(
+    "name, claimed",
+    [
+        ("images/l.txt", True),
+        ("l.txt", False),  # it calls them images/a/0.png
+        ("lists/l.txt", False),  # their names would lead out of its folder, or be absolute
+        ("lists/l.csv", True),  # which may have had keys
+    ],
+)
+def test_what_a_list_that_is_gone_may_have_brought_keeps_its_rows(
+    encoder: Encoder, tmp_path: Path, name: str, claimed: bool
+) -> None:
+    images, index, files = folder_of(tmp_path / "images"), tmp_path / "i", tmp_path / name
+    build_index(open_source(images), encoder, index)
+    written(files, ("path\n" if files.suffix == ".csv" else "") + f"{images}/b/0.png")
+    build_index(open_source(files), encoder, index, extends=True)
+    files.unlink()
+    known = Known(Index.open(index))
+    names = [f"{images}/a/{number}.png" for number in range(3)]
+    assert known.excluded(open_source(images, excludes=["a"])) == ([] if claimed else names)
+    assert known.claims == ({str(files): 3} if claimed else {})
+
+
+def test_a_list_that_is_gone_may_have_called_files_from_the_root_on(encoder: Encoder, tmp_path: Path) -> None:
+    images, index = folder_of(tmp_path / "images"), tmp_path / "i"
+    build_index(open_source(images, excludes=["a"]), encoder, index)
+    files = written(tmp_path / "lists/l.txt", f"{images}/a/0.png")
+    build_index(open_source(files), encoder, index, extends=True, key_prefix="l/")
+    files.unlink()
+    assert Known(Index.open(index)).excluded(open_source(images, excludes=["a"])) == []
+
+
+def test_a_file_that_two_rows_come_from_is_excluded_if_both_are_the_folder_s(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    """As where indexes are merged."""
+    images = folder_of(tmp_path / "images")
+    files = written(tmp_path / "l.txt", f"{images}/a/0.png")
+    build_index(open_source(images), encoder, tmp_path / "i")
+    build_index(open_source(files), encoder, tmp_path / "j")
+    gather([tmp_path / "i", tmp_path / "j"], tmp_path / "both", command="")
+    assert Known(Index.open(tmp_path / "both")).excluded(open_source(images, excludes=["a"])) == [
+        f"{images}/a/{number}.png" for number in (1, 2)
+    ]
 
 
 def test_excluded_shards(indexed: Callable, tmp_path: Path) -> None:
