@@ -17,7 +17,7 @@ import numpy as np
 
 from indexes.disk.vectors import Vectors, write_vectors
 from indexes.faiss_kinds.search import exact
-from retrieval.measuring.metrics.registry import DEPTH
+from retrieval.measuring.metrics.all_metrics import DEPTH
 
 PART = 10_000
 IMAGENET, IMAGENET_QUERIES, BUDGETS = 1_281_167, 50_000, 4

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrieval.sources.kinds import images_help
+from retrieval.sources.all_sources import images_help
 
 if TYPE_CHECKING:
     from indexes.faiss_kinds.options import KindOptions

@@ -171,7 +171,7 @@ def _between_nulls() -> Iterator[bytes]:
 def _files(images: list[str]) -> "Iterator[str | Failure]":
     """The images named, those of a folder one by one, and folders in it that cannot be listed."""
     from retrieval.errors import ImageSourceError
-    from retrieval.sources.folders import find_images
+    from retrieval.sources.folder_walk import find_images
     from retrieval.sources.sample import Failure
 
     for image in images:

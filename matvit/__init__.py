@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matvit.submodels.submodel import GRANULARITIES, Layer, Submodel, SubmodelSpace
     from matvit.vision.elastic_vit import Elastic, MatViT, elastic
     from matvit.weights.checkpoint import save
-    from matvit.weights.hub import load
+    from matvit.weights.model_names import load
 
 __all__ = [
     "GRANULARITIES",
@@ -54,7 +54,7 @@ _HOME = {
     "SubmodelSpace": "submodels.submodel",
     "UnknownModelError": "errors",
     "elastic": "vision.elastic_vit",
-    "load": "weights.hub",
+    "load": "weights.model_names",
     "save": "weights.checkpoint",
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matvit.submodels.cost import Cost
 from matvit.submodels.submodel import Submodel
-from retrieval.sources.kinds import kind_holding
+from retrieval.sources.all_sources import kind_holding
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from indexes import Store
 from indexes.disk.manifest import read_manifest
 from indexes.disk.staging import restore as restore_index
 from matvit.files.atomic import restore
-from matvit.weights.hub import is_here
+from matvit.weights.model_names import is_here
 from retrieval.errors import MissingModelError
 
 

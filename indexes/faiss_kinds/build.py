@@ -16,7 +16,7 @@ from indexes.disk.durable import written_whole
 from indexes.disk.manifest import Kind, Manifest
 from indexes.disk.vectors import Vectors
 from indexes.errors import IndexKindError
-from indexes.faiss_kinds.auto_choice import choices, size_text
+from indexes.faiss_kinds.all_kinds import choices, size_text
 from indexes.faiss_kinds.factory import default_rerank, empty_index, plain_errors, training_rows
 from indexes.faiss_kinds.options import KindOptions
 from indexes.faiss_kinds.recall import Queries, measure, median_ms

@@ -24,7 +24,7 @@ class Choice:
 
 
 class FaissKind(Protocol):
-    """A kind of FAISS index; `auto` tries those that `indexes.faiss_kinds.auto_choice.KINDS` lists."""
+    """A kind of FAISS index; `auto` tries those that `indexes.faiss_kinds.all_kinds.KINDS` lists."""
 
     def choices(self, ntotal: int, dim: int) -> Sequence[Choice]:
         """Return what to try for so many vectors, the larger first; nothing where this kind is no use."""

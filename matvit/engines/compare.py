@@ -30,7 +30,7 @@ from matvit.submodels.submodel import Submodel
 from matvit.vision.architectures import default_cfgs
 from matvit.vision.elastic_vit import Elastic
 from matvit.vision.projection import put_aside_classifier
-from matvit.weights import hub
+from matvit.weights import model_names
 
 COMPARED_IMAGES = 8
 """At least so many images for the cosines."""
@@ -104,7 +104,7 @@ def open_model(name: str, *, progress: Progress = silent) -> tuple[Elastic, bool
             torch.manual_seed(0)
             model = timm.create_model(name).eval()
     else:
-        model = hub.load(name, progress=progress)
+        model = model_names.load(name, progress=progress)
     put_aside_classifier(model)
     return model.float(), untrained
 

@@ -31,8 +31,8 @@ from matvit.errors import RefitError, TrainingError
 from matvit.files.atomic import tidy
 from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
-from matvit.training import sampling
 from matvit.training import saved_state as state
+from matvit.training import submodel_sampling
 from matvit.training.image_order import Order
 from matvit.vision.elastic_vit import Elastic, refitted
 from matvit.vision.projection import embedding_width, put_aside_classifier
@@ -154,7 +154,7 @@ class _Student:
         count = len(self._images)
         self._order = Order((count,), min(count, lessons.batch_size), lessons.seed)
         self.granularities = space.uniforms()[:-1]
-        self._between = sampling.mixnmatch(space, seed=lessons.seed)
+        self._between = submodel_sampling.mixnmatch(space, seed=lessons.seed)
         self._learning = nn.ParameterDict({n.replace(".", "/"): t for n, t in self.tensors.items()})
         rate = lessons.learning_rate
         self._optimizer = torch.optim.AdamW(self._learning.parameters(), lr=rate, weight_decay=0)

@@ -1,7 +1,7 @@
 """What a submodel costs, as values: multiply-accumulates and parameters.
 
 An encoder's cost is a fixed part plus so much for every hidden unit that its FFNs keep, so that the
-whole Mix'n'Match curve costs a few additions. `matvit.vision.count` finds both from the architecture.
+whole Mix'n'Match curve costs a few additions. `matvit.vision.count_macs` finds both from the architecture.
 """
 
 from dataclasses import dataclass

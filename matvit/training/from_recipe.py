@@ -9,14 +9,14 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 from matvit.errors import NonsenseError, SubmodelError, TrainingError
 from matvit.submodels.submodel import SubmodelSpace
-from matvit.training import sampling
+from matvit.training import submodel_sampling
 from matvit.training.augment import Transform, seed_everything, training_transform
 from matvit.training.objectives import Distillation, NestedTask, criterion_for
 from matvit.training.recipe import Recipe
 from matvit.vision.architectures import check_arguments, default_cfgs
 from matvit.vision.elastic_vit import MatViT, elastic
 from matvit.vision.plain_timm import asked, plain_model
-from matvit.weights import hub
+from matvit.weights import model_names
 
 
 def build(settings: Recipe, *, num_classes: int) -> MatViT:
@@ -59,7 +59,7 @@ def initialise(model: MatViT, source: str | Path) -> None:
     Raises:
         TrainingError: The other model has another shape.
     """
-    own, given = model.state_dict(), hub.load(source).state_dict()
+    own, given = model.state_dict(), model_names.load(source).state_dict()
     if others := sorted({name for name in own.keys() ^ given.keys() if not name.startswith("head.")}):
         raise TrainingError(
             f"{source} is another kind of encoder than the recipe's: they differ in {others[0]}"
@@ -109,12 +109,12 @@ def transform(settings: Recipe, model: MatViT) -> Transform:
         raise TrainingError(f"timm cannot do what the recipe asks for: {error}") from error
 
 
-def _sampling(settings: Recipe, space: SubmodelSpace) -> sampling.Choose:
+def _sampling(settings: Recipe, space: SubmodelSpace) -> submodel_sampling.Choose:
     goal, seed = settings.objective, settings.seed
     if goal.kind == "joint":
-        return sampling.joint(space, goal.granularities)
+        return submodel_sampling.joint(space, goal.granularities)
     if goal.kind == "mixnmatch":
-        return sampling.mixnmatch(space, seed=seed, with_full=goal.with_full)
-    return sampling.sampled(
+        return submodel_sampling.mixnmatch(space, seed=seed, with_full=goal.with_full)
+    return submodel_sampling.sampled(
         space, goal.granularities, goal.probabilities or None, seed=seed, with_full=goal.with_full
     )

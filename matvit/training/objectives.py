@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from matvit.errors import UnknownModelError
 from matvit.submodels.submodel import Submodel
-from matvit.training.sampling import Choose
+from matvit.training.submodel_sampling import Choose
 from matvit.vision.elastic_vit import Elastic, MatEva, MatViT
 
 Criterion = Callable[[Tensor, Tensor], Tensor]

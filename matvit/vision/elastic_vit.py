@@ -21,7 +21,7 @@ from matvit.submodels.budget import resolve
 from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import GRANULARITIES, Submodel, SubmodelSpace
-from matvit.vision.count import cost_model
+from matvit.vision.count_macs import cost_model
 from matvit.vision.ffn import TimmEncoder, cut, cut_ffn, hidden_units, own_tensors
 from matvit.vision.plain_timm import plain_name
 from matvit.vision.refits import Refits

@@ -26,7 +26,7 @@ from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
 from matvit.vision.projection import embedding_width, projection_of, put_aside_classifier
 from matvit.weights.checkpoint import tensors_sha256, weights_sha256
-from matvit.weights.hub import directory_of
+from matvit.weights.model_names import directory_of
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.sources.decode import Reading
 

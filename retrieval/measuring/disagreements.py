@@ -6,7 +6,7 @@ import numpy as np
 
 from retrieval.hits import Hit, Hits
 from retrieval.measuring.evaluation import Evaluation
-from retrieval.sources.kinds import own_key
+from retrieval.sources.all_sources import own_key
 from retrieval.sources.originals import originals
 
 

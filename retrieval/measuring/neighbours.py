@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from indexes import Entry, Store
 from retrieval.measuring.metrics.answers import NO_LABEL, Neighbours
-from retrieval.sources.kinds import own_key
+from retrieval.sources.all_sources import own_key
 from retrieval.sources.sample import Sample
 
 _UNKNOWN = -2  # of a query whose label no row has

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from indexes import Store
 from retrieval.encoding.encoder import Prediction
 from retrieval.measuring.estimate import Estimate, Share
+from retrieval.measuring.metrics.all_metrics import DEPTH, METRICS
 from retrieval.measuring.metrics.answers import Answers, Neighbours, Truth
-from retrieval.measuring.metrics.registry import DEPTH, METRICS
 from retrieval.measuring.neighbours import LabelledRows
 from retrieval.measuring.summary import summarise, values_of
 from retrieval.sources.sample import Sample

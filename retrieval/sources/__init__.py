@@ -1,1 +1,1 @@
-"""Where images come from: one kind a file, listed in `retrieval.sources.kinds`."""
+"""Where images come from: one kind a file, listed in `retrieval.sources.all_sources`."""

@@ -23,8 +23,8 @@ from retrieval.sources.sample import printable
 # Where Pillow itself refuses an image as a decompression bomb: 2 x Image.MAX_IMAGE_PIXELS.
 MAX_PIXELS = 2 * (2**30 // 4 // 3)
 GIANT_PIXELS = 2**25
-"""Images of more are decoded one at a time by all processes of a user: each takes about 8 bytes a pixel, and up to
-13 where EXIF turns one that is transparent."""
+"""Images of more are decoded one at a time by all processes of a user: each takes about 8 bytes a pixel, and
+up to 13 where EXIF turns one that is transparent."""
 
 _ORIENTATION = 0x0112  # Of EXIF, and what makes each upright.
 _UPRIGHT = {

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.sources import folders
+from retrieval.sources import folder_walk
 from retrieval.sources.file_bytes import check_size, open_regular, read_regular, state_of
 from retrieval.sources.list_columns import Columns
 from retrieval.sources.lists import check_rows, list_columns, list_rows
@@ -63,7 +63,7 @@ def embedded_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
         parts.append(
             Part(
                 name=f"images {span.start}-{span.stop - 1}",
-                fingerprint=folders.fingerprint((said, each) for each in files),
+                fingerprint=folder_walk.fingerprint((said, each) for each in files),
                 size=int(wanted_P.sum()),
                 read=partial(_read, file, columns.images, groups, some, wanted_P),
                 names=partial(_names, file),
@@ -79,7 +79,7 @@ def _pieces(group_rows: Sequence[int]) -> Iterator[tuple[Groups, range]]:
     for group, count in enumerate(group_rows):
         groups.append((group, count))
         stop = start + sum(each for _, each in groups)
-        if stop - start >= folders.PART_SIZE or group == len(group_rows) - 1:
+        if stop - start >= folder_walk.PART_SIZE or group == len(group_rows) - 1:
             yield tuple(groups), range(start, stop)
             start, groups = stop, []
 

@@ -24,7 +24,7 @@ class FileSource(Source):
         mode = mode_at(text)
         if not mode:
             return False
-        from retrieval.sources.folders import begins_like_image
+        from retrieval.sources.folder_walk import begins_like_image
         from retrieval.sources.formats import is_image_name
 
         path, is_regular = Path(text), stat.S_ISREG(mode)
@@ -32,7 +32,7 @@ class FileSource(Source):
 
     def open(self, text: str, known: "Known", excludes: "Excludes") -> ImageSource:
         """A part of one image, whose key is the file's name."""
-        from retrieval.sources.folders import file_parts, unknown_keys
+        from retrieval.sources.folder_walk import file_parts, unknown_keys
 
         path = absolute_path(text)
         root = real_folder(path.parent)

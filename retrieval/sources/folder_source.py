@@ -24,7 +24,7 @@ _SHARDS = ShardSource()
 
 
 class FolderSource(Source):
-    """A folder, walked: see `retrieval.sources.folders`. Its rows are those of image files or of shards."""
+    """A folder, walked: see `retrieval.sources.folder_walk`. Its rows are of image files or of shards."""
 
     help = "a folder of images (flat, or one subfolder a class)"
     summary = "a folder of images or of .tar shards"
@@ -36,7 +36,7 @@ class FolderSource(Source):
 
     def open(self, text: str, known: "Known", excludes: "Excludes") -> ImageSource:
         """Parts of images, or a part a shard, but never both: which of them was meant?"""
-        from retrieval.sources.folders import file_parts, find_images, unknown_keys
+        from retrieval.sources.folder_walk import file_parts, find_images, unknown_keys
         from retrieval.sources.shards import shard_parts
 
         folder = real_folder(absolute_path(text))
@@ -73,7 +73,7 @@ class FolderSource(Source):
     ) -> "LabelledImages | None":
         """Images in class folders, or of shards."""
         from matvit.errors import TrainingError
-        from retrieval.sources.folders import find_images
+        from retrieval.sources.folder_walk import find_images
         from retrieval.sources.labelled_files import labelled_files
         from retrieval.sources.labelled_shards import labelled_shards
 

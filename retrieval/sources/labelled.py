@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matvit.errors import TrainingError
 from retrieval.errors import NotLocalError
-from retrieval.sources.kinds import kind_of, with_remedy
+from retrieval.sources.all_sources import kind_of, with_remedy
 from retrieval.sources.labelled_images import LabelledImages
 from retrieval.sources.local_paths import check_local
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from retrieval.errors import ImageSourceError, NotLocalError, UnreadableImageError
 from retrieval.sources.file_bytes import open_regular, read_regular, state_of
-from retrieval.sources.folders import fingerprint, part_rows
+from retrieval.sources.folder_walk import fingerprint, part_rows
 from retrieval.sources.list_columns import Columns, UnusableListError
 from retrieval.sources.list_parquet import parquet_list
 from retrieval.sources.list_text import OBJECTS, TABLES, json_lines, plain_list, table, text_of

@@ -5,10 +5,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from retrieval.errors import ImageSourceError, NotLocalError, UnreadableImageError
+from retrieval.sources.all_sources import kind_of, understood, with_remedy
 from retrieval.sources.archives import why_packed
 from retrieval.sources.decode import MAX_PIXELS, decode
 from retrieval.sources.excludes import Excludes
-from retrieval.sources.kinds import kind_of, understood, with_remedy
 from retrieval.sources.local_paths import absolute_path, check_local, mode_at
 from retrieval.sources.sample import Failure, Known, Part, Sample, none_known, printable
 from retrieval.sources.source import ImageSource
@@ -32,10 +32,10 @@ def open_source(text: str | Path, *, known: Known = none_known, excludes: Sequen
     """Find the images that `text` stands for, without reading any.
 
     Args:
-        text: What one of `retrieval.sources.kinds.SOURCES` recognises: a folder of images (flat, nested, or
-            one subfolder a class) or of .tar shards, WebDataset shards, a list of image files, a parquet file
-            that holds images, a set of torchvision's, which is downloaded where it is not in the cache, or
-            one image file. Local paths only.
+        text: What one of `retrieval.sources.all_sources.SOURCES` recognises: a folder of images (flat,
+            nested, or one subfolder a class) or of .tar shards, WebDataset shards, a list of image files, a
+            parquet file that holds images, a set of torchvision's, which is downloaded where it is not in the
+            cache, or one image file. Local paths only.
         known: Paths of files, image files or shards, to which of them to leave out.
         excludes: Globs of what to leave out of a folder: see `retrieval.sources.excludes.Excludes`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from retrieval.errors import ImageSourceError, UnreadableImageError
-from retrieval.sources.kinds import kind_holding
+from retrieval.sources.all_sources import kind_holding
 
 
 def originals(path: str, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:

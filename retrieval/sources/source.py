@@ -46,8 +46,9 @@ class Source(Protocol):
     """One kind of image sources: what a user may name, and what rows of an index then come from.
 
     A kind is a class in a file of its own that inherits from this one, and an instance of it in
-    `retrieval.sources.kinds.SOURCES`. It holds no state, and imports what is heavy where it reads, for the
-    command line's help asks all of them. What is not overridden is as where every image is a file of its own.
+    `retrieval.sources.all_sources.SOURCES`. It holds no state, and imports what is heavy where it reads, for
+    the command line's help asks all of them. What is not overridden is as where every image is a file of its
+    own.
 
     Attributes:
         help: What to write, as a part of the sentence that `--help` prints.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from retrieval.errors import ImageSourceError
 from retrieval.sources.decode import in_mode
-from retrieval.sources.folders import fingerprint, part_rows
+from retrieval.sources.folder_walk import fingerprint, part_rows
 from retrieval.sources.labelled_images import LabelledImages
 from retrieval.sources.sample import Failure, Part, Sample
 

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from indexes import DuplicateKeyError, Store
 from indexes.disk.key_prefixes import check_prefix, free_prefix, known_source
+from retrieval.sources.all_sources import container_endings, container_of, own_key
 from retrieval.sources.file_bytes import without_links
 from retrieval.sources.gone import is_gone
-from retrieval.sources.kinds import container_endings, container_of, own_key
 from retrieval.sources.open_images import ImageSource
 
 _log = logging.getLogger(__name__)

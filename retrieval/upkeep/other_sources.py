@@ -11,9 +11,9 @@ from indexes.disk.key_prefixes import check_prefix
 from indexes.disk.manifest import Manifest
 from indexes.errors import KeyPrefixError
 from retrieval.errors import ImageSourceError
+from retrieval.sources.all_sources import kind_of
 from retrieval.sources.file_bytes import without_links
 from retrieval.sources.folder_source import FolderSource
-from retrieval.sources.kinds import kind_of
 from retrieval.sources.lists import TEXTS, is_list_name
 from retrieval.sources.local_paths import scheme_of
 from retrieval.sources.open_images import open_source

@@ -21,7 +21,7 @@ def run(code: str) -> str:
         "import matvit, timm",
         "import matvit; from timm.models import create_model; import timm",
         "import matvit.submodels.submodel, timm",
-        "import matvit.weights.hub, timm",
+        "import matvit.weights.model_names, timm",
         "import matvit.vision.architectures, timm",
         "import matvit; matvit.load; import timm",
         "import retrieval, matvit; retrieval.Encoder; import timm",

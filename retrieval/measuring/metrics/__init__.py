@@ -1,1 +1,1 @@
-"""What is measured of queries, one file a metric; `retrieval.measuring.metrics.registry` lists them."""
+"""What is measured of queries, one file a metric; `retrieval.measuring.metrics.all_metrics` lists them."""

@@ -14,7 +14,7 @@ from indexes import EncoderIdentity, FileEntry, IndexDamagedError, IndexKindErro
 from indexes.disk.durable import ends_sha256, sha256_of
 from indexes.disk.manifest import Kind
 from indexes.disk.vectors import Vectors
-from indexes.faiss_kinds import auto_choice
+from indexes.faiss_kinds import all_kinds
 from indexes.faiss_kinds import build as module
 from indexes.faiss_kinds.build import add, build, extend, filled, size_bytes
 from indexes.faiss_kinds.kind import Choice
@@ -171,7 +171,7 @@ def test_tiny_corpora_with_every_kind_that_auto_tries(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     vectors = stored(tmp_path / "few", clustered(count), parts=1)
-    tried = auto_choice.choices(count, 16)
+    tried = all_kinds.choices(count, 16)
     assert [choice.factory for choice in tried] == ["Flat", "HNSW32"] + (
         ["IVF1,Flat", "IVF1,SQ8"] if count == 45 else []
     )
@@ -186,7 +186,7 @@ def test_tiny_corpora_with_every_kind_that_auto_tries(
 
 def test_auto_takes_what_fits_the_memory(tmp_path: Path, path: Path) -> None:
     vectors = stored(tmp_path / "more", clustered(10_000))
-    tried = {choice.factory: choice for choice in auto_choice.choices(10_000, 16)}
+    tried = {choice.factory: choice for choice in all_kinds.choices(10_000, 16)}
     for factory in ("Flat", "IVF256,SQ8", "IVF256,PQ4"):
         memory = tried[factory].size_bytes
         kind = build(vectors, path, KindOptions(max_memory_bytes=memory))

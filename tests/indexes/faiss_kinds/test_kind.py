@@ -9,7 +9,7 @@ from small_index import DIM, ENCODER, Row, contents, expected, fill, origin, row
 
 from indexes import Index, IndexKindError, IndexWriter, verify
 from indexes.directory import change
-from indexes.faiss_kinds import auto_choice
+from indexes.faiss_kinds import all_kinds
 from indexes.faiss_kinds.kind import Choice
 from indexes.faiss_kinds.options import KindOptions
 
@@ -24,7 +24,7 @@ class Sq8:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_choice, "KINDS", (Sq8(), *auto_choice.KINDS))
+    monkeypatch.setattr(all_kinds, "KINDS", (Sq8(), *all_kinds.KINDS))
 
 
 def committed(

@@ -17,7 +17,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 import matvit
 from matvit import GRANULARITIES, Submodel, SubmodelError, SubmodelSpace, UnknownModelError
 from matvit.training.objectives import Distillation, NestedTask, criterion_for
-from matvit.training.sampling import joint
+from matvit.training.submodel_sampling import joint
 from matvit.weights.scenic.convert import convert
 
 TARGET = torch.tensor([0, 3, 1])
@@ -413,7 +413,7 @@ def test_compiled_losses_and_gradients_are_eagers(make_tiny, images):
 # bias the last gradient before other processes had a part in it.
 TRAIN = """
 import matvit, torch
-from matvit.training.sampling import joint, mixnmatch
+from matvit.training.submodel_sampling import joint, mixnmatch
 from matvit.training.objectives import Distillation, NestedTask, criterion_for
 
 def train(model, images, target, *, rank=0, world_size=1, parts=1):

@@ -9,7 +9,7 @@ from matvit.errors import NonsenseError
 from matvit.training import from_recipe as prepare
 from matvit.training import recipe
 from matvit.vision.plain_timm import asked
-from matvit.weights import checkpoint, hub
+from matvit.weights import checkpoint, model_names
 
 FAULTS = [AttributeError, TypeError, ValueError, LookupError, RuntimeError, AssertionError, ZeroDivisionError]
 
@@ -74,7 +74,9 @@ def test_faults_while_a_checkpoint_is_read_come_out(make_tiny, tmp_path, monkeyp
         matvit.load(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("owner, name", [(Elastic, "_nest"), (hub, "elastic"), (hub, "plain_model")])
+@pytest.mark.parametrize(
+    "owner, name", [(Elastic, "_nest"), (model_names, "elastic"), (model_names, "plain_model")]
+)
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "matvit_tiny_patch16_224"])
 def test_faults_while_a_name_is_looked_up_come_out(monkeypatch, fault, owner, name, model):
     breaks(monkeypatch, owner, name, fault)

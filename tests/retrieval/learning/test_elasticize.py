@@ -87,7 +87,7 @@ def test_a_fifth_at_least_is_left_to_check_on(many, plain, fit, checked, wanted)
 def test_only_what_was_drawn_is_read(many, plain, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "retrieval.sources.folders.read_regular", lambda path: read.append(path) or path.read_bytes()
+        "retrieval.sources.folder_walk.read_regular", lambda path: read.append(path) or path.read_bytes()
     )
     DrawnImages.read(str(many), plain, fit=10, check=5, workers=0)
     assert len(read) == 15

@@ -21,7 +21,7 @@ from retrieval import Encoder, build_index, open_source
 from retrieval.errors import ImageSourceError
 from retrieval.hits import Hit
 from retrieval.showing.thumbnail import thumbnail
-from retrieval.sources import folders
+from retrieval.sources import folder_walk
 from retrieval.sources.embedded import embedded_parts
 from retrieval.sources.originals import everything, originals
 from retrieval.sources.sample import Failure, Sample
@@ -153,7 +153,7 @@ def test_what_is_no_image_fails_by_name(tmp_path: Path) -> None:
 
 
 def test_parts_are_whole_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 5)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 5)
     place = held(tmp_path / "x.parquet", [{"bytes": bytes([n])} for n in range(17)], rows_a_group=3)
     parts = open_source(place).parts
     assert [(part.name, part.size) for part in parts] == [

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from small_lists import extras, fill, parquet, read, refused, text
 
 from retrieval.errors import ImageSourceError
-from retrieval.sources import folders
+from retrieval.sources import folder_walk
 from retrieval.sources.open_images import open_source
 from retrieval.sources.sample import Failure, Sample
 
@@ -156,7 +156,7 @@ def test_any_rows_come_back_as_they_were(
         "year": pa.array(years, pa.int8()),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folders, "PART_SIZE", size)
+        patch.setattr(folder_walk, "PART_SIZE", size)
         source = open_source(parquet(place / "x.parquet", **columns))
     assert [part.size for part in source.parts[:-1]] == [size] * (len(source.parts) - 1)
     for i, item in enumerate(read(pickle.loads(pickle.dumps(source)))):
@@ -187,7 +187,7 @@ def test_any_lines_come_back_as_they_were(
 
 
 def test_parts_are_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 3)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 3)
     names = ["4", "2", "6", "0", "5", "1", "3"]
     fill(tmp_path, *names)
     parts = open_source(text(tmp_path / "x.txt", "\n".join(names))).parts
@@ -203,7 +203,7 @@ def test_parts_are_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_part_that_is_sent_to_a_worker_takes_its_own_rows_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 10)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 10)
     place = parquet(tmp_path / "x.parquet", path=[f"{i:0100}" for i in range(1000)])
     parts = open_source(place).parts
     assert len(pickle.dumps(parts[0])) < 10_000
@@ -213,7 +213,7 @@ def test_a_part_that_is_sent_to_a_worker_takes_its_own_rows_along(
 def test_fingerprints_change_with_rows_and_files_of_their_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 2)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 2)
     fill(tmp_path, "a", "b", "c")
     columns: dict[str, list[Any]] = {
         "path": ["a", "b", "c"],

@@ -16,7 +16,7 @@ from PIL import Image
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.errors import ImageSourceError
 from retrieval.measuring.evaluate import evaluate
-from retrieval.sources import folders, torchvision_sets
+from retrieval.sources import folder_walk, torchvision_sets
 from retrieval.sources.decode import decode, in_mode
 from retrieval.sources.sample import Failure, Sample
 from retrieval.sources.torchvision_sets import TorchvisionSet, open_set
@@ -85,7 +85,7 @@ def test_a_split_of_a_set(fashion: dict[str, np.ndarray], cache: Path, text: str
 
 
 def test_parts_are_rows_in_order(fashion: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 5)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 5)
     source = open_source("torchvision:fashion_mnist")
     assert [(part.name, part.size) for part in source.parts] == [
         ("images 0-4", 5),

@@ -31,7 +31,7 @@ from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.encoding.batches import batches
 from retrieval.encoding.encoder import NO_EMBEDDING
 from retrieval.encoding.preprocess import Preprocess
-from retrieval.sources import folders
+from retrieval.sources import folder_walk
 from retrieval.sources.sample import content_of
 from retrieval.upkeep.known_files import Known
 
@@ -85,7 +85,7 @@ def interrupt_after_20(what: str, done: int, total: int | None) -> None:
 def test_batches_never_cross_parts_and_change_nothing(
     index: Path, corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 7)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 7)
     counted = Watched("images embedded")
     build_index(open_source(corpus), encoder, tmp_path / "i", batch_size=5, workers=1, progress=counted)
     assert counted.steps == [5, 2] * 5 + [5]
@@ -100,7 +100,7 @@ def test_batches_never_cross_parts_and_change_nothing(
 def test_an_interrupted_build_goes_on_after_its_last_whole_part(
     index: Path, corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 10)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 10)
     source = open_source(corpus)
     with pytest.raises(KeyboardInterrupt):
         build_index(source, encoder, tmp_path / "i", batch_size=5, progress=interrupt_after_20)
@@ -238,7 +238,7 @@ def test_shards_find_their_duplicates_across_parts(corpus: Path, encoder: Encode
 def test_extending_is_as_if_built_at_once(
     index: Path, corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 7)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 7)
     photos = tmp_path / "photos"
     copies = [shutil.copytree(corpus / name, photos / name).name for name in ("blue", "red")]
     assert copies == ["blue", "red"]
@@ -280,7 +280,7 @@ def test_what_is_extended_keeps_its_kind(
 def test_an_interrupted_extension_leaves_the_index_and_goes_on(
     corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 10)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 10)
     build_index(open_source(corpus / "red"), encoder, tmp_path / "i")
     before = Index.open(tmp_path / "i")
     source = open_source(corpus, known=Known(before).unchanged)

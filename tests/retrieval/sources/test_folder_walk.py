@@ -9,9 +9,9 @@ import pytest
 from failing_disk import fail_below
 
 from retrieval.sources import file_bytes as files
-from retrieval.sources import folders
+from retrieval.sources import folder_walk
 from retrieval.sources.excludes import Excludes
-from retrieval.sources.folders import Found, file_parts, find_images
+from retrieval.sources.folder_walk import Found, file_parts, find_images
 from retrieval.sources.sample import Failure, Part, Sample
 
 
@@ -155,7 +155,7 @@ def test_what_lies_beside_pictures_is_not_even_opened(
 ) -> None:
     fill(tmp_path, "a.jpg", "a.json", "a.jpg.XMP", "b.mp4", "c.tar", "Thumbs.db", "d.parquet", ".hidden")
     opened = []
-    monkeypatch.setattr(folders, "open_regular", opened.append)
+    monkeypatch.setattr(folder_walk, "open_regular", opened.append)
     assert find_images(tmp_path).keys == ["a.jpg"]
     assert opened == []
 
@@ -205,7 +205,7 @@ def test_a_link_to_itself_is_reported(tmp_path: Path) -> None:
 
 
 def test_parts_split_the_sorted_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 3)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 3)
     fill(tmp_path, *(f"{number}.jpg" for number in range(7)))
     found = parts(tmp_path)
     assert [(part.name, part.size) for part in found] == [
@@ -223,7 +223,7 @@ def test_parts_split_the_sorted_keys(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_fingerprints_change_with_the_files_of_their_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "PART_SIZE", 2)
+    monkeypatch.setattr(folder_walk, "PART_SIZE", 2)
     fill(tmp_path, "0.jpg", "1.jpg", "2.jpg")
     (tmp_path / "3.jpg").symlink_to("nowhere")
     first, second = (part.fingerprint for part in parts(tmp_path))

@@ -1,4 +1,4 @@
-"""What `auto` tries, by corpus size and memory."""
+"""All kinds of FAISS index that `auto` tries, by corpus size and memory."""
 
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from indexes import IndexKindError
-from indexes.faiss_kinds.auto_choice import choices, size_text
+from indexes.faiss_kinds.all_kinds import choices, size_text
 from indexes.faiss_kinds.build import size_bytes
 from indexes.faiss_kinds.factory import default_rerank, empty_index
 from indexes.faiss_kinds.flat import flat_bytes

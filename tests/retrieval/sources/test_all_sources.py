@@ -21,8 +21,8 @@ from retrieval import Encoder, Hit, Searcher, build_index, open_source
 from retrieval.errors import ImageSourceError
 from retrieval.measuring.evaluate import evaluate
 from retrieval.showing.thumbnail import thumbnail
-from retrieval.sources import kinds as sources
-from retrieval.sources.kinds import container_endings, container_of, kind_holding, kind_of, own_key
+from retrieval.sources import all_sources as sources
+from retrieval.sources.all_sources import container_endings, container_of, kind_holding, kind_of, own_key
 from retrieval.sources.labelled import open_labelled, splits
 from retrieval.sources.open_images import ImageSource, location_of
 from retrieval.sources.originals import everything, originals
@@ -307,6 +307,6 @@ def test_training_reads_local_files_only(text: str) -> None:
 
 def test_naming_the_kinds_loads_nothing_heavy() -> None:
     heavy = ("numpy", "pyarrow", "PIL", "torch", "torchvision", "timm", "faiss", "webdataset", "pathspec")
-    code = "import sys; from retrieval.sources.kinds import images_help; images_help(); print(*sys.modules)"
+    code = "import sys, retrieval.sources.all_sources as all; all.images_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {*heavy} & {*done.stdout.split()}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matvit import GRANULARITIES, SubmodelError, SubmodelSpace
-from matvit.training.sampling import PAPER_PROBABILITIES, joint, mixnmatch, sampled
+from matvit.training.submodel_sampling import PAPER_PROBABILITIES, joint, mixnmatch, sampled
 
 ALL = tuple(GRANULARITIES)
 SPACE = SubmodelSpace((64,) * 12)

@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 import matvit
 from matvit import CheckpointError, MatViT, UnknownModelError
 from matvit.weights import published
-from matvit.weights.hub import is_here
+from matvit.weights.model_names import is_here
 
 # Called so since huggingface-hub 1.0
 NotThereError = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
