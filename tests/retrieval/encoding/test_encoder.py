@@ -362,7 +362,7 @@ def test_timms_name_of_a_directory_is_that_directory(encoder: Encoder, checkpoin
 
 def test_a_checkpoint_that_stepped_aside_is_found(checkpoint: Path, tmp_path: Path) -> None:
     """After a kill in the instant of replacing it, where two names cannot be swapped."""
-    shutil.copytree(checkpoint, tmp_path / ".old-model")
+    shutil.copytree(checkpoint, tmp_path / ".matvit-old-model")
     encoder = Encoder.open(tmp_path / "model", device="cpu")
     assert encoder.location == str(tmp_path / "model")
 
