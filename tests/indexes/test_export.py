@@ -119,7 +119,7 @@ def test_what_a_killed_export_left_is_removed_and_nothing_else(index: Index, tmp
     for name in (".out-a1_b2c3d", ".out-original", ".out-short", "out.partial/index"):
         (tmp_path / name / "img_emb").mkdir(parents=True)
         (tmp_path / name / ("photos" if "original" in name else "metadata")).mkdir()
-    (tmp_path / "out.partial" / "lock").touch()
+    (tmp_path / "out.partial" / ".matvit-lock").touch()
     export.export(index, tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         ".out-original",
@@ -128,7 +128,7 @@ def test_what_a_killed_export_left_is_removed_and_nothing_else(index: Index, tmp
         "x.index",
     ]
     (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "lock").touch()  # It was killed when all was done but this.
+    (tmp_path / "out.partial" / ".matvit-lock").touch()  # It was killed when all was done but this.
     with pytest.raises(IndexExistsError):
         export.export(index, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
