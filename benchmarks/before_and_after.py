@@ -6,7 +6,8 @@
 Writes small labelled PNGs to a temporary folder. Each round runs `matvit index build` of 3,000 of them, one
 `matvit query`, `matvit evaluate` of 500 queries on the whole curve, and `matvit --help`, each in both
 checkouts and in an order that alternates, with the same interpreter and the same packages. Each checkout
-searches an index of its own. Printed are medians, and the median of the rounds' ratios with the smallest and the largest.
+searches an index of its own. Printed are medians, and the median of the rounds' ratios with the smallest and
+the largest.
 """
 
 import argparse

@@ -1,9 +1,6 @@
 """Vectors and rows as other tools read them: the layout of clip-retrieval, which embedding-reader opens."""
 
-import re
-import shutil
 from collections.abc import Iterable, Iterator
-from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +35,6 @@ def export(store: Store, out: Path) -> int:
     entries = store.entries()
     vectors = _in_files(store.blocks())
     with Staging(out) as staging:
-        _tidy(out)
         for folder in ("img_emb", "metadata"):
             (staging.index / folder).mkdir(parents=True)
         digits = len(str(len(entries) // ROWS_A_FILE))
@@ -68,11 +64,3 @@ def _in_files(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.floa
         waiting.append(rest_ND)
         room -= len(rest_ND)
     yield np.concatenate(waiting)
-
-
-def _tidy(out: Path) -> None:
-    """Remove what a killed export of an earlier version left beside its place, under a random name."""
-    for left in out.parent.glob(f".{escape(out.name)}-*"):
-        is_random = re.fullmatch("[a-z0-9_]{8}", left.name[len(out.name) + 2 :])
-        if is_random and left.is_dir() and {file.name for file in left.iterdir()} == {"img_emb", "metadata"}:
-            shutil.rmtree(left)

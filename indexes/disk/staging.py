@@ -1,7 +1,7 @@
 """Where an index is made before it is one: beside its place, under a lock, and moved there whole.
 
 photos.index.partial/
-    lock            held by the one process that writes
+    .matvit-lock    held by the one process that writes; without it, the folder is a user's own
     helpers         held by the processes that embed for it
     plan.json       which encoder, and the fingerprint of every part
     parts/          part-00000.npy, part-00000.parquet ...
@@ -19,11 +19,13 @@ from types import TracebackType
 from typing import Self
 
 from indexes.disk.durable import sync_directory
-from indexes.disk.writer_lock import exclusive
+from indexes.disk.writer_lock import LOCK, exclusive
 from indexes.errors import IndexBusyError, IndexDamagedError, IndexExistsError, IndexNameError
 
 PLAN = "plan.json"
 
+_OF_EARLIER_VERSIONS = {"lock", "helpers", PLAN, "parts", "failures", "index", "scratch"}
+"""What builds of theirs hold that wait to be continued."""
 _PATIENCE_S = 10.0
 
 
@@ -42,7 +44,8 @@ class Staging:
 
     Raises:
         IndexNameError: `out` is not UTF-8.
-        IndexExistsError: On entering: `out` exists, and is not to be replaced.
+        IndexExistsError: On entering: `out` exists, and is not to be replaced; or something else lies where
+            it would be made.
         IndexDamagedError: On entering: `out` does not exist, and is to be replaced.
         IndexBusyError: On entering: another process is writing it.
     """
@@ -64,8 +67,13 @@ class Staging:
     def __enter__(self) -> Self:
         # What is replaced may be missing for an instant; what is not may have been finished by a process that
         # was killed before it had tidied up.
-        if not self.folder.exists():
+        is_ours = _is_ours(self.folder)
+        if not is_ours or not self.folder.exists():
             self._check_out()
+        if not is_ours:
+            raise IndexExistsError(
+                f"{self.folder} is in the way, and is not of matvit's making: rename it, or the index"
+            )
         with ExitStack() as stack:
             stack.enter_context(exclusive(self.folder))
             self._bring_back()
@@ -128,7 +136,7 @@ def restore(out: Path) -> None:
     """
     previous, since, misses = staging_of(out) / "previous", time.monotonic(), 0
     while not out.exists():
-        if previous.exists():
+        if previous.exists() and _is_ours(previous.parent):
             try:
                 with Staging(out, replaces=True):
                     continue
@@ -143,7 +151,18 @@ def restore(out: Path) -> None:
         time.sleep(0.001)
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is such as described above, and not what a user happens to have called so."""
+    try:
+        names = {file.name for file in folder.iterdir()}
+    except FileNotFoundError:  # Whoever held it has just removed it.
+        return True
+    except NotADirectoryError:
+        return False
+    return not names or LOCK in names or (PLAN in names and names <= _OF_EARLIER_VERSIONS)
+
+
 def _why_missing(path: Path) -> str:
-    if (staging_of(path) / PLAN).exists():
+    if (staging_of(path) / PLAN).exists() and _is_ours(staging_of(path)):
         return f"{path} is not finished: run the same `matvit index build` again to continue it"
     return f"there is no index at {path}: make one with `matvit index build`"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from indexes.errors import IndexBusyError, IndexDamagedError
 
+LOCK = ".matvit-lock"
 _held: set[int] = set()
 
 
@@ -17,13 +18,14 @@ _held: set[int] = set()
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder`, which is made if missing, and removed at the end if left empty.
 
-    The operating system drops the lock of a process that dies.
+    The operating system drops the lock of a process that dies. Where the folder stays, so does the lock's
+    file, which marks it as ours.
 
     Raises:
         IndexBusyError: Another process holds it, or helped one that did and still lives.
         IndexDamagedError: Something else than a file lies where the lock should.
     """
-    lock, helpers, owner = folder / "lock", folder / "helpers", os.getpid()
+    lock, helpers, owner = folder / LOCK, folder / "helpers", os.getpid()
     with _locked(lock, fcntl.LOCK_EX):
         try:
             with _locked(helpers, fcntl.LOCK_EX):
@@ -33,9 +35,10 @@ def exclusive(folder: Path) -> Iterator[None]:
             if os.getpid() == owner:  # In a child that was forked inside, the lock is not its own.
                 with suppress(IndexBusyError), _locked(helpers, fcntl.LOCK_EX):
                     helpers.unlink()
-                lock.unlink()
-                with suppress(OSError):
-                    folder.rmdir()
+                if [file.name for file in folder.iterdir()] == [LOCK]:
+                    lock.unlink()
+                    with suppress(OSError):
+                        folder.rmdir()
 
 
 @contextmanager

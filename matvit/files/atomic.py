@@ -2,20 +2,19 @@
 
 Beside NAME, while it is written under the lock of `matvit.files.lock`:
 
-    .new-NAME    what is being written; a directory, once it has changed names with NAME, is the old one
-    .old-NAME    the old directory, where the file system cannot swap two names, for the instant that takes
+    .matvit-new-NAME    what is being written; a directory that has changed names with NAME is the old one
+    .matvit-old-NAME    the old directory, for an instant, where the file system cannot swap two names
 
-The names are fixed, so that the next writer finds and removes what a killed one left.
+The names are fixed, so that the next writer finds and removes what a killed one left; and they are marked as
+ours, so that nothing of a user's is taken for that.
 """
 
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from glob import escape
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -23,6 +22,7 @@ from matvit.files.exchange import exchange
 from matvit.files.full_disk import naming
 from matvit.files.lock import exclusive
 
+NEW, _OLD = ".matvit-new-", ".matvit-old-"
 _PATIENCE_S = 10.0
 """For another writer, who may be about to end; commands that work for hours do not wait for each other."""
 _P = ParamSpec("_P")
@@ -74,8 +74,10 @@ def whole_directory(directory: Path) -> Iterator[Path]:
 
     Raises:
         BusyError: Another process is writing it, and does not end.
+        NotADirectoryError: A file lies there, which a directory does not replace.
     """
     place = _place(directory)
+    _refuse_file(place)
     with exclusive(place, patience_s=_PATIENCE_S):
         tidy(place)
         new = _new(place)
@@ -112,7 +114,7 @@ def tidy(path: Path) -> None:
     place = _place(path)
     with exclusive(place, patience_s=_PATIENCE_S):
         _bring_back(place)
-        for left in (*_unfinished(place), *_olds(place)):
+        for left in (_new(place), _old(place)):
             _remove(left)
 
 
@@ -124,7 +126,7 @@ def restore(directory: Path) -> None:
     """
     try:
         place = _place(directory)
-        is_away = not place.exists() and any(_olds(place))
+        is_away = not place.exists() and _old(place).is_dir()
     except (OSError, ValueError):  # A name that no file can have.
         return
     if is_away:
@@ -179,48 +181,30 @@ def _place(path: Path) -> Path:
 
 
 def _new(place: Path) -> Path:
-    return place.with_name(f".new-{place.name}")
+    return place.with_name(f"{NEW}{place.name}")
 
 
 def _old(place: Path) -> Path:
-    return place.with_name(f".old-{place.name}")
+    return place.with_name(f"{_OLD}{place.name}")
 
 
-def _olds(place: Path) -> Iterator[Path]:
-    """The old directory, if it has stepped aside, here or in an earlier version."""
-    if _old(place).is_dir():
-        yield _old(place)
-    earlier = place.with_name(f".{place.name}-replaced")
-    if earlier.is_dir() and _is_of_earlier_versions(earlier):
-        yield earlier
-
-
-def _unfinished(place: Path) -> Iterator[Path]:
-    """What a killed writer did not finish, or did not finish removing, here or in an earlier version."""
-    yield _new(place)
-    for left in place.parent.glob(f".{escape(place.name)}-*"):
-        # Their names were random, and nobody else might read them: nothing is removed that may be a user's.
-        if re.fullmatch("[a-z0-9_]{8}", left.name[len(place.name) + 2 :]):
-            status = left.lstat()
-            is_private = stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
-            if is_private and _is_of_earlier_versions(left):
-                yield left
-
-
-def _is_of_earlier_versions(folder: Path) -> bool:
-    ours = {"config.json", "model.safetensors", "elastic.safetensors", "report", "state.json"}
-    return {file.name for file in folder.iterdir()} <= ours | {"state.safetensors"}
+def _refuse_file(place: Path) -> None:
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(
+            f"{place} is a file, where a directory is to be written: choose another place"
+        )
 
 
 def _bring_back(place: Path) -> None:
-    for old in _olds(place):
-        if not place.exists():
-            old.rename(place)
-            _sync(place.parent)
+    old = _old(place)
+    if old.is_dir() and not place.exists():
+        old.rename(place)
+        _sync(place.parent)
 
 
 def _put(new: Path, place: Path) -> None:
     """Put a finished directory in another's place, which has left its name when this returns."""
+    _refuse_file(place)  # Once more: other programs know nothing of the lock.
     old = _old(place)
     if not place.exists():
         new.rename(place)

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from matvit.errors import BusyError
 
-INSIDE = ".lock"
+INSIDE = ".matvit-lock"
 """Name of the lock in a folder that is written to file by file."""
 _TRIES = 100
 """For a folder whose former holders remove it just while it is made or looked into."""
@@ -31,13 +31,13 @@ def exclusive(place: Path, *, patience_s: float = 0) -> Iterator[None]:
         OSError: Something else than a file lies where the lock should.
     """
     place = place.absolute()
-    with _held(place.with_name(f".{place.name}.lock"), place, patience_s):
+    with _held(place.with_name(f"{INSIDE}-{place.name}"), place, patience_s):
         yield
 
 
 @contextmanager
 def exclusive_inside(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder whose files are written one by one; the lock is in it, as ``.lock``.
+    """Hold the lock of a folder whose files are written one by one; the lock is in it, as `INSIDE`.
 
     The folder and its parents are made if missing, and removed at the end if nothing came into them.
 

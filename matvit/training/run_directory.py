@@ -6,9 +6,9 @@
     best/            the model of the best evaluation
     last/            all that training needs to go on, and no one else: see `matvit.training.saved_state`
 
-One process writes it at a time, which holds the lock ``.lock`` in it. Each directory is replaced as a whole.
-``last/`` says how long ``metrics.jsonl`` was when it was written, so
-what a killed process logged after that is dropped and comes again.
+One process writes it at a time, which holds the lock ``.matvit-lock`` in it. Each directory is replaced as a
+whole. ``last/`` says how long ``metrics.jsonl`` was when it was written, so what a killed process logged
+after it is dropped and comes again.
 """
 
 import json
@@ -23,13 +23,13 @@ import torch
 from torch import nn
 
 from matvit.errors import TrainingError
-from matvit.files.atomic import tidy, whole_file
+from matvit.files.atomic import NEW, tidy, whole_file
 from matvit.files.full_disk import naming
 from matvit.files.lock import INSIDE, exclusive_inside
 from matvit.training import saved_state as state
 
 CONFIG, METRICS, CHECKPOINT, BEST, LAST = "config.toml", "metrics.jsonl", "checkpoint", "best", "last"
-_BEFORE_CONFIG = {INSIDE, f".{CONFIG}.lock", f".new-{CONFIG}"}
+_BEFORE_CONFIG = {INSIDE, f"{INSIDE}-{CONFIG}", f"{NEW}{CONFIG}"}
 """What a run leaves that was killed before it was one."""
 
 
@@ -131,8 +131,10 @@ class RunDirectory:
             with whole_file(self.path / CONFIG) as new:
                 new.write_bytes(self._recipe_file.read_bytes())
         if (metrics := self.path / METRICS).exists():
-            # Shorter than was noted where its end was lost in a crash: zeros would not bring that back.
-            os.truncate(metrics, min(position.metrics_bytes, metrics.stat().st_size))
+            # Shorter than noted where its end was lost in a crash, perhaps within a line: whole lines stay.
+            noted = metrics.read_bytes()[: position.metrics_bytes]
+            position.metrics_bytes = noted.rfind(b"\n") + 1
+            os.truncate(metrics, position.metrics_bytes)
 
     def log(self, line: Mapping[str, Any], position: Position) -> None:
         """Append a line to the metrics."""
@@ -156,6 +158,6 @@ class RunDirectory:
         Raises:
             TrainingError: What is there is damaged, or belongs to another run.
         """
-        if not (self.path / LAST).is_dir():
+        if not (self.path / LAST).exists():
             return Position()
         return state.read(self.path / LAST, Position.of, modules, optimizer)

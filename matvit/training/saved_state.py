@@ -93,7 +93,9 @@ def read(
 
 def is_kept(directory: Path) -> bool:
     """Whether there is something to read; a mere part of it was half removed, for none is half written."""
-    return directory.is_dir() and not {file.name for file in directory.iterdir()} < {_TENSORS, _NUMBERS}
+    if not directory.is_dir():
+        return directory.exists()  # A file that lies there can be neither read nor replaced.
+    return not {file.name for file in directory.iterdir()} < {_TENSORS, _NUMBERS}
 
 
 def progress_in(directory: Path) -> Mapping[str, Any]:
@@ -102,7 +104,7 @@ def progress_in(directory: Path) -> Mapping[str, Any]:
     Raises:
         TrainingError: What is there is damaged.
     """
-    if not directory.is_dir():
+    if not directory.exists():
         return {}
     with _whole(directory):
         return dict(_state(directory)["progress"])

@@ -106,7 +106,10 @@ def check_place(directory: str | Path) -> Path:
         )
     if directory == Path.cwd():
         raise CheckpointError(f"{directory} is where you are: a checkpoint needs a directory of its own")
-    if directory.exists() and {file.name for file in directory.iterdir()} - {WEIGHTS, CONFIG, REFITS, REPORT}:
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file: a checkpoint needs a directory of its own")
+    there = {file.name for file in directory.iterdir()} if directory.exists() else set()
+    if there and not {WEIGHTS, CONFIG} <= there <= {WEIGHTS, CONFIG, REFITS, REPORT}:
         raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
     return directory
 
@@ -218,6 +221,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
             )
         if not isinstance(config.get(name, {}), kind):
             raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {name} is no object")
+    if not isinstance(config["pretrained_cfg"].get("tag") or "", str):
+        raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: tag is no text")
     return config
 
 

@@ -193,7 +193,7 @@ def kill_train(folder: Path, step: int) -> int:
         case = folder / "case"
         case.mkdir()
         first = start(partial(killed, case / "run", operation))
-        while not (case / "run" / ".lock").exists() and os.waitid(os.P_PID, first, _ENDED) is None:
+        while not (case / "run" / ".matvit-lock").exists() and os.waitid(os.P_PID, first, _ENDED) is None:
             time.sleep(0.0005)
         second = start(partial(run, case / "run"))
         status, other = wait(first), wait(second)

@@ -454,7 +454,7 @@ def test_started_twice_under_torchrun_the_second_is_refused(
             timeout=300,
             check=False,
         )
-        assert [file.name for file in run.iterdir()] == [".lock"]
+        assert [file.name for file in run.iterdir()] == [".matvit-lock"]
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("matvit: ")]
     assert f"matvit: another process is writing {run}: wait for it to end, or stop it" in said

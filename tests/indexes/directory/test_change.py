@@ -502,6 +502,7 @@ def test_interrupted_add_leaves_the_index_whole_and_continues(photos: Path) -> N
 def test_writer_that_dies_between_two_renames_has_done_no_harm(photos: Path) -> None:
     before = bytes_of(photos)
     staging_of(photos).mkdir()
+    (staging_of(photos) / ".matvit-lock").touch()
     photos.rename(staging_of(photos) / "previous")
     build(photos, rows_of("e"), extends=True)
     assert set(contents(photos)) == {"a", "b", "c", "d", "e:0"}

@@ -116,20 +116,16 @@ def test_source_with_an_image_path_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_export_left_is_removed_and_nothing_else(index: Index, tmp_path: Path) -> None:
-    """Of this version beside its place, finished or not; of earlier ones under a random name."""
-    for name in (".out-a1_b2c3d", ".out-original", ".out-short", "out.partial/index"):
-        (tmp_path / name / "img_emb").mkdir(parents=True)
-        (tmp_path / name / ("photos" if "original" in name else "metadata")).mkdir()
-    (tmp_path / "out.partial" / "lock").touch()
+    """A user's hidden copy of an export is not ours."""
+    for name in (".out-original", ".out-a1_b2c3d", "out.partial/index"):
+        for folder in ("img_emb", "metadata"):
+            (tmp_path / name / folder).mkdir(parents=True)
+    (tmp_path / "out.partial" / ".matvit-lock").touch()
     export.export(index, tmp_path / "out")
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        ".out-original",
-        ".out-short",
-        "out",
-        "x.index",
-    ]
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == [".out-a1_b2c3d", ".out-original", "out", "x.index"]
     (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "lock").touch()  # It was killed when all was done but this.
+    (tmp_path / "out.partial" / ".matvit-lock").touch()  # It was killed when all was done but this.
     with pytest.raises(IndexExistsError):
         export.export(index, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()

@@ -66,6 +66,7 @@ def replacing(out: Path) -> "subprocess.Popen[bytes]":
 def crash_while_replacing(out: Path) -> None:
     """Leave behind what a writer does that dies between its two renames."""
     (staging_of(out) / "index").mkdir(parents=True)
+    (staging_of(out) / ".matvit-lock").touch()
     out.rename(staging_of(out) / "previous")
 
 
@@ -150,6 +151,46 @@ def test_nothing_comes_of_nothing(tmp_path: Path) -> None:
     staging_of(tmp_path / "x.index").mkdir()  # of a merge that was killed, say: no build that could go on
     with pytest.raises(IndexDamagedError, match="no index at"):
         Index.open(tmp_path / "x.index")
+
+
+USERS = ["index/a", "previous/manifest.json", "parts/a", "scratch/a", "plan.json", "a", "lock", "helpers"]
+
+
+@pytest.mark.parametrize(
+    "held", [["index/a"], ["previous/manifest.json"], ["parts/a", "lock"], USERS], ids=" ".join
+)
+def test_a_users_folder_of_that_name_is_left_alone(tmp_path: Path, held: list[str]) -> None:
+    out, users = tmp_path / "x.index", tmp_path / "x.index.partial"
+
+    def write_users() -> None:
+        for name in held:
+            (users / name).parent.mkdir(parents=True, exist_ok=True)
+            (users / name).write_text("mine")
+
+    write_users()
+    with pytest.raises(IndexExistsError, match=f"^{users} is in the way, .*: rename it, or the index$"):
+        build(out, ROWS)
+    with pytest.raises(IndexDamagedError, match="no index at"):
+        Index.open(out)
+    users.rename(tmp_path / "away")
+    build(out, ROWS)
+    write_users()
+    assert len(Index.open(out)) == 3
+    with pytest.raises(IndexExistsError, match="is in the way"):
+        change.remove(out, lambda index: index.with_keys(["a:0"]), command="")
+    assert sorted(str(f.relative_to(users)) for f in users.rglob("*") if f.is_file()) == sorted(held)
+    assert {file.read_text() for file in users.rglob("*") if file.is_file()} == {"mine"}
+    assert len(Index.open(out)) == 3
+
+
+def test_a_users_file_of_that_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.index.partial").write_text("mine")
+    with pytest.raises(IndexExistsError, match="is in the way"):
+        build(tmp_path / "x.index", ROWS)
+    (tmp_path / "x.index").write_text("mine")
+    with pytest.raises(IndexExistsError, match=r"x\.index exists: choose another directory"):
+        build(tmp_path / "x.index", ROWS)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine", "mine"]
 
 
 def test_error_leaves_no_half_built_index(out: Path) -> None:

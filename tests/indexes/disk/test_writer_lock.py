@@ -102,7 +102,8 @@ def test_one_at_a_time_and_no_trace_of_it(tmp_path: Path) -> None:
 def test_what_was_written_stays(tmp_path: Path) -> None:
     with exclusive(tmp_path / "x.partial"):
         (tmp_path / "x.partial" / "work").touch()
-    assert [file.name for file in (tmp_path / "x.partial").iterdir()] == ["work"]
+    assert sorted(file.name for file in (tmp_path / "x.partial").iterdir()) == [".matvit-lock", "work"]
+    assert is_free(tmp_path / "x.partial")
 
 
 def test_an_error_inside_lets_go(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_many_that_come_and_go_are_never_two_inside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
-@pytest.mark.parametrize("name", ["lock", "helpers"])
+@pytest.mark.parametrize("name", [".matvit-lock", "helpers"])
 def test_what_is_no_lock_is_refused_and_left_alone(tmp_path: Path, name: str, kind: str) -> None:
     folder, secret = tmp_path / "x.partial", tmp_path / "secret"
     folder.mkdir()

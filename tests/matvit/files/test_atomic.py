@@ -90,7 +90,7 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path: Path, monkeypatch
     write(place, "old")
 
     def refuse(self: Path, target: Path) -> Path:
-        if self.name == ".new-last":
+        if self.name == ".matvit-new-last":
             raise OSError("no")
         return rename(self, target)
 
@@ -122,37 +122,59 @@ def test_a_link_leads_to_what_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["last", "a[b]c", "größer\\"])
-def test_tidying_leaves_all_that_is_not_ours(tmp_path: Path, name: str) -> None:
-    """By name, by rights and by what is in it: a user's hidden copy of a checkpoint is none of them."""
-    made = {
-        f".new-{name}": 0o755,
-        f".old-{name}": 0o755,
-        f".{name}-replaced": 0o755,
-        f".{name}-a1_b2c3d": 0o700,
-        f".{name}-original": 0o755,  # eight letters, as random names have
-        f".{name}-pictures": 0o700,
-        f".{name}-A1_b2c3d": 0o700,
-        f".{name}-backup": 0o700,
-        f".{name}ing-a1_b2c3": 0o700,
-        f"{name}-a1_b2c3d": 0o700,
-        ".best-a1_b2c3d": 0o700,
-    }
-    for each, mode in made.items():
-        (tmp_path / each).mkdir()
-        (tmp_path / each / ("cat.jpg" if "pictures" in each else "config.json")).write_text("x")
-        (tmp_path / each).chmod(mode)
+def test_what_a_user_keeps_beside_it_is_left_alone(tmp_path: Path, name: str) -> None:
+    """Whatever of a checkpoint is in it: with an umask of 077, a user's folders are private, too."""
+    ours = [f".matvit-new-{name}", f".matvit-old-{name}"]
+    beside = ["old-{}", "new-{}", "{}-replaced", "{}-original", "{}-a1_b2c3d", "{}.lock"]
+    users = [f".{each.format(name)}" for each in beside]
     (tmp_path / name).mkdir()
+    for each in (*ours, *users):
+        (tmp_path / each).mkdir(mode=0o700)
+        (tmp_path / each / "config.json").write_text("mine")
     tidy(tmp_path / name)
-    assert {file.name for file in tmp_path.iterdir()} == {name, *list(made)[4:]}
-    tidy(tmp_path / "nothing")
+    assert {file.name for file in tmp_path.iterdir()} == {name, *users}
+    write(tmp_path / name, "new")
+    discard(tmp_path / name)
+    restore(tmp_path / name)
+    tidy(tmp_path / name)
+    write_file(tmp_path / name, "new")
+    (tmp_path / name).unlink()
+    assert {file.name for file in tmp_path.iterdir()} == set(users)
+    assert all(files(tmp_path / each) == {"config.json": "mine"} for each in users)
 
 
-@pytest.mark.parametrize("aside", [".old-last", ".last-replaced"])
-def test_what_stepped_aside_is_brought_back(tmp_path: Path, aside: str) -> None:
-    """By readers and by the next writer, here and where an earlier version was killed."""
+@pytest.mark.parametrize("users", [".old-curve.csv", ".new-curve.csv", ".curve.csv.lock"])
+def test_a_users_file_is_left_alone(tmp_path: Path, users: str) -> None:
+    (tmp_path / users).write_text("mine")
+    write_file(tmp_path / "curve.csv", "new")
+    write(tmp_path / "curve.csv-folder", "new")
+    tidy(tmp_path / "curve.csv")
+    assert (tmp_path / users).read_text() == "mine"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path, when: str, swaps: bool) -> None:
+    place = tmp_path / "last"
+    refused = pytest.raises(
+        NotADirectoryError, match=f"^{place} is a file, where a directory is to be written: "
+    )
+    if when == "before":
+        place.write_text("mine")
+        with refused:
+            write(place, "new")
+    else:
+        with refused, whole_directory(place) as staging:
+            (staging / "a.txt").write_text("new a")
+            place.write_text("mine")
+    assert place.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_stepped_aside_is_brought_back(tmp_path: Path) -> None:
+    """By readers and by the next writer."""
     for bring_back in (restore, tidy):
-        (tmp_path / aside).mkdir()
-        (tmp_path / aside / "config.json").write_text("{}")
+        (tmp_path / ".matvit-old-last").mkdir()
+        (tmp_path / ".matvit-old-last" / "config.json").write_text("{}")
         bring_back(tmp_path / "last")
         assert files(tmp_path / "last") == {"config.json": "{}"}
         assert [file.name for file in tmp_path.iterdir()] == ["last"]
@@ -279,7 +301,7 @@ def test_a_file_that_could_not_be_written_is_as_it_was(tmp_path: Path) -> None:
 
 def test_a_link_that_lies_where_a_file_is_written_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
-    (tmp_path / ".new-curve.csv").symlink_to("secret")
+    (tmp_path / ".matvit-new-curve.csv").symlink_to("secret")
     write_file(tmp_path / "curve.csv", "new")
     assert (tmp_path / "secret").read_text() == "secret"
     assert not (tmp_path / "curve.csv").is_symlink()

@@ -392,7 +392,7 @@ def test_a_place_that_cannot_be_written(site, tmp_path):
         fetch(site.url, tmp_path / "file" / "inside")
 
 
-@pytest.mark.parametrize("name", ["file.partial", "file.partial.json", ".file.lock"])
+@pytest.mark.parametrize("name", ["file.partial", "file.partial.json", ".matvit-lock-file"])
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
 def test_what_somebody_else_put_where_it_arrives_is_not_written_through(site, target, name, kind):
     target.parent.mkdir()

@@ -157,7 +157,7 @@ def test_a_place_that_cannot_be_made_says_so(tmp_path: Path, place: str) -> None
 def test_what_is_no_lock_is_refused_and_left_alone(lock: Lock, tmp_path: Path, kind: str) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "run").mkdir()
-    there = tmp_path / (".run.lock" if lock is exclusive else "run/.lock")
+    there = tmp_path / (".matvit-lock-run" if lock is exclusive else "run/.matvit-lock")
     make = {
         "link": lambda: there.symlink_to(tmp_path / "secret"),
         "link to nothing": lambda: there.symlink_to(tmp_path / "nothing"),

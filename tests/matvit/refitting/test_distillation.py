@@ -148,11 +148,19 @@ def test_a_kill_while_saving_loses_nothing_and_leaves_nothing(refitted, tmp_path
     _, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
     distil(model, [pictures(20, 2)], lessons, kept=kept)
-    kept.rename(tmp_path / ".kept-replaced")
-    (tmp_path / ".new-kept").mkdir()
+    kept.rename(tmp_path / ".matvit-old-kept")
+    (tmp_path / ".matvit-new-kept").mkdir()
     distil(model, [pictures(20, 2)], lessons, kept=kept)
     assert f"{kept}: going on after 2 steps" in caplog.messages
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_file_of_that_name_is_refused_before_the_work_and_left_alone(refitted, tmp_path):
+    _, model = refitted
+    (tmp_path / "kept").write_text("mine")
+    with pytest.raises(TrainingError, match=r"^cannot resume from .*kept: .*Not a directory"):
+        distil(model, [pictures(20, 2)], Lessons(epochs=1, batch_size=8), kept=tmp_path / "kept")
+    assert (tmp_path / "kept").read_text() == "mine"
 
 
 def test_damaged_state_is_refused(refitted, tmp_path):

@@ -287,11 +287,24 @@ def test_what_was_killed_before_it_was_a_run_is_no_obstacle(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    for left in (".lock", ".config.toml.lock", ".new-config.toml"):
+    for left in (".matvit-lock", ".matvit-lock-config.toml", ".matvit-new-config.toml"):
         (run / left).write_text("a reci")
     with (opened := RunDirectory(run, recipe_file, resume=resume)).writing():
         opened.start(Position())
     assert {file.name: file.read_text() for file in run.iterdir()} == {"config.toml": RECIPE}
+
+
+def test_a_file_where_the_state_should_be_is_refused_and_left_alone(
+    opened: Callable[..., RunDirectory], saved: Path
+) -> None:
+    for file in (saved / "last").iterdir():
+        file.unlink()
+    (saved / "last").rmdir()
+    (saved / "last").write_text("mine")
+    message = refusal(opened)
+    assert message.startswith(f"cannot resume from {saved / 'last'}: ")
+    assert "Not a directory" in message
+    assert (saved / "last").read_text() == "mine"
 
 
 # --- one writer, and a recipe that is written once ---
@@ -380,12 +393,30 @@ def test_lines_that_a_crash_lost_are_not_made_up_with_zeros(opened: Callable[...
     assert (run.path / "metrics.jsonl").read_text() == lines[0] + '{"step": 3}\n'
 
 
+@pytest.mark.parametrize("left", [0, 5, 11, 12, 13, 23])
+def test_a_line_that_a_crash_cut_is_not_joined_with_the_next(
+    opened: Callable[..., RunDirectory], left: int
+) -> None:
+    run, progress = opened(), Position()
+    for step in (1, 2):
+        run.log({"step": step}, progress)
+    file = run.path / "metrics.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    run.start(progress)
+    kept = b'{"step": 1}\n' if left >= 12 else b""
+    assert file.read_bytes() == kept
+    assert progress.metrics_bytes == len(kept)
+    run.log({"step": 3}, progress)
+    assert file.read_bytes() == kept + b'{"step": 3}\n'
+
+
 def test_leftovers_of_a_killed_writer_are_tidied(opened: Callable[..., RunDirectory], saved: Path) -> None:
-    for name in (".last-abc123_4", ".checkpoint-x1234567", ".new-best"):
-        (saved / name).mkdir(mode=0o700)
+    for name in (".matvit-new-last", ".matvit-old-last", ".matvit-new-best"):
+        (saved / name).mkdir()
         (saved / name / "model.safetensors").write_text("half of i")
     opened(resume=True)
-    assert sorted(p.name for p in saved.iterdir() if p.name != ".lock") == ["config.toml", "last"]
+    assert sorted(p.name for p in saved.iterdir() if p.name != ".matvit-lock") == ["config.toml", "last"]
 
 
 @pytest.mark.parametrize("name", ["last", "checkpoint", "best"])
@@ -396,11 +427,11 @@ def test_a_kill_between_the_two_renames_loses_nothing(
         (saved / name).mkdir()
         (saved / name / "model.safetensors").write_text("whole")
     before = {file.name: file.read_bytes() for file in (saved / name).iterdir()}
-    (saved / name).rename(saved / f".{name}-replaced")
-    (saved / f".new-{name}").mkdir()
+    (saved / name).rename(saved / f".matvit-old-{name}")
+    (saved / f".matvit-new-{name}").mkdir()
     run = opened(resume=True)
     assert {file.name: file.read_bytes() for file in (saved / name).iterdir()} == before
-    assert [file.name for file in saved.glob(".*")] == [".lock"]
+    assert [file.name for file in saved.glob(".*")] == [".matvit-lock"]
     net = network(1)
     progress = run.restore({"model": net, "average": network(2)}, torch.optim.AdamW(net.parameters()))
     assert progress.step == 1

@@ -627,13 +627,21 @@ def test_saving_replaces_what_was_there_whole(make_tiny, saved):
     assert matvit.load(saved).num_classes == 3
 
 
-def test_saving_never_replaces_what_is_no_checkpoint(model, tmp_path):
+@pytest.mark.parametrize("held", [["config.json", "cat.jpg"], ["config.json"], ["report"]], ids=" ".join)
+def test_saving_never_replaces_what_is_no_checkpoint(model, tmp_path, held):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "config.json").touch()
-    (tmp_path / "photos" / "cat.jpg").touch()
+    for name in held:
+        (tmp_path / "photos" / name).touch()
     with pytest.raises(CheckpointError, match="holds something else"):
         matvit.save(model, tmp_path / "photos")
-    assert {p.name for p in tmp_path.rglob("*")} == {"photos", "config.json", "cat.jpg"}
+    assert {p.name for p in tmp_path.rglob("*")} == {"photos", *held}
+
+
+def test_saving_never_replaces_a_file(model, tmp_path):
+    (tmp_path / "photo").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"photo is a file: a checkpoint needs a directory of its own$"):
+        matvit.save(model, tmp_path / "photo")
+    assert (tmp_path / "photo").read_text() == "mine"
 
 
 def test_saving_leaves_nothing_else_behind(model, tmp_path):
@@ -691,7 +699,7 @@ def test_a_directory_that_cannot_be_renamed(make_tiny, model, tmp_path, monkeypa
     before, rename = contents(tmp_path), Path.rename
 
     def refuse(path, target):
-        if path.name == ".new-checkpoint":
+        if path.name == ".matvit-new-checkpoint":
             raise PermissionError("not today")
         return rename(path, target)
 
@@ -713,7 +721,7 @@ def test_a_checkpoint_that_stepped_aside_is_found_by_all_who_read_it(model, save
         lambda: notes_of(saved),
         lambda: check_place(saved),
     ):
-        saved.rename(saved.with_name(".old-checkpoint"))
+        saved.rename(saved.with_name(".matvit-old-checkpoint"))
         read()
         assert contents(saved) == before
         assert list(saved.parent.iterdir()) == [saved]
