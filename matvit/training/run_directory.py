@@ -131,8 +131,10 @@ class RunDirectory:
             with whole_file(self.path / CONFIG) as new:
                 new.write_bytes(self._recipe_file.read_bytes())
         if (metrics := self.path / METRICS).exists():
-            # Shorter than was noted where its end was lost in a crash: zeros would not bring that back.
-            os.truncate(metrics, min(position.metrics_bytes, metrics.stat().st_size))
+            # Shorter than noted where its end was lost in a crash, perhaps within a line: whole lines stay.
+            noted = metrics.read_bytes()[: position.metrics_bytes]
+            position.metrics_bytes = noted.rfind(b"\n") + 1
+            os.truncate(metrics, position.metrics_bytes)
 
     def log(self, line: Mapping[str, Any], position: Position) -> None:
         """Append a line to the metrics."""

@@ -393,6 +393,24 @@ def test_lines_that_a_crash_lost_are_not_made_up_with_zeros(opened: Callable[...
     assert (run.path / "metrics.jsonl").read_text() == lines[0] + '{"step": 3}\n'
 
 
+@pytest.mark.parametrize("left", [0, 5, 11, 12, 13, 23])
+def test_a_line_that_a_crash_cut_is_not_joined_with_the_next(
+    opened: Callable[..., RunDirectory], left: int
+) -> None:
+    run, progress = opened(), Position()
+    for step in (1, 2):
+        run.log({"step": step}, progress)
+    file = run.path / "metrics.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    run.start(progress)
+    kept = b'{"step": 1}\n' if left >= 12 else b""
+    assert file.read_bytes() == kept
+    assert progress.metrics_bytes == len(kept)
+    run.log({"step": 3}, progress)
+    assert file.read_bytes() == kept + b'{"step": 3}\n'
+
+
 def test_leftovers_of_a_killed_writer_are_tidied(opened: Callable[..., RunDirectory], saved: Path) -> None:
     for name in (".matvit-new-last", ".matvit-old-last", ".matvit-new-best"):
         (saved / name).mkdir()
