@@ -221,6 +221,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
             )
         if not isinstance(config.get(name, {}), kind):
             raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {name} is no object")
+    if not isinstance(config["pretrained_cfg"].get("tag") or "", str):
+        raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: tag is no text")
     return config
 
 

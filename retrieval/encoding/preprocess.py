@@ -1,5 +1,6 @@
 """From an image, wherever it is, to the tensor that a model was trained on."""
 
+import json
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
@@ -85,13 +86,19 @@ class Preprocess:
 
 
 def _check(data: Mapping[str, Any]) -> None:
-    """Refuse what would fill the memory before anything is found to be wrong.
+    """Refuse what would fill the memory before anything is found to be wrong, and what no index can record.
 
     Raises:
-        NonsenseError: It is too large, too small, or no number.
+        NonsenseError: It is too large, too small, no number, or no text.
     """
     size, crop = data["input_size"], data["crop_pct"]
     sides = size if isinstance(size, list | tuple) else [size]
     are_numbers = all(isinstance(number, int | float) for number in [crop, *sides])
     if not are_numbers or len(sides) != 3 or max(sides) > MAX_SIDE or not 0.05 <= crop <= 20:
         raise NonsenseError(f"input_size {size}, crop_pct {crop}")
+    if not isinstance(mode := data.get("crop_mode", ""), str):  # Of what it does not know, timm says nothing.
+        raise NonsenseError(f"crop_mode {mode}")
+    try:
+        json.dumps(dict(data), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise NonsenseError(str(error)) from error

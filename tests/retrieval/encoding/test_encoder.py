@@ -234,13 +234,14 @@ def test_times_are_measured_once_an_encoder_though_they_cannot_be_kept(
 @pytest.mark.parametrize(
     "name, value",
     [
-        *[("crop_mode", value) for value in ("nonsense", 7, ["center"])],
+        *[("crop_mode", value) for value in ("nonsense", 7, ["center"], math.nan)],
         *[("mean", value) for value in ("x", ["a", "b", "c"], 7, [[1]], {"a": 1}, [math.inf] * 3, [1, 2])],
         *[("std", value) for value in ("x", ["a", "b", "c"], 7, [[1]], [None] * 3, math.nan, [0])],
         *[("interpolation", value) for value in ("x", 7, ["bicubic"], {"a": 1})],
         *[("crop_pct", value) for value in ("x", [1], {"a": 1}, math.inf, -1, 1e-9, 1e9)],
         *[("input_size", value) for value in ("x", 7, [], [3], ["a", "b", "c"], [3, "x", "x"])],
         *[("input_size", value) for value in ([math.inf] * 3, [3, 0, 0], [1, 20, 20], [3, 1.5, 1.5], None)],
+        *[("tag", value) for value in ("x", 7, ["a"], math.nan)],
         *[("nonsense", value) for value in ("x", 7, None)],
     ],
 )

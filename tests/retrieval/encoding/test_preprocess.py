@@ -61,6 +61,8 @@ def test_a_fault_of_our_own_is_no_nonsense_of_a_config(kind: type, monkeypatch: 
         {"crop_pct": float("nan")},
         {"mean": "grey"},
         {"std": (0, 0, 0)},
+        {"std": (float("inf"),) * 3},
+        *({"crop_mode": mode} for mode in (float("nan"), 7, ["center"], "\ud800")),
         {"interpolation": 7},
         {"interpolation": "psychic"},
     ],
