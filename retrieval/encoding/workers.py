@@ -11,12 +11,12 @@ import signal
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -50,7 +50,7 @@ def in_processes(
     """The results of tasks in their order, worked on by other processes.
 
     Where a process is killed or crashes, the task that waited for it is done once more, item by item, in a
-    process that does nothing else: an item that ends that one too is lost.
+    process that does nothing else: an item that ends that one too is lost, though every item be.
 
     Args:
         work: What to do with a task.
@@ -59,7 +59,7 @@ def in_processes(
         gives_way: Whether this process goes first where there is not enough of the processor for all.
 
     Raises:
-        LostProcessError: Every item of a task ends its process, which is no item's fault.
+        LostProcessError: A process ends before it is given an item, which is no item's fault.
     """
     tasks, waiting = iter(tasks), deque[tuple[_Task, Future[_Result]]]()
     pool = _pool(workers, gives_way)
@@ -83,25 +83,36 @@ def in_processes(
 
 
 def _one_by_one(work: Work[_Task, _Result], task: _Task, gives_way: bool) -> _Result:
-    items, results, deaths = work.divided(task), [], 0
-    pool = _pool(1, gives_way)
+    results, pool = [], _proven(gives_way)
     try:
-        for item in items:
+        for item in work.divided(task) or [task]:
             try:
                 results.append(_submitted(pool, work, item).result())
             except BrokenProcessPool:
-                deaths += 1
                 results.append(work.lost(item))
                 pool.shutdown()
-                pool = _pool(1, gives_way)
+                pool = _proven(gives_way)
     finally:
         pool.shutdown()
-    if 1 < deaths == len(items):
-        raise LostProcessError(
-            f"processes that decode are killed or crash on each of {deaths} images: use fewer --workers if "
-            "memory is short, or --workers 0 to decode in this process"
-        )
     return work.joined(results)
+
+
+def _proven(gives_way: bool) -> ProcessPoolExecutor:
+    """A process that has shown that it lives before it gets an item, whose fault its end then is.
+
+    Raises:
+        LostProcessError: It does not.
+    """
+    pool = _pool(1, gives_way)
+    try:
+        _submitted(pool, int).result()
+    except BrokenProcessPool as error:
+        pool.shutdown()
+        raise LostProcessError(
+            "processes that decode are killed or crash before they have an image: use fewer --workers if "
+            "memory is short, or --workers 0 to decode in this process"
+        ) from error
+    return pool
 
 
 def _pool(workers: int, gives_way: bool) -> ProcessPoolExecutor:
@@ -111,12 +122,12 @@ def _pool(workers: int, gives_way: bool) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, context, initializer=begin)
 
 
-def _submitted(pool: ProcessPoolExecutor, work: Work[_Task, _Result], task: _Task) -> "Future[_Result]":
+def _submitted(pool: ProcessPoolExecutor, work: Callable[..., _Result], *task: Any) -> "Future[_Result]":
     try:
         with warnings.catch_warnings():
             # The processes only decode, with one thread each: none of this one's is of use to them.
             warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-            return pool.submit(work, task)
+            return pool.submit(work, *task)
     except BrokenProcessPool as error:
         broken: Future[_Result] = Future()
         broken.set_exception(error)

@@ -155,12 +155,33 @@ def test_an_image_that_ends_its_process_is_named_and_left_out(
             assert torch.equal(image, encoder.preprocess(IMAGES[int(sample.key) % 4]))
 
 
-def test_processes_that_die_of_every_image_are_nobody_s_fault(encoder: Encoder) -> None:
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_batch_of_which_every_image_ends_its_process_stops_nothing(
+    encoder: Encoder, batch_size: int
+) -> None:
     fragile = copy(encoder)
-    fragile.preprocess = Fragile(encoder.preprocess, b"", "SIGKILL")
-    items = [KINDS["good"](n) for n in range(4)]
-    with pytest.raises(LostProcessError, match="use fewer --workers"):
-        list(batches([part_of(items)], fragile, batch_size=4, workers=1))
+    fragile.preprocess = Fragile(encoder.preprocess, b"deadly", "SIGKILL")
+    items = [KINDS["good"](n) for n in range(6)]
+    items[:4] = [replace(item, data=IMAGES[0] + b"deadly") for item in items[:4]]
+    made = list(batches([part_of(items), part_of([])], fragile, batch_size=batch_size, workers=1))
+    assert [failure.key for batch in made for failure in batch.failures] == ["0", "1", "2", "3"]
+    assert [sample.key for batch in made for sample in batch.samples] == ["4", "5"]
+    assert [batch.part for batch in made if batch.last] == [0, 1]
+
+
+def test_processes_that_end_before_they_have_an_image_are_nobody_s_fault(encoder: Encoder) -> None:
+    home, dies = os.getpid(), True
+
+    def die() -> None:
+        if dies and os.getpid() != home:
+            os._exit(1)
+
+    os.register_at_fork(after_in_child=die)
+    try:
+        with pytest.raises(LostProcessError, match=r"before they have an image: use fewer --workers"):
+            list(batches([part_of([KINDS["good"](0)])], encoder, batch_size=4, workers=1))
+    finally:
+        dies = False
 
 
 def test_no_process_outlives_the_batches(encoder: Encoder) -> None:

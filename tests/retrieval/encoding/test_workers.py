@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,29 @@ class Doubled:
 
     def lost(self, item: int) -> int:
         raise AssertionError(f"{item} ended its process")
+
+
+class EndsOnce(Doubled):
+    """Ends its process the first time, as another task may that is worked on at that moment."""
+
+    def __init__(self, flag: Path) -> None:
+        self._flag = flag
+
+    def __call__(self, task: int) -> int:
+        if not self._flag.exists():
+            self._flag.touch()
+            os._exit(1)
+        return super().__call__(task)
+
+    def divided(self, task: int) -> Sequence[int]:
+        return []
+
+    def joined(self, results: Sequence[int]) -> int:
+        return results[-1]
+
+
+def test_a_task_without_items_is_done_once_more_as_a_whole(tmp_path: Path) -> None:
+    assert list(in_processes(EndsOnce(tmp_path / "flag"), [1, 2], workers=1, gives_way=False)) == [2, 4]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes begin as Python has it")
