@@ -4,13 +4,14 @@ import os
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrieval.encoding.encoder import Encoder
 from retrieval.encoding.preprocess import Preprocess
-from retrieval.encoding.workers import in_processes
+from retrieval.encoding.workers import Sent, in_processes
 from retrieval.errors import UnreadableImageError
 from retrieval.sources.sample import Failure, Part, Sample, content_of
 
@@ -40,6 +41,9 @@ class Batch:
     contents: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     known: list[tuple[Sample, str]] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"images": Sent(self.images)}
 
 
 def batches(

@@ -5,8 +5,10 @@ and cannot say which item was at fault.
 """
 
 import ctypes
+import errno
 import gc
 import os
+import re
 import signal
 import sys
 import warnings
@@ -16,13 +18,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from retrieval.errors import LostProcessError
 
 _NICEST = 19
+_SHARED_MEMORY = Path("/dev/shm")
 _PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent dies
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -44,6 +49,37 @@ class Work(Protocol[_Task, _Result]):
         """What to make of an item that ends the process which works on it."""
 
 
+_given: list[Work[Any, Any]] = []
+"""What a process was given to do when it began."""
+
+
+class Sent:
+    """A tensor on its way from one process to another, where it arrives as a tensor.
+
+    Torch sends it through shared memory. Where that is too small, as in many a container, it goes through a
+    pipe as all else does, which is slower.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            if self._tensor.numel():
+                self._tensor.untyped_storage().share_memory_()
+        except RuntimeError as error:
+            # Torch leaves a file there, of what memory there was, and says its name.
+            if name := re.search(r"</(torch_\w+)>", str(error)):
+                (_SHARED_MEMORY / name[1]).unlink(missing_ok=True)
+            return _received, (self._tensor.view(torch.uint8).numpy(), self._tensor.dtype)
+        return _received, (self._tensor, None)
+
+
+def _received(sent: Any, dtype: torch.dtype | None) -> Tensor:
+    tensor: Tensor = sent if dtype is None else torch.from_numpy(sent).view(dtype)
+    return tensor
+
+
 def in_processes(
     work: Work[_Task, _Result], tasks: Iterable[_Task], *, workers: int, gives_way: bool
 ) -> Iterator[_Result]:
@@ -62,11 +98,12 @@ def in_processes(
         LostProcessError: A process ends before it is given an item, which is no item's fault.
     """
     tasks, waiting = iter(tasks), deque[tuple[_Task, Future[_Result]]]()
-    pool = _pool(workers, gives_way)
+    begin = partial(_begin, work, parent=os.getpid(), gives_way=gives_way)
+    pool = _pool(workers, begin)
     try:
         while True:
             while len(waiting) < 2 * workers and (task := next(tasks, None)) is not None:
-                waiting.append((task, _submitted(pool, work, task)))
+                waiting.append((task, _submitted(pool, _done, task)))
             if not waiting:
                 return
             task, future = waiting.popleft()
@@ -74,36 +111,36 @@ def in_processes(
                 result = future.result()
             except BrokenProcessPool:
                 pool.shutdown()
-                result = _one_by_one(work, task, gives_way)
-                pool = _pool(workers, gives_way)
-                waiting = deque((task, _submitted(pool, work, task)) for task, _ in waiting)
+                result = _one_by_one(work, task, begin)
+                pool = _pool(workers, begin)
+                waiting = deque((task, _submitted(pool, _done, task)) for task, _ in waiting)
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _one_by_one(work: Work[_Task, _Result], task: _Task, gives_way: bool) -> _Result:
-    results, pool = [], _proven(gives_way)
+def _one_by_one(work: Work[_Task, _Result], task: _Task, begin: Callable[[], None]) -> _Result:
+    results, pool = [], _proven(begin)
     try:
         for item in work.divided(task) or [task]:
             try:
-                results.append(_submitted(pool, work, item).result())
+                results.append(_submitted(pool, _done, item).result())
             except BrokenProcessPool:
                 results.append(work.lost(item))
                 pool.shutdown()
-                pool = _proven(gives_way)
+                pool = _proven(begin)
     finally:
         pool.shutdown()
     return work.joined(results)
 
 
-def _proven(gives_way: bool) -> ProcessPoolExecutor:
+def _proven(begin: Callable[[], None]) -> ProcessPoolExecutor:
     """A process that has shown that it lives before it gets an item, whose fault its end then is.
 
     Raises:
         LostProcessError: It does not.
     """
-    pool = _pool(1, gives_way)
+    pool = _pool(1, begin)
     try:
         _submitted(pool, int).result()
     except BrokenProcessPool as error:
@@ -115,26 +152,38 @@ def _proven(gives_way: bool) -> ProcessPoolExecutor:
     return pool
 
 
-def _pool(workers: int, gives_way: bool) -> ProcessPoolExecutor:
-    begin = partial(_begin, parent=os.getpid(), gives_way=gives_way)
+def _pool(workers: int, begin: Callable[[], None]) -> ProcessPoolExecutor:
     # From Python 3.14 on, Linux would have a server between a worker and the parent that it watches.
     context = get_context("fork") if sys.platform == "linux" else None
-    return ProcessPoolExecutor(workers, context, initializer=begin)
+    try:
+        return ProcessPoolExecutor(workers, context, initializer=begin)
+    except OSError as error:
+        if error.errno == errno.ENOSPC and sys.platform == "linux":
+            error.filename = str(_SHARED_MEMORY)  # Where locks are kept.
+        raise
 
 
-def _submitted(pool: ProcessPoolExecutor, work: Callable[..., _Result], *task: Any) -> "Future[_Result]":
+def _submitted(pool: ProcessPoolExecutor, function: Callable[..., Any], *task: Any) -> "Future[Any]":
     try:
         with warnings.catch_warnings():
             # The processes only decode, with one thread each: none of this one's is of use to them.
             warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-            return pool.submit(work, *task)
+            return pool.submit(function, *task)
     except BrokenProcessPool as error:
-        broken: Future[_Result] = Future()
+        broken: Future[Any] = Future()
         broken.set_exception(error)
         return broken
 
 
-def _begin(*, parent: int, gives_way: bool) -> None:
+def _done(task: Any) -> Any:
+    """The result of a task, in a process that has begun."""
+    return _given[0](task)
+
+
+def _begin(work: Work[Any, Any], *, parent: int, gives_way: bool) -> None:
+    # A process that was forked has the work already: sent with every task, it would take time, and its
+    # tensors shared memory.
+    _given[:] = [work]
     # The pool's own watch over the parent begins later: were it dead by then, a worker would wait for ever.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

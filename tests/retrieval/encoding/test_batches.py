@@ -4,10 +4,13 @@ import faulthandler
 import io
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +86,26 @@ def test_other_processes_give_the_same_batches(encoder: Encoder) -> None:
     assert [replace(batch, images=None) for batch in here] == [replace(batch, images=None) for batch in there]
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.images, other.images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of files hold for shared memory on Linux")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_images_need_no_shared_memory(encoder: Encoder, dtype: torch.dtype) -> None:
+    of_dtype = copy(encoder)
+    of_dtype.dtype = dtype
+    parts = [part_of([KINDS[kind](n) for n, kind in enumerate(["good", "bad bytes", "good"])]), part_of([])]
+    here = list(batches(parts, of_dtype, batch_size=2, workers=0))
+    shared, limits = set(Path("/dev/shm").iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # Enough for a lock.
+    try:
+        there = list(batches(parts, of_dtype, batch_size=2, workers=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [batch.images.dtype for batch in there] == [dtype, dtype, torch.float32]
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.images, other.images)
+    left = {file for file in Path("/dev/shm").glob("torch_*") if file not in shared}
+    assert not [file for file in left if file.exists()]  # Those of other programs do not stay.
 
 
 def test_encoded_bytes_are_let_go(encoder: Encoder) -> None:

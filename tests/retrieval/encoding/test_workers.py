@@ -71,7 +71,7 @@ def test_a_worker_whose_parent_died_before_it_began_ends(monkeypatch: pytest.Mon
     for module, name in [(gc, "freeze"), (signal, "signal"), (torch, "set_num_threads")]:
         monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr("retrieval.encoding.workers.sys.platform", "other")
-    _begin(parent=os.getppid(), gives_way=False)
+    _begin(Doubled(), parent=os.getppid(), gives_way=False)
     assert ends == []
-    _begin(parent=os.getppid() + 1, gives_way=False)
+    _begin(Doubled(), parent=os.getppid() + 1, gives_way=False)
     assert ends == [1]
