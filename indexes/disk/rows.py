@@ -130,7 +130,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path) from error
     names = table.column_names
     if tuple(names[: len(columns)]) != columns or set(table.schema.types) != {pa.string()}:
