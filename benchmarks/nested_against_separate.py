@@ -84,7 +84,7 @@ def trained(name: str, text: str, images: LabelledImages, out: Path, how: Execut
                 flush=True,
             )
 
-    train(file, images, out / name, how=how, hooks=Hooks(write=tell), resume=True)
+    train(file, images, out / name, execution=how, hooks=Hooks(write=tell), resume=True)
     return matvit.load(out / name / "checkpoint").to(how.device)
 
 

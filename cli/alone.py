@@ -23,10 +23,10 @@ def alone_in_output(command: Command) -> Command:
 def alone_at_output(command: Command) -> Command:
     """Keep others from the file or directory `output`, which the command replaces as a whole."""
 
-    def lock(place: Path) -> AbstractContextManager[None]:
+    def lock(path: Path) -> AbstractContextManager[None]:
         from matvit.files.lock import exclusive
 
-        return exclusive(place)
+        return exclusive(path)
 
     return _holding(lock, command)
 

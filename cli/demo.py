@@ -47,13 +47,13 @@ def demo(
     pick_dtype(dtype, pick_device(device))
     if output and {file.name for file in output.iterdir()} - {INSIDE}:
         raise OutputExistsError(f"{output} is not empty: choose another folder")
-    place = output or Path(tempfile.mkdtemp(prefix="matvit-demo-"))
-    corpus, queries = write_digits(place / "digits")
+    folder = output or Path(tempfile.mkdtemp(prefix="matvit-demo-"))
+    corpus, queries = write_digits(folder / "digits")
     checkpoint = SHIPPED / "digits"
     if train:
-        _train(corpus, place / "run", device, dtype)
-        checkpoint = place / "run" / "checkpoint"
-    _show(checkpoint, corpus, queries, place, device, dtype, json)
+        _train(corpus, folder / "run", device, dtype)
+        checkpoint = folder / "run" / "checkpoint"
+    _show(checkpoint, corpus, queries, folder, device, dtype, json)
 
 
 def _train(corpus: Path, out: Path, device: str, dtype: str) -> None:
@@ -61,14 +61,14 @@ def _train(corpus: Path, out: Path, device: str, dtype: str) -> None:
     from matvit.training.train import Execution
     from retrieval.learning.train import train
 
-    place = pick_device(device)
-    how = Execution(device=place, dtype=pick_dtype(dtype, place, training=True))
+    folder = pick_device(device)
+    execution = Execution(device=folder, dtype=pick_dtype(dtype, folder, training=True))
     with progress() as bar:
-        train("digits", corpus, out, how=how, write=show_epochs("digits"), progress=bar)
+        train("digits", corpus, out, execution=execution, write=show_epochs("digits"), progress=bar)
 
 
 def _show(
-    checkpoint: Path, corpus: Path, queries: Path, place: Path, device: str, dtype: str, json: bool
+    checkpoint: Path, corpus: Path, queries: Path, folder: Path, device: str, dtype: str, json: bool
 ) -> None:
     from indexes import Index
     from retrieval.encoding.encoder import Encoder
@@ -80,10 +80,10 @@ def _show(
 
     encoder = Encoder.open(checkpoint, device=device, dtype=dtype)
     images = open_source(corpus)
-    say(f"1. The full encoder embeds {images.size} images once, into {place / 'digits.index'}")
+    say(f"1. The full encoder embeds {images.size} images once, into {folder / 'digits.index'}")
     with progress() as bar:
-        build_index(images, encoder, place / "digits.index", command="matvit demo", progress=bar)
-    searcher = Searcher(Index.open(place / "digits.index"), encoder)
+        build_index(images, encoder, folder / "digits.index", command="matvit demo", progress=bar)
+    searcher = Searcher(Index.open(folder / "digits.index"), encoder)
 
     say("2. Each query says what it may cost; a smaller encoder inside the same weights answers")
     asked = [next(iter(sorted((queries / digit).iterdir()))) for digit in ("2", "4", "8")]
@@ -93,13 +93,13 @@ def _show(
             hits = searcher.query(image, budget=budget, k=8)
             sheet.append((f"{hits.submodel}\n{si(hits.macs)} MACs", image, hits))
             if image == asked[0] and not json:
-                show_hits(str(image.relative_to(place)), hits, limit=3)
-    contact_sheet(place / "neighbours.png", sheet)
+                show_hits(str(image.relative_to(folder)), hits, limit=3)
+    contact_sheet(folder / "neighbours.png", sheet)
 
     say("3. 1-NN accuracy of the 360 held-out digits against query compute")
     with progress() as bar:
         result = evaluate(searcher, queries, raw_pixels=True, progress=bar)
-    result.save(place / "evaluation", command=command_line())
+    result.save(folder / "evaluation", command=command_line())
     made = {
         "images": "digits",
         "index": "digits.index",
@@ -107,7 +107,7 @@ def _show(
         "curve": "evaluation/curve.png",
         "table": "evaluation/curve.csv",
     }
-    paths = {what: str(place / name) for what, name in made.items()}
+    paths = {what: str(folder / name) for what, name in made.items()}
     if json:
         print_json(result.to_dict() | {"made": paths})
         return

@@ -52,8 +52,8 @@ def build(
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
     # If it is not there, better now than after a model was loaded.
     source = open_source(images, excludes=exclude or ())
-    with joined(device) as (processes, place), progress(shown=processes.is_first) as bar:
-        encoder = Encoder.open(model, device=str(place), dtype=dtype, progress=bar)
+    with joined(device) as (processes, torch_device), progress(shown=processes.is_first) as bar:
+        encoder = Encoder.open(model, device=str(torch_device), dtype=dtype, progress=bar)
         manifest = build_index(
             source,
             encoder,
@@ -101,7 +101,7 @@ def add(
     from matvit.runtime.processes import joined
     from retrieval.upkeep.add import add_to_index
 
-    with joined(device) as (processes, place), progress(shown=processes.is_first) as bar:
+    with joined(device) as (processes, torch_device), progress(shown=processes.is_first) as bar:
         added = add_to_index(
             index,
             images,
@@ -113,7 +113,7 @@ def add(
             command=command_line(),
             batch_size=batch_size,
             workers=workers,
-            device=str(place),
+            device=str(torch_device),
             dtype=dtype,
             processes=processes,
             progress=bar,

@@ -140,8 +140,8 @@ def exit_code(error: Exception) -> int | None:
 def _one_line(error: Exception) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        place = error.filename2 or error.filename  # of a copy, where to
-        message = f"{os.fsdecode(place)}: {error.strerror}" if place else error.strerror
+        path = error.filename2 or error.filename  # of a copy, where to
+        message = f"{os.fsdecode(path)}: {error.strerror}" if path else error.strerror
     return f"{message}: free some space there, or write elsewhere" if _is_full(error) else message
 
 

@@ -108,21 +108,21 @@ def query(
     with progress() as bar:
         searcher = Searcher.open(index, model=model, device=device, dtype=dtype, engine=engine, progress=bar)
         submodel = searcher.submodel(budget) if images else None
-    how: dict[str, Any] = {
+    limits: dict[str, Any] = {
         "k": k,
         "threshold": threshold,
         "where": where,
     }
-    show = partial(_show, how=how_shown, end=b"\0" if null else b"\n")
+    show = partial(_show, limits=how_shown, end=b"\0" if null else b"\n")
     drawn: list[tuple[str, str | Hit, Hits]] = []
     for row_key in key or []:
-        hits = searcher.query_key(row_key, **how)
+        hits = searcher.query_key(row_key, **limits)
         show(row_key, hits)
         if sheet and len(drawn) < SHEET_ROWS:
             drawn.append((row_key, searcher.hit(row_key), hits))
     if vectors:
         try:
-            found = searcher.query_vectors(_vectors(vectors), **how)
+            found = searcher.query_vectors(_vectors(vectors), **limits)
         except ValueError as error:
             raise typer.BadParameter(f"--vectors {vectors}: {error}") from error
         for number, hits in enumerate(found):
@@ -133,7 +133,7 @@ def query(
         try:
             if isinstance(image, Failure):
                 raise UnreadableImageError(f"{path}: {image.reason}")
-            hits = searcher.query(path, budget=submodel, **how)
+            hits = searcher.query(path, budget=submodel, **limits)
         except UnreadableImageError as error:
             failed = True
             say(f"matvit: {error}")
@@ -198,10 +198,10 @@ def _vectors(path: Path) -> "NDArray[np.floating]":
     return np.atleast_2d(vectors)
 
 
-def _show(query: str, hits: "Hits", how: str, end: bytes) -> None:
-    if how == "json":
+def _show(query: str, hits: "Hits", limits: str, end: bytes) -> None:
+    if limits == "json":
         print_json({"query": query} | hits.to_dict())
-    elif how == "paths":
+    elif limits == "paths":
         for hit in hits:
             print_path(hit.location, end)
     else:

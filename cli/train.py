@@ -78,14 +78,14 @@ def train(
         if json:
             print_json(line)
 
-    with joined(device) as (processes, place), progress(shown=processes.is_first) as bar:
+    with joined(device) as (processes, torch_device), progress(shown=processes.is_first) as bar:
         run(
             recipe,
             data,
             out,
-            how=Execution(
-                device=place,
-                dtype=pick_dtype(dtype, place, training=True),
+            execution=Execution(
+                device=torch_device,
+                dtype=pick_dtype(dtype, torch_device, training=True),
                 workers=workers,
                 accumulate=accumulate,
                 grad_checkpointing=grad_checkpointing,

@@ -20,13 +20,13 @@ def model_of(index: Store | str | Path) -> str:
     """
     if isinstance(index, str | Path):
         restore_index(Path(index))
-        place, manifest = str(index), read_manifest(Path(index))
+        location, manifest = str(index), read_manifest(Path(index))
     else:
-        place, manifest = str(index.location), index.manifest
+        location, manifest = str(index.location), index.manifest
     model = manifest.checkpoint
     restore(Path(model))
     if Path(model).is_absolute() and not Path(model).is_dir():
-        raise MissingModelError(f"the model of {place} is no longer at {model}: say with -m where it is")
+        raise MissingModelError(f"the model of {location} is no longer at {model}: say with -m where it is")
     # An index may come from a stranger, who must not choose what this machine fetches, and from whom. What is
     # in the cache was asked for here before: taking it again runs nobody's code, pickles are never read, and
     # weights other than those that made the index are refused by their checksum. So an index that was built
@@ -34,7 +34,7 @@ def model_of(index: Store | str | Path) -> str:
     # than that it is known here.
     if not is_here(model):
         raise MissingModelError(
-            f"{place} was made with {model!r}, which would be downloaded, and an index may come from a "
+            f"{location} was made with {model!r}, which would be downloaded, and an index may come from a "
             f"stranger: pass -m {shlex.quote(model)} if you want it"
         )
     return model

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from indexes.directory.assembly import assemble, check_counts, link
 from indexes.directory.merging import prefixes_of
 from indexes.directory.numbered_rows import NumberedRows
+from indexes.directory.parts_to_index import assemble, check_counts, link
 from indexes.disk.durable import sha256_of
 from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import FileEntry, Manifest

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from indexes.directory.assembly import assemble, link
 from indexes.directory.index import Index
 from indexes.directory.numbered_rows import NumberedRows
+from indexes.directory.parts_to_index import assemble, link
 from indexes.disk.durable import sync_directory, written_whole
 from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import FORMAT_VERSION, READ_VERSIONS, EncoderIdentity, Manifest

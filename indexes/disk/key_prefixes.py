@@ -46,19 +46,19 @@ def with_prefix(table: pa.Table, prefix: str) -> pa.Table:
     return table.set_column(table.column_names.index("key"), "key", keys)
 
 
-def known_source(manifest: Manifest, place: str) -> str | None:
+def known_source(manifest: Manifest, location: str) -> str | None:
     """How an index spells a source that it has already, whatever links lead to it; None of a new one."""
-    if place in manifest.sources:
-        return place
-    there = os.path.realpath(place)
+    if location in manifest.sources:
+        return location
+    there = os.path.realpath(location)
     return next((source for source in manifest.sources if os.path.realpath(source) == there), None)
 
 
-def free_prefix(place: Path, taken: Iterable[pa.ChunkedArray]) -> str:
+def free_prefix(location: Path, taken: Iterable[pa.ChunkedArray]) -> str:
     """The shortest prefix after a place that no key has yet: its name, with its folders where need be.
 
     Args:
-        place: An absolute path, or a name.
+        location: An absolute path, or a name.
         taken: The keys.
     """
     keys = list(taken)
@@ -66,11 +66,11 @@ def free_prefix(place: Path, taken: Iterable[pa.ChunkedArray]) -> str:
     def is_free(prefix: str) -> bool:
         return not any(pc.any(pc.starts_with(each, prefix)).as_py() for each in keys)
 
-    return next(filter(is_free, _named_after(place)))
+    return next(filter(is_free, _named_after(location)))
 
 
-def _named_after(place: Path) -> Iterator[str]:
-    names = [plain(name) for name in place.parts if name != place.anchor] or ["images"]
+def _named_after(location: Path) -> Iterator[str]:
+    names = [plain(name) for name in location.parts if name != location.anchor] or ["images"]
     for start in range(len(names) - 1, -1, -1):
         yield "".join(f"{name}/" for name in names[start:])
     yield from (f"{names[-1]}-{number}/" for number in count(2))

@@ -31,8 +31,8 @@ _PATIENCE_S = 10.0
 
 def staging_of(path: Path) -> Path:
     """Return the directory in which the index `path` is built: beside what a symbolic link leads to."""
-    place = path.resolve()
-    return place.parent / f"{place.name}.partial"
+    real = path.resolve()
+    return real.parent / f"{real.name}.partial"
 
 
 class Staging:

@@ -136,8 +136,8 @@ class Vectors:
         parts_N = np.searchsorted(self._starts, rows_N, side="right") - 1
         if len(rows_N) <= _FEW_ROWS:  # nearly each of a part of its own
             places_N = (rows_N - self._starts[parts_N]).tolist()
-            for i, (part, place) in enumerate(zip(parts_N.tolist(), places_N, strict=True)):
-                taken_ND[i] = self._part(part)[place]
+            for i, (part, row) in enumerate(zip(parts_N.tolist(), places_N, strict=True)):
+                taken_ND[i] = self._part(part)[row]
             return taken_ND
         for part in np.unique(parts_N):
             here_N = np.flatnonzero(parts_N == part)

@@ -44,16 +44,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         with naming(path):
             yield path
         return
-    place = _place(path)
-    with exclusive(place, patience_s=_PATIENCE_S):
-        new = _new(place)
+    target = _real(path)
+    with exclusive(target, patience_s=_PATIENCE_S):
+        new = _new(target)
         _remove(new)
         try:
             with naming(path):
                 yield new
                 _sync(new)
-            new.replace(place)
-            _sync(place.parent)
+            new.replace(target)
+            _sync(target.parent)
         finally:
             _remove(new)
 
@@ -76,17 +76,17 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         BusyError: Another process is writing it, and does not end.
         NotADirectoryError: A file lies there, which a directory does not replace.
     """
-    place = _place(directory)
-    _refuse_file(place)
-    with exclusive(place, patience_s=_PATIENCE_S):
-        tidy(place)
-        new = _new(place)
+    target = _real(directory)
+    _refuse_file(target)
+    with exclusive(target, patience_s=_PATIENCE_S):
+        tidy(target)
+        new = _new(target)
         new.mkdir()
         try:
             with naming(directory):
                 yield new
                 _settle(new)
-            _put(new, place)
+            _put(new, target)
         finally:
             _remove(new)
 
@@ -97,12 +97,12 @@ def discard(directory: Path) -> None:
     Raises:
         BusyError: Another process is writing it, and does not end.
     """
-    place = _place(directory)
-    with exclusive(place, patience_s=_PATIENCE_S):
-        tidy(place)
-        place.rename(_new(place))
-        _sync(place.parent)
-        _remove(_new(place))
+    target = _real(directory)
+    with exclusive(target, patience_s=_PATIENCE_S):
+        tidy(target)
+        target.rename(_new(target))
+        _sync(target.parent)
+        _remove(_new(target))
 
 
 def tidy(path: Path) -> None:
@@ -111,10 +111,10 @@ def tidy(path: Path) -> None:
     Raises:
         BusyError: Another process is writing it, and does not end.
     """
-    place = _place(path)
-    with exclusive(place, patience_s=_PATIENCE_S):
-        _bring_back(place)
-        for left in (_new(place), _old(place)):
+    target = _real(path)
+    with exclusive(target, patience_s=_PATIENCE_S):
+        _bring_back(target)
+        for left in (_new(target), _old(target)):
             _remove(left)
 
 
@@ -125,13 +125,13 @@ def restore(directory: Path) -> None:
         BusyError: A process that is replacing it does not go on.
     """
     try:
-        place = _place(directory)
-        is_away = not place.exists() and _old(place).is_dir()
+        target = _real(directory)
+        is_away = not target.exists() and _old(target).is_dir()
     except (OSError, ValueError):  # A name that no file can have.
         return
     if is_away:
-        with exclusive(place, patience_s=_PATIENCE_S):
-            _bring_back(place)
+        with exclusive(target, patience_s=_PATIENCE_S):
+            _bring_back(target)
 
 
 def reads_whole(read: "_Reader[_P, _R]") -> "_Reader[_P, _R]":
@@ -175,47 +175,47 @@ def _looking_at(directory: Path) -> Iterator[Callable[[], bool]]:
         os.close(descriptor)
 
 
-def _place(path: Path) -> Path:
+def _real(path: Path) -> Path:
     """Where a file or directory really is: what is beside a link to it is of no use."""
     return Path(os.path.realpath(path))
 
 
-def _new(place: Path) -> Path:
-    return place.with_name(f"{NEW}{place.name}")
+def _new(target: Path) -> Path:
+    return target.with_name(f"{NEW}{target.name}")
 
 
-def _old(place: Path) -> Path:
-    return place.with_name(f"{_OLD}{place.name}")
+def _old(target: Path) -> Path:
+    return target.with_name(f"{_OLD}{target.name}")
 
 
-def _refuse_file(place: Path) -> None:
-    if place.exists() and not place.is_dir():
+def _refuse_file(target: Path) -> None:
+    if target.exists() and not target.is_dir():
         raise NotADirectoryError(
-            f"{place} is a file, where a directory is to be written: choose another place"
+            f"{target} is a file, where a directory is to be written: choose another place"
         )
 
 
-def _bring_back(place: Path) -> None:
-    old = _old(place)
-    if old.is_dir() and not place.exists():
-        old.rename(place)
-        _sync(place.parent)
+def _bring_back(target: Path) -> None:
+    old = _old(target)
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+        _sync(target.parent)
 
 
-def _put(new: Path, place: Path) -> None:
+def _put(new: Path, target: Path) -> None:
     """Put a finished directory in another's place, which has left its name when this returns."""
-    _refuse_file(place)  # Once more: other programs know nothing of the lock.
-    old = _old(place)
-    if not place.exists():
-        new.rename(place)
-    elif not exchange(new, place):
-        place.rename(old)
+    _refuse_file(target)  # Once more: other programs know nothing of the lock.
+    old = _old(target)
+    if not target.exists():
+        new.rename(target)
+    elif not exchange(new, target):
+        target.rename(old)
         try:
-            new.rename(place)
+            new.rename(target)
         except OSError:
-            old.rename(place)
+            old.rename(target)
             raise
-    _sync(place.parent)
+    _sync(target.parent)
     _remove(old)
 
 

@@ -17,21 +17,21 @@ _TRIES = 100
 
 
 @contextmanager
-def exclusive(place: Path, *, patience_s: float = 0) -> Iterator[None]:
+def exclusive(path: Path, *, patience_s: float = 0) -> Iterator[None]:
     """Hold the lock of a file or directory, which lies beside it; a thread that holds it may take it again.
 
     Missing parents are made.
 
     Args:
-        place: What is going to be written; it need not exist.
+        path: What is going to be written; it need not exist.
         patience_s: Seconds to wait for another writer; negative: as long as it takes.
 
     Raises:
         BusyError: Another process, or thread, holds it.
         OSError: Something else than a file lies where the lock should.
     """
-    place = place.absolute()
-    with _held(place.with_name(f"{INSIDE}-{place.name}"), place, patience_s):
+    path = path.absolute()
+    with _held(path.with_name(f"{INSIDE}-{path.name}"), path, patience_s):
         yield
 
 
@@ -56,7 +56,7 @@ def exclusive_inside(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _held(file: Path, place: Path, patience_s: float) -> Iterator[None]:
+def _held(file: Path, path: Path, patience_s: float) -> Iterator[None]:
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(file.lstat().st_mode):  # Nor is a link followed that is put there after this.
             raise OSError(f"{file} is no plain file, as a lock is: remove it")
@@ -67,7 +67,7 @@ def _held(file: Path, place: Path, patience_s: float) -> Iterator[None]:
             lock.acquire(timeout=patience_s)
             break
         except Timeout as error:
-            raise BusyError(f"another process is writing {place}: wait for it to end, or stop it") from error
+            raise BusyError(f"another process is writing {path}: wait for it to end, or stop it") from error
         except (FileExistsError, FileNotFoundError):
             if not left:
                 raise

@@ -238,8 +238,8 @@ class _Sums:
 
     def __init__(self, tap: _Tap, hooks: ExitStack) -> None:
         # Apple's GPUs have no float64.
-        place = next(tap.module.parameters()).device
-        device = "cpu" if place.type == "mps" else place
+        model_device = next(tap.module.parameters()).device
+        device = "cpu" if model_device.type == "mps" else model_device
         self.moments = Moments(tap.size, device), Moments(tap.size, device)
         self._tap = tap
         hooks.callback(tap.module.register_forward_hook(self._take).remove)

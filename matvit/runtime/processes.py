@@ -82,18 +82,18 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
         TrainingError: The others cannot be reached.
         DeviceError: There is no such device.
     """
-    place = pick_device(device)
+    torch_device = pick_device(device)
     if not dist.is_torchelastic_launched():
-        yield ALONE, place
+        yield ALONE, torch_device
         return
-    if place.type == "cuda":
-        place = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
-        torch.cuda.set_device(place)
+    if torch_device.type == "cuda":
+        torch_device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(torch_device)
     try:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("nccl" if torch_device.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"the processes of this run cannot reach each other: {error}") from error
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size()), place
+        yield Processes(dist.get_rank(), dist.get_world_size()), torch_device
     finally:
         dist.destroy_process_group()

@@ -54,8 +54,8 @@ class Order:
 
     def step(self, step: int) -> tuple[int, NDArray[np.int64]]:
         """The epoch that a step, from 0, belongs to, and the numbers of its images."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        start = place * self.batch_size
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        start = step_of_epoch * self.batch_size
         return epoch, _permutation(self, epoch)[start : start + self.batch_size]
 
 

@@ -177,12 +177,12 @@ class NestedTask(ClassificationTask):
         record: dict[str, list[Tensor]] = {}
         for submodel, term in zip(submodels, terms, strict=True):
             record.setdefault(f"loss/{self._names.get(submodel, 'mixed')}", []).append(term.detach())
-        students = [place for place, submodel in enumerate(submodels) if submodel != self._full]
+        students = [position for position, submodel in enumerate(submodels) if submodel != self._full]
         if self.distill and self.distill.weight * progress > 0 and students:
             teacher = encoded[0] if submodels[0] == self._full else self._teach(input)
-            for place in students:
-                term = self.distill.loss(encoded[place], teacher)
-                terms[place] = terms[place] + self.distill.weight * progress * term
+            for position in students:
+                term = self.distill.loss(encoded[position], teacher)
+                terms[position] = terms[position] + self.distill.weight * progress * term
                 record.setdefault("distill", []).append(term.detach())
         total = torch.stack(terms).sum()
         return {

@@ -86,7 +86,7 @@ def train(
     images: LabelledImages,
     out: Path,
     *,
-    how: Execution = Execution(),
+    execution: Execution = Execution(),
     hooks: Hooks = Hooks(),
     init: str | Path | None = None,
     resume: bool = False,
@@ -97,7 +97,7 @@ def train(
         recipe_file: See `matvit.training.recipe`.
         images: Labelled, of at least two classes.
         out: Run directory: see `matvit.training.run_directory`.
-        how: Device, memory and processes.
+        execution: Device, memory and processes.
         hooks: Evaluation and reports.
         init: Weights to start from, as `matvit.load` takes them.
         resume: Go on with the run in `out`, or start it if there is none.
@@ -116,9 +116,9 @@ def train(
     if len(images.class_to_idx) < 2:
         raise TrainingError("training needs images of two classes at least, each in a subfolder of its own")
     order = Order(tuple(images.runs), settings.batch_size, settings.seed)
-    trainer = _Trainer(settings, images, order, run, how, hooks)
+    trainer = _Trainer(settings, images, order, run, execution, hooks)
     with ExitStack() as held:
-        how.processes.first(lambda: held.enter_context(run.writing()), how.device)
+        execution.processes.first(lambda: held.enter_context(run.writing()), execution.device)
         run.check()
         position = run.restore(trainer.modules, trainer.optimizer) if run.resumes else Position()
         if init is not None and not position.step:
@@ -126,8 +126,8 @@ def train(
         if position.images not in ("", images.fingerprint):
             raise TrainingError(f"the training images are not those that {out} was started with")
         position.images = images.fingerprint
-        how.processes.wait()
-        how.processes.first(lambda: run.start(position), how.device)
+        execution.processes.wait()
+        execution.processes.first(lambda: run.start(position), execution.device)
         return trainer.run_from(position)
 
 
@@ -140,23 +140,23 @@ class _Trainer:
         images: LabelledImages,
         order: Order,
         run: RunDirectory,
-        how: Execution,
+        execution: Execution,
         hooks: Hooks,
     ) -> None:
         self.settings, self.images, self.order = settings, images, order
-        self.run, self.how, self.hooks = run, how, hooks
+        self.run, self.execution, self.hooks = run, execution, hooks
         self.steps = settings.epochs * order.steps_per_epoch
         augment, label_smoothing = settings.augment, settings.objective.label_smoothing
-        self.model = build(settings, num_classes=len(images.class_to_idx)).to(how.device)
-        if how.grad_checkpointing:
+        self.model = build(settings, num_classes=len(images.class_to_idx)).to(execution.device)
+        if execution.grad_checkpointing:
             self.model.set_grad_checkpointing()
         self.mixing = mixing(augment, num_classes=len(images.class_to_idx), label_smoothing=label_smoothing)
-        if self.mixing and settings.batch_size // (how.processes.world_size * how.accumulate) % 2:
+        if self.mixing and settings.batch_size // (execution.processes.world_size * execution.accumulate) % 2:
             raise TrainingError("mixup and cutmix need an even number of images in every part of a batch")
         self.transform = transform(settings, self.model)
         self.optimizer = optimizer(settings, self.model)
         self.scheduler = scheduler(settings, self.optimizer, steps_per_epoch=order.steps_per_epoch)
-        self.task = objective(settings, self.model, device=how.device, mixes=self.mixing is not None)
+        self.task = objective(settings, self.model, device=execution.device, mixes=self.mixing is not None)
         if settings.optim.ema_decay:
             self.task.setup_ema(decay=settings.optim.ema_decay, use_warmup=True)
         self.kept: MatViT = (
@@ -166,10 +166,10 @@ class _Trainer:
 
     def run_from(self, position: Position) -> MatViT:
         """Take every step that is left."""
-        if self.how.compile:
+        if self.execution.compile:
             self.task.compile()
-        if self.how.processes.world_size > 1:
-            gpu = [self.how.device.index] if self.how.device.type == "cuda" else None
+        if self.execution.processes.world_size > 1:
+            gpu = [self.execution.device.index] if self.execution.device.type == "cuda" else None
             self.task.prepare_distributed(device_ids=gpu)
         batches = self._batches(position.step)
         if position.step:
@@ -185,13 +185,13 @@ class _Trainer:
             now = time.monotonic()
             seconds, started = now - started, now
             position.seconds += seconds
-            if position.step % self.how.log_every == 0:
+            if position.step % self.execution.log_every == 0:
                 self._log({"step": position.step, **losses, **self._state(seconds)}, position)
             if position.step % self.order.steps_per_epoch == 0:
                 self._end_epoch(position)
                 saved = started = time.monotonic()
                 self.model.train()
-            elif now - saved >= 60 * self.how.save_minutes:
+            elif now - saved >= 60 * self.execution.save_minutes:
                 self._save(position)
                 saved = time.monotonic()
         return self.kept.eval()
@@ -202,39 +202,39 @@ class _Trainer:
 
     def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The forward passes of all steps that are left."""
-        how = self.how
+        execution = self.execution
         places = MicroBatches(
             self.order,
             range(step, self.steps),
-            rank=how.processes.rank,
-            world_size=how.processes.world_size,
-            accumulate=how.accumulate,
+            rank=execution.processes.rank,
+            world_size=execution.processes.world_size,
+            accumulate=execution.accumulate,
         )
         loader = DataLoader(
             Augmented(self.images, self.transform, self.settings.seed),
             batch_sampler=places,
-            num_workers=how.workers,
-            pin_memory=how.device.type == "cuda",
+            num_workers=execution.workers,
+            pin_memory=execution.device.type == "cuda",
         )
         return with_one_line_errors(loader)
 
     def _step(self, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """One optimizer step; the losses of it, as means over all processes."""
-        how, optim = self.how, self.settings.optim
+        execution, optim = self.execution, self.settings.optim
         losses: dict[str, Tensor] = {}
         self.optimizer.zero_grad()
-        for part in range(how.accumulate):
-            images, target = (t.to(how.device, non_blocking=True) for t in next(batches))
-            seed_everything(self.settings.seed, "step", step, part, how.processes.rank)
+        for part in range(execution.accumulate):
+            images, target = (t.to(execution.device, non_blocking=True) for t in next(batches))
+            seed_everything(self.settings.seed, "step", step, part, execution.processes.rank)
             if self.mixing:
                 images, target = self.mixing(images, target)
-            with nullcontext() if part == how.accumulate - 1 else self.task.no_sync():
-                with autocast(how.device, how.dtype):
+            with nullcontext() if part == execution.accumulate - 1 else self.task.no_sync():
+                with autocast(execution.device, execution.dtype):
                     result = self.task(images, target, step=step, progress=step / self.steps)
-                (result["loss"] / how.accumulate).backward()
+                (result["loss"] / execution.accumulate).backward()
             for name in sorted(result.keys() - {"output"}):
-                losses[name] = losses.get(name, 0) + result[name].detach().float() / how.accumulate
-        means = how.processes.mean(torch.stack(list(losses.values())).tolist(), how.device)
+                losses[name] = losses.get(name, 0) + result[name].detach().float() / execution.accumulate
+        means = execution.processes.mean(torch.stack(list(losses.values())).tolist(), execution.device)
         measures = dict(zip(losses, means, strict=True))
         self._refuse("loss", measures["loss"], step)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad or math.inf)
@@ -255,26 +255,26 @@ class _Trainer:
 
     def _end_epoch(self, position: Position) -> None:
         """Measure and keep the model; the other processes wait."""
-        if self.how.processes.is_first:
+        if self.execution.processes.is_first:
             self._keep(position)
-        self.how.processes.wait()
+        self.execution.processes.wait()
 
     def _state(self, seconds: float) -> dict[str, float]:
         """What else a line of metrics tells of the steps behind it."""
         return {
             "lr": max(group["lr"] for group in self.optimizer.param_groups),
             "seconds": round(seconds, 3),
-            "peak_memory_mb": _peak_memory_bytes(self.how.device) // 10**6,
+            "peak_memory_mb": _peak_memory_bytes(self.execution.device) // 10**6,
         }
 
     def _log(self, line: Mapping[str, Any], position: Position) -> None:
-        if self.how.processes.is_first:
+        if self.execution.processes.is_first:
             self.run.log(line, position)
             if self.hooks.write:
                 self.hooks.write(line)
 
     def _save(self, position: Position) -> None:
-        if self.how.processes.is_first:
+        if self.execution.processes.is_first:
             self._check_weights(position)
             self.run.save(position, self.modules, self.optimizer)
 

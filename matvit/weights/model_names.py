@@ -79,16 +79,16 @@ def directory_of(model: str | Path) -> Path | None:
     Raises:
         UnknownModelError: It is called by a directory that is not there.
     """
-    place = Path(str(model).removeprefix(_LOCAL))
-    for each in (Path(model), place):
+    folder = Path(str(model).removeprefix(_LOCAL))
+    for each in (Path(model), folder):
         restore(each)
     if Path(model).is_dir():
         return Path(model)
     if not str(model).startswith(_LOCAL):
         return None
-    if not place.is_dir():
+    if not folder.is_dir():
         raise UnknownModelError(f"{model}: no such directory")
-    return place
+    return folder
 
 
 def is_here(name: str) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 import matvit
 from indexes import EncoderIdentity
 from matvit.engines.all_engines import query_engine
-from matvit.errors import CheckpointError
+from matvit.errors import CheckpointError, NonsenseError
 from matvit.progress import Progress, silent
 from matvit.runtime import latency
 from matvit.runtime.device import pick_device, pick_dtype
@@ -103,7 +103,10 @@ class Encoder:
                 f"{location}: it is saved without pooling (global_pool is empty), and so embeds patches, "
                 "not images: set global_pool to token or avg in its config.json"
             )
-        self.preprocess = Preprocess(model, location)
+        try:
+            self.preprocess = Preprocess(model)
+        except NonsenseError as error:
+            raise CheckpointError(f"{location}: {error}") from error
         projection = projection_of(model)
         self.identity = EncoderIdentity(
             architecture=model.pretrained_cfg["architecture"],

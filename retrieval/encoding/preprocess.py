@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
-from matvit.errors import CheckpointError, NonsenseError
+from matvit.errors import NonsenseError
 from matvit.vision.ffn import TimmEncoder
 from matvit.vision.plain_timm import asked
 from retrieval.errors import UnreadableImageError
@@ -31,13 +31,12 @@ class Preprocess:
 
     Args:
         model: An encoder of timm's.
-        location: Where it came from, for messages.
 
     Raises:
-        CheckpointError: The model's preprocessing makes no sense.
+        NonsenseError: The model's preprocessing makes no sense.
     """
 
-    def __init__(self, model: TimmEncoder, location: str = "") -> None:
+    def __init__(self, model: TimmEncoder) -> None:
         self._mode = "L" if model.in_chans == 1 else "RGB"
         try:
             with asked():
@@ -54,7 +53,7 @@ class Preprocess:
             if pixels.shape != tuple(self.data["input_size"]) or not pixels.isfinite().all():
                 raise NonsenseError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
         except NonsenseError as error:
-            raise CheckpointError(f"{location}: its preprocessing makes no sense: {error}") from error
+            raise NonsenseError(f"its preprocessing makes no sense: {error}") from error
         self._config = self.data
         self._take(AS_SEEN)
 

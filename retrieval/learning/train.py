@@ -20,7 +20,7 @@ def train(
     data: str | Path,
     out: str | Path,
     *,
-    how: Execution = _HERE,
+    execution: Execution = _HERE,
     init: str | Path | None = None,
     resume: bool = False,
     tensorboard: bool = False,
@@ -34,7 +34,7 @@ def train(
         data: As in `retrieval.measuring.during_training.open_data`, which raises alike. Of images held out,
             top-1 and adaptive 1-NN accuracy are measured.
         out: The run directory.
-        how: Device, memory and processes.
+        execution: Device, memory and processes.
         init: Weights to start from.
         resume: Go on with the run in `out`, or start it if there is none.
         tensorboard: Also write metrics for TensorBoard, into ``out/tensorboard``.
@@ -51,11 +51,16 @@ def train(
     settings = recipes.read(file)
     images, held_out = open_data(str(data), settings)
     evaluate, writes = None, [write] if write else []
-    if held_out and how.processes.is_first:
+    if held_out and execution.processes.is_first:
         evaluate = accuracy_evaluation(
-            images, held_out, settings, device=how.device, dtype=how.dtype, workers=how.workers
+            images,
+            held_out,
+            settings,
+            device=execution.device,
+            dtype=execution.dtype,
+            workers=execution.workers,
         )
-    if tensorboard and how.processes.is_first:
+    if tensorboard and execution.processes.is_first:
         writes.append(scalars(out / "tensorboard"))
 
     def write_all(line: Mapping[str, Any]) -> None:
@@ -63,4 +68,4 @@ def train(
             each(line)
 
     hooks = Hooks(evaluate=evaluate, progress=progress, write=write_all)
-    return train_recipe(file, images, out, how=how, hooks=hooks, init=init, resume=resume)
+    return train_recipe(file, images, out, execution=execution, hooks=hooks, init=init, resume=resume)

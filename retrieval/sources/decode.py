@@ -164,9 +164,9 @@ _QUIET = _Quiet()
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Wait for the other giants of this user; the operating system lets go when a process dies."""
-    place = Path(tempfile.gettempdir()) / f"matvit-{os.getuid()}.lock"
+    lock_file = Path(tempfile.gettempdir()) / f"matvit-{os.getuid()}.lock"
     try:
-        lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:  # Nowhere to meet the others.
         yield
         return

@@ -31,8 +31,8 @@ def write_digits(folder: Path) -> tuple[Path, Path]:
     train, test = train_test_split(rows, test_size=0.2, stratify=digits.target, random_state=0)
     for split, chosen in (("train", train), ("test", test)):
         for row in chosen:
-            place = folder / split / str(digits.target[row])
-            place.mkdir(parents=True, exist_ok=True)
-            with naming(place):
-                Image.fromarray(pixels[row]).save(place / f"{row:04d}.png")
+            class_folder = folder / split / str(digits.target[row])
+            class_folder.mkdir(parents=True, exist_ok=True)
+            with naming(class_folder):
+                Image.fromarray(pixels[row]).save(class_folder / f"{row:04d}.png")
     return folder / "train", folder / "test"

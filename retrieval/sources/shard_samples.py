@@ -107,19 +107,23 @@ class _Group:
 
     def add(self, member: Member, *, is_image: bool) -> None:
         """Take one more."""
-        place = member.stem, member.suffix
+        stem_and_suffix = member.stem, member.suffix
         if is_image:
             self.images.append(member)
             return
         self.others[member.stem] = None
         if member.suffix in TEXTS:
-            problem = f"comes twice: {_ORDER}" if place in self.texts else member.problem
-            self.texts[place] = replace(member, problem=problem)
+            problem = f"comes twice: {_ORDER}" if stem_and_suffix in self.texts else member.problem
+            self.texts[stem_and_suffix] = replace(member, problem=problem)
 
     def texts_of(self, stem: str) -> dict[str, Member]:
         """The texts of an image, by suffix: those whose stems are most like its own."""
         places = [(part, suffix) for part in reversed(_beginnings(stem)) for suffix in TEXTS]
-        return {place[1]: self.texts[place] for place in places if place in self.texts}
+        return {
+            stem_and_suffix[1]: self.texts[stem_and_suffix]
+            for stem_and_suffix in places
+            if stem_and_suffix in self.texts
+        }
 
 
 @dataclass

@@ -142,7 +142,7 @@ def _run(file: BinaryIO, start: int, begun: int) -> Generator[Member | Gap, None
         The same for what follows, `start` being None where nothing does.
     """
     size = os.fstat(file.fileno()).st_size
-    place, behind, goes_on = start, start, False  # of the last member's end, and of the zeros'
+    offset, behind, goes_on = start, start, False  # of the last member's end, and of the zeros'
     trouble = ""
     try:
         file.seek(start)
@@ -158,17 +158,17 @@ def _run(file: BinaryIO, start: int, begun: int) -> Generator[Member | Gap, None
                 if tar.offset > size:
                     trouble = f"the file ends inside {printable(member.name)}"
                 else:
-                    place = tar.offset
-        behind = _skip_zeros(file, place)
+                    offset = tar.offset
+        behind = _skip_zeros(file, offset)
         goes_on = _is_header(file, behind)
     # Beside its own errors, tarfile lets through what hostile numbers and nested headers cause.
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, IndexError, RecursionError) as error:
         trouble = printable(str(error))
-    zeros = behind - place
+    zeros = behind - offset
     if trouble or zeros < tarfile.BLOCKSIZE:
-        what = f"{size - place} bytes were not read" if place < size else "what came after it is missing"
-        why = trouble or ("no tar header" if place < size else "no end of archive")
-        yield Gap(f"truncated or corrupt tar at byte {place} ({why}): {what}", hides=True)
+        what = f"{size - offset} bytes were not read" if offset < size else "what came after it is missing"
+        why = trouble or ("no tar header" if offset < size else "no end of archive")
+        yield Gap(f"truncated or corrupt tar at byte {offset} ({why}): {what}", hides=True)
         return None, begun
     hides = not _is_end(zeros, behind - begun, is_last=behind == size)
     if behind < size and not goes_on:
@@ -176,7 +176,7 @@ def _run(file: BinaryIO, start: int, begun: int) -> Generator[Member | Gap, None
         yield Gap(f"truncated or corrupt tar at byte {behind}: {what}", hides)
     elif hides:
         what = f"{zeros} bytes are zeros, where members may have been"
-        yield Gap(f"truncated or corrupt tar at byte {place}: {what}", hides)
+        yield Gap(f"truncated or corrupt tar at byte {offset}: {what}", hides)
     return behind if goes_on else None, begun if hides else behind
 
 
@@ -200,17 +200,17 @@ def _problem(member: tarfile.TarInfo) -> str:
     return ""
 
 
-def _skip_zeros(file: BinaryIO, place: int) -> int:
-    file.seek(place)
+def _skip_zeros(file: BinaryIO, offset: int) -> int:
+    file.seek(offset)
     while chunk := file.read(len(_ZEROS)):
         if chunk != _ZEROS[: len(chunk)]:  # to strip them takes twenty times as long
-            return place + len(chunk) - len(chunk.lstrip(b"\0"))
-        place += len(chunk)
-    return place
+            return offset + len(chunk) - len(chunk.lstrip(b"\0"))
+        offset += len(chunk)
+    return offset
 
 
-def _is_header(file: BinaryIO, place: int) -> bool:
-    file.seek(place)
+def _is_header(file: BinaryIO, offset: int) -> bool:
+    file.seek(offset)
     try:
         tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
     except tarfile.TarError:

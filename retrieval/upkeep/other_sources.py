@@ -38,10 +38,10 @@ class OtherSources:
 
     def __init__(self, manifest: Manifest, root: str) -> None:
         places = {each: os.path.realpath(each) for each in manifest.sources if not scheme_of(each)}
-        others = {each: place for each, place in places.items() if place.rstrip("/") != root}
+        others = {each: location for each, location in places.items() if location.rstrip("/") != root}
         self._folders = {
-            f"{place.rstrip('/')}/": manifest.key_prefixes.get(each, "")
-            for each, place in others.items()
+            f"{location.rstrip('/')}/": manifest.key_prefixes.get(each, "")
+            for each, location in others.items()
             if _is_folder(each)
         }
         self._others = [each for each in others if not _is_folder(each)]
@@ -58,8 +58,8 @@ class OtherSources:
     def _in_folder(self, path: str, keys: Sequence[str]) -> bool:
         """Whether a row is of a folder within or above: it may have a prefix that is its name there."""
         return any(
-            path.startswith(place) and any(key.startswith(prefix + path[len(place) :]) for key in keys)
-            for place, prefix in self._folders.items()
+            path.startswith(location) and any(key.startswith(prefix + path[len(location) :]) for key in keys)
+            for location, prefix in self._folders.items()
         )
 
     def _named(self, source: str, files: Keys) -> set[str]:
@@ -97,11 +97,11 @@ def _named_by_unread(source: str, files: Keys) -> set[str]:
     """Files that may have been on a list: text calls them as they lie below it, or from the root on."""
     if not source.lower().endswith(TEXTS):
         return set(files)
-    place = str(Path(without_links(source)).parent).rstrip("/") + "/"
+    location = str(Path(without_links(source)).parent).rstrip("/") + "/"
     return {
         path
         for path, keys in files.items()
-        if _is_called(keys, path) or (path.startswith(place) and _is_called(keys, path[len(place) :]))
+        if _is_called(keys, path) or (path.startswith(location) and _is_called(keys, path[len(location) :]))
     }
 
 

@@ -164,7 +164,7 @@ def kill_train(folder: Path, step: int) -> int:
                 folder / "recipe.toml",
                 images,
                 out,
-                how=Execution(save_minutes=0, log_every=1),
+                execution=Execution(save_minutes=0, log_every=1),
                 hooks=Hooks(evaluate=lambda _: {"top1": 0.5}),
                 resume=True,
             )

@@ -128,7 +128,9 @@ def run(images, tmp_path):
         file = tmp_path / f"{name}.toml"
         file.write_text(recipe_text(**settings))
         out, how = tmp_path / name, Execution(log_every=1, **(how or {}))
-        model = train(file, data or images, out, how=how, hooks=hooks or Hooks(), init=init, resume=resume)
+        model = train(
+            file, data or images, out, execution=how, hooks=hooks or Hooks(), init=init, resume=resume
+        )
         return Run(out, model)
 
     return run
@@ -322,7 +324,9 @@ def test_metrics_come_every_few_steps(images, tmp_path, every):
     file = tmp_path / "run.toml"
     file.write_text(recipe_text(epochs=2))
     told = []
-    train(file, images, tmp_path / "run", how=Execution(log_every=every), hooks=Hooks(write=told.append))
+    train(
+        file, images, tmp_path / "run", execution=Execution(log_every=every), hooks=Hooks(write=told.append)
+    )
     done = Run(tmp_path / "run", None)
     assert [line["step"] for line in done.steps] == list(range(every, 9, every))
     assert [line["step"] for line in done.epochs] == [4, 8]

@@ -73,5 +73,5 @@ def test_a_config_that_is_nonsense_is_one_line(overlay: dict) -> None:
     model.pretrained_cfg = {**model.pretrained_cfg, **overlay}
     model.patch_embed.strict_img_size = False
     with pytest.raises(CheckpointError, match=r"^somewhere: its preprocessing makes no sense: .") as caught:
-        Preprocess(model, "somewhere")
+        Encoder(model, device=torch.device("cpu"), dtype=torch.float32, location="somewhere")
     assert "\n" not in str(caught.value)
