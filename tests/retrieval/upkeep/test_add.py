@@ -1,0 +1,63 @@
+"""An index brought up to date from Python; tests/cli/test_index_build.py has what the command says."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from entries import keys_of
+from small_world import picture
+
+from indexes import Index
+from retrieval import Encoder, add_to_index, build_index, open_source
+from retrieval.errors import MissingModelError
+
+
+@pytest.fixture
+def photos(corpus: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(corpus, tmp_path / "photos")
+
+
+@pytest.fixture
+def out(photos: Path, encoder: Encoder, tmp_path: Path) -> Path:
+    build_index(open_source(photos), encoder, tmp_path / "i")
+    return tmp_path / "i"
+
+
+def test_what_is_new_changed_and_gone(photos: Path, out: Path) -> None:
+    before = keys_of(Index.open(out))
+    gone = next((photos / "blue").iterdir())
+    picture("red", 99).save(photos / "red" / "new.png")
+    gone.unlink()
+    told: list[tuple[str, int, int | None]] = []
+    added = add_to_index(out, photos, device="cpu", dtype="fp32", progress=lambda *step: told.append(step))
+    assert (added.embedded, added.gone, added.removed) == (True, (str(gone),), {})
+    assert ("images embedded", 1, 1) in told
+    assert sorted(keys_of(Index.open(out))) == sorted([*before, "red/new.png"])
+    again = add_to_index(out, photos, prune=True, command="pruned")
+    assert (again.embedded, again.removed) == (False, {"gone": 1})
+    assert again.manifest.command == "pruned"
+    assert sorted(keys_of(Index.open(out))) == sorted({*before, "red/new.png"} - {f"blue/{gone.name}"})
+
+
+def test_nothing_new_needs_no_model(photos: Path, out: Path, checkpoint: Path) -> None:
+    before = Index.open(out).manifest
+    added = add_to_index(out, photos, model="nowhere at all")
+    assert not added.embedded
+    assert added.manifest == before == Index.open(out).manifest
+
+
+def test_excludes_are_remembered_without_anything_new(photos: Path, out: Path) -> None:
+    added = add_to_index(out, photos, excludes=["blue/"])
+    assert {Path(path).parent.name for path in added.excluded} == {"blue"}
+    assert Index.open(out).manifest.excludes == {str(photos): ["blue/"]}
+    assert add_to_index(out, photos, prune=True).removed == {"excluded": len(added.excluded)}
+
+
+def test_a_model_that_moved(photos: Path, encoder: Encoder, checkpoint: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(checkpoint, tmp_path / "model")
+    build_index(open_source(photos), Encoder.open(moved, device="cpu", dtype="fp32"), tmp_path / "i")
+    moved.rename(tmp_path / "elsewhere")
+    picture("red", 99).save(photos / "red" / "new.png")
+    with pytest.raises(MissingModelError, match="no longer at"):
+        add_to_index(tmp_path / "i", photos)
+    assert add_to_index(tmp_path / "i", photos, model=str(tmp_path / "elsewhere"), device="cpu").embedded
