@@ -114,3 +114,10 @@ def test_commands_run_in_the_order_of_the_page(
     for command in commands(page):
         if reason_not_to_run(command) is None:
             run(arguments_of(command), monkeypatch, capsys)
+
+
+def test_files_that_the_architecture_names_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:matvit|retrieval|indexes|cli)/[\w/.]*)`", text))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
