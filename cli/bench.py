@@ -55,7 +55,10 @@ def bench(
     Example: matvit bench matvit_base_patch16_224 --submodel S --submodel XL
     """
     from matvit.engines.bench import bench as run
+    from matvit.engines.compare import ways_on
+    from matvit.runtime.device import pick_device
 
+    ways_on(pick_device(device), engine)  # If there is no such thing, better now than with a folder made.
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)  # If that cannot be, better now than after the work.
     with progress() as bar:

@@ -61,8 +61,8 @@ def _train(corpus: Path, out: Path, device: str, dtype: str) -> None:
     from matvit.training.train import Execution
     from retrieval.learning.train import train
 
-    folder = pick_device(device)
-    execution = Execution(device=folder, dtype=pick_dtype(dtype, folder, training=True))
+    torch_device = pick_device(device)
+    execution = Execution(device=torch_device, dtype=pick_dtype(dtype, torch_device, training=True))
     with progress() as bar:
         train("digits", corpus, out, execution=execution, write=show_epochs("digits"), progress=bar)
 

@@ -69,7 +69,7 @@ def build(
     if processes.is_first:
         _tell(out, manifest)
         if json:
-            _print_counts(out, manifest)
+            _print_counts(out)
 
 
 def add(
@@ -100,6 +100,7 @@ def add(
     """
     from matvit.runtime.processes import joined
     from retrieval.upkeep.add import add_to_index
+    from retrieval.upkeep.add import prune as remove_rows
 
     with joined(device) as (processes, torch_device), progress(shown=processes.is_first) as bar:
         added = add_to_index(
@@ -109,7 +110,6 @@ def add(
             key_prefix=key_prefix,
             excludes=exclude or (),
             check_content=check_content,
-            prune=prune,
             command=command_line(),
             batch_size=batch_size,
             workers=workers,
@@ -120,11 +120,17 @@ def add(
         )
     if not processes.is_first:
         return
-    _tell_gone(added)
     if added.embedded:
         _tell(index, added.manifest)
+    _tell_doubts(added)
+    for files, why in ((added.gone, "gone"), (added.excluded, "excluded")):
+        if files and prune:
+            count = remove_rows(index, files, command=command_line())
+            say(f"{count} rows removed whose files are {why}")
+        elif files:
+            say(f"{len(files)} files are {why}: --prune removes their rows")
     if json:
-        _print_counts(index, added.manifest)
+        _print_counts(index)
 
 
 def _tell(index: Path, manifest: "Manifest") -> None:
@@ -140,20 +146,18 @@ def _tell(index: Path, manifest: "Manifest") -> None:
         say(f"{manifest.kind.factory} finds {manifest.kind.recall:.1%} of the true 10 nearest")
 
 
-def _tell_gone(added: "Added") -> None:
+def _tell_doubts(added: "Added") -> None:
     if added.doubts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in added.doubts.most_common(5))
         say(f"{added.doubts.total()} files may be gone or not, and keep their rows: {reasons}")
     for source, count in added.claims.items():
         say(f"{count} files are excluded, but {source} may name them and cannot be read: their rows stay")
-    for files, why in ((added.gone, "gone"), (added.excluded, "excluded")):
-        if why in added.removed:
-            say(f"{added.removed[why]} rows removed whose files are {why}")
-        elif files:
-            say(f"{len(files)} files are {why}: --prune removes their rows")
 
 
-def _print_counts(index: Path, manifest: "Manifest") -> None:
+def _print_counts(index: Path) -> None:
+    from indexes.disk.manifest import read_manifest
+
+    manifest = read_manifest(index)
     found, failures = manifest.ntotal - manifest.removed, manifest.files["failures.parquet"].rows
     print_json({"index": str(index), "indexed": found, "failures": failures})
 

@@ -113,7 +113,7 @@ def query(
         "threshold": threshold,
         "where": where,
     }
-    show = partial(_show, limits=how_shown, end=b"\0" if null else b"\n")
+    show = partial(_show, form=how_shown, end=b"\0" if null else b"\n")
     drawn: list[tuple[str, str | Hit, Hits]] = []
     for row_key in key or []:
         hits = searcher.query_key(row_key, **limits)
@@ -198,10 +198,10 @@ def _vectors(path: Path) -> "NDArray[np.floating]":
     return np.atleast_2d(vectors)
 
 
-def _show(query: str, hits: "Hits", limits: str, end: bytes) -> None:
-    if limits == "json":
+def _show(query: str, hits: "Hits", form: str, end: bytes) -> None:
+    if form == "json":
         print_json({"query": query} | hits.to_dict())
-    elif limits == "paths":
+    elif form == "paths":
         for hit in hits:
             print_path(hit.location, end)
     else:

@@ -105,7 +105,7 @@ def train(
 
 
 def show_epochs(recipe: str) -> Callable[[Mapping[str, Any]], None]:
-    """What says of a line of metrics, if it ends an epoch, what was measured."""
+    """A function that prints what was measured, for each line of metrics that ends an epoch."""
     from matvit.training import recipe as recipes
 
     epochs = recipes.read(recipes.find(recipe)).epochs

@@ -34,4 +34,4 @@ class OutputExistsError(ValueError):
 
 
 class LostProcessError(RuntimeError):
-    """Processes that help were killed, or crashed, one after the other."""
+    """A process that helps ended before it had anything to work on."""

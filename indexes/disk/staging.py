@@ -25,7 +25,7 @@ from indexes.errors import IndexBusyError, IndexDamagedError, IndexExistsError, 
 PLAN = "plan.json"
 
 _OF_EARLIER_VERSIONS = {"lock", "helpers", PLAN, "parts", "failures", "index", "scratch"}
-"""What builds of theirs hold that wait to be continued."""
+"""What their builds and changes of an index leave when they are killed."""
 _PATIENCE_S = 10.0
 
 
@@ -159,7 +159,7 @@ def _is_ours(folder: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
-    return not names or LOCK in names or (PLAN in names and names <= _OF_EARLIER_VERSIONS)
+    return not names or LOCK in names or (bool({PLAN, "scratch"} & names) and names <= _OF_EARLIER_VERSIONS)
 
 
 def _why_missing(path: Path) -> str:

@@ -133,6 +133,7 @@ class _Decode:
         for batch in batches:
             whole.samples += batch.samples
             whole.contents += batch.contents
+            whole.known += batch.known
             whole.failures += batch.failures
         if images := [batch.images for batch in batches if batch.samples]:
             whole.images = torch.cat(images)

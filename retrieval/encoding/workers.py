@@ -86,7 +86,7 @@ def in_processes(
     """The results of tasks in their order, worked on by other processes.
 
     Where a process is killed or crashes, the task that waited for it is done once more, item by item, in a
-    process that does nothing else: an item that ends that one too is lost, though every item be.
+    process that does nothing else: an item that ends that one too is lost, even if that is every item.
 
     Args:
         work: What to do with a task.
@@ -120,17 +120,19 @@ def in_processes(
 
 
 def _one_by_one(work: Work[_Task, _Result], task: _Task, begin: Callable[[], None]) -> _Result:
-    results, pool = [], _proven(begin)
+    results, pool = [], None
     try:
         for item in work.divided(task) or [task]:
+            pool = pool or _proven(begin)
             try:
                 results.append(_submitted(pool, _done, item).result())
             except BrokenProcessPool:
                 results.append(work.lost(item))
                 pool.shutdown()
-                pool = _proven(begin)
+                pool = None
     finally:
-        pool.shutdown()
+        if pool is not None:
+            pool.shutdown()
     return work.joined(results)
 
 

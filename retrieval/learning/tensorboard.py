@@ -17,7 +17,7 @@ def scalars(folder: Path) -> Callable[[Mapping[str, Any]], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingExtraError("--tensorboard needs: pip install 'matvit[tensorboard]'") from error
+        raise MissingExtraError("TensorBoard is not installed: pip install 'matvit[tensorboard]'") from error
 
     @cache
     def writer() -> Any:  # Not before the run has made its directory.

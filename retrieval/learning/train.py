@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matvit.progress import Progress, silent
+from matvit.runtime.device import pick_device, pick_dtype
 from matvit.training import recipe as recipes
 from matvit.training.train import Execution, Hooks
 from matvit.training.train import train as train_recipe
@@ -12,15 +13,13 @@ from matvit.vision.elastic_vit import MatViT
 from retrieval.learning.tensorboard import scalars
 from retrieval.measuring.during_training import accuracy_evaluation, open_data
 
-_HERE = Execution()
-
 
 def train(
     recipe: str | Path,
     data: str | Path,
     out: str | Path,
     *,
-    execution: Execution = _HERE,
+    execution: Execution | None = None,
     init: str | Path | None = None,
     resume: bool = False,
     tensorboard: bool = False,
@@ -34,7 +33,7 @@ def train(
         data: As in `retrieval.measuring.during_training.open_data`, which raises alike. Of images held out,
             top-1 and adaptive 1-NN accuracy are measured.
         out: The run directory.
-        execution: Device, memory and processes.
+        execution: Device, memory and processes; None is the device and number format that `auto` means here.
         init: Weights to start from.
         resume: Go on with the run in `out`, or start it if there is none.
         tensorboard: Also write metrics for TensorBoard, into ``out/tensorboard``.
@@ -49,8 +48,13 @@ def train(
     """
     file, out = recipes.find(str(recipe)), Path(out)
     settings = recipes.read(file)
-    images, held_out = open_data(str(data), settings)
+    if execution is None:
+        device = pick_device("auto")
+        execution = Execution(device=device, dtype=pick_dtype("auto", device, training=True))
     evaluate, writes = None, [write] if write else []
+    if tensorboard and execution.processes.is_first:
+        writes.append(scalars(out / "tensorboard"))
+    images, held_out = open_data(str(data), settings)
     if held_out and execution.processes.is_first:
         evaluate = accuracy_evaluation(
             images,
@@ -60,8 +64,6 @@ def train(
             dtype=execution.dtype,
             workers=execution.workers,
         )
-    if tensorboard and execution.processes.is_first:
-        writes.append(scalars(out / "tensorboard"))
 
     def write_all(line: Mapping[str, Any]) -> None:
         for each in writes:

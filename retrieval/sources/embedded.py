@@ -1,6 +1,6 @@
 """Images that lie in a parquet file themselves, as in Hugging Face's data sets: read by row groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _PAGE_BY_PAGE = {"buffer_size": 2**20, "pre_buffer": False}
 
 
 def embedded_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
-    """Parts of whole row groups, each of `folders.PART_SIZE` rows or the first number above.
+    """Parts of whole row groups, each of `folder_walk.PART_SIZE` rows or the first number above.
 
     An image is called after the file, a colon, and its key, its path where all have one of their own, or its
     number, counted from 0. Columns other than that of the images are as in
@@ -46,11 +46,14 @@ def embedded_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
         raise ImageSourceError(f"{file}: no column holds images; it is a list of files")
     rows = list_rows(columns, _keys(columns, file.name))
     check_rows(file, rows, "key")
-    named = _named(file, columns)
+    named = _may_name(file, columns)
     wanted_N = np.ones(len(rows), dtype=bool)
-    if known([str(file)])[0]:
-        wanted_N[:] = False
-        wanted_N[list(named)] = ~known(list(named.values()))
+    is_known = known([str(file)])[0]
+    if is_known or (known is not none_known and len(named) == len(rows)):
+        named = _named(file, columns, named)
+        if is_known or len(named) == len(rows):
+            wanted_N[:] = False
+            wanted_N[list(named)] = ~known(list(named.values()))
     parts = []
     for groups, span in _pieces(columns.group_rows):
         wanted_P = wanted_N[span.start : span.stop].copy()
@@ -59,11 +62,11 @@ def embedded_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
         # Copied, because a slice that is sent to a worker takes the whole list along.
         some = rows.take(pa.array(span, pa.int64()))
         said = f"{columns.images}\0{span.start}\0{some.filter(pa.array(wanted_P)).to_pylist()}"
-        files = [file, *(Path(named[row]) for row in span if row in named and wanted_N[row])]
+        others = [("", Path(named[row])) for row in span if row in named and wanted_N[row]]
         parts.append(
             Part(
                 name=f"images {span.start}-{span.stop - 1}",
-                fingerprint=folder_walk.fingerprint((said, each) for each in files),
+                fingerprint=folder_walk.fingerprint([(said, file), *others]),
                 size=int(wanted_P.sum()),
                 read=partial(_read, file, columns.images, groups, some, wanted_P),
                 names=partial(_names, file),
@@ -84,20 +87,28 @@ def _pieces(group_rows: Sequence[int]) -> Iterator[tuple[Groups, range]]:
             start, groups = stop, []
 
 
-def _named(file: Path, columns: Columns) -> dict[int, str]:
-    """Rows that hold no image but name a file, by number, and those files."""
+def _may_name(file: Path, columns: Columns) -> dict[int, str]:
+    """Rows that name a file and may hold no image, as far as statistics tell, by number, and those files."""
+    named: dict[int, str] = {}
+    start = 0
+    for group, count in enumerate(columns.group_rows):
+        if columns.group_gaps[group]:
+            paths = columns.paths.slice(start, count).to_pylist()
+            named |= {row: str(file.parent / path) for row, path in enumerate(paths, start) if path}
+        start += count
+    return named
+
+
+def _named(file: Path, columns: Columns, rows: Mapping[int, str]) -> dict[int, str]:
+    """Those of some rows that hold no image: only reading tells."""
     assert columns.images is not None
     named: dict[int, str] = {}
     start = 0
     for group, count in enumerate(columns.group_rows):
-        paths = columns.paths.slice(start, count).to_pylist() if columns.group_gaps[group] else []
-        if any(paths):
-            found = zip(paths, _encoded(file, columns.images, group), strict=False)
-            named |= {
-                row: str(file.parent / path)
-                for row, (path, image) in enumerate(found, start)
-                if path and image is None
-            }
+        span = range(start, start + count)
+        if any(row in rows for row in span):
+            images = zip(span, _encoded(file, columns.images, group), strict=False)
+            named |= {row: rows[row] for row, image in images if image is None and row in rows}
         start += count
     return named
 

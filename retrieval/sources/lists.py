@@ -28,7 +28,7 @@ def is_list_name(name: str) -> bool:
 
 
 def list_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
-    """Parts of `folders.PART_SIZE` rows each, in the list's own order.
+    """Parts of `folder_walk.PART_SIZE` rows each, in the list's own order.
 
     Parquet, CSV, TSV and JSON lines have a column of paths and may have `key` and one of labels, under any of
     the names in `retrieval.sources.list_columns`; every other column is carried along as text, nulls left

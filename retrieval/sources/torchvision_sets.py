@@ -72,7 +72,7 @@ def open_set(name: str, *, train: bool) -> TorchvisionSet:
 
 
 def set_parts(name: str, path: str, *, train: bool) -> tuple[Part, ...]:
-    """Parts of `folders.PART_SIZE` images each.
+    """Parts of `folder_walk.PART_SIZE` images each.
 
     Args:
         name: Of the set.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from indexes import Index, Manifest
 from indexes.directory.change import note_excludes
-from indexes.disk.key_prefixes import known_source
+from indexes.disk.key_prefixes import check_prefix, known_source
 from indexes.disk.manifest import read_manifest
 from matvit.progress import Progress, silent
 from matvit.runtime.processes import ALONE, Processes
@@ -26,11 +26,10 @@ class Added:
     """What came of it.
 
     Attributes:
-        manifest: Of the index as it is now.
+        manifest: Of the index as it is then.
         embedded: Whether the source had anything new.
         gone: Files of rows that are no longer in the source.
         excluded: Files of rows that the source passes over though they are there.
-        removed: Rows removed, under whether their files are ``gone`` or ``excluded``.
         doubts: Why files that are not to be had may be there all the same, and how many for each reason.
         claims: Sources that cannot be read, and how many files that a folder excludes may be theirs.
     """
@@ -39,7 +38,6 @@ class Added:
     embedded: bool
     gone: tuple[str, ...]
     excluded: tuple[str, ...]
-    removed: Mapping[str, int]
     doubts: Counter[str]
     claims: Mapping[str, int]
 
@@ -52,7 +50,6 @@ def add_to_index(
     key_prefix: str | None = None,
     excludes: Sequence[str] = (),
     check_content: bool = False,
-    prune: bool = False,
     command: str = "",
     batch_size: int = 64,
     workers: int | None = None,
@@ -64,7 +61,7 @@ def add_to_index(
     """Add the images that an index has not, and those that changed in place of what they were.
 
     Images that it has from elsewhere are known by their bytes and not embedded again: rows follow files that
-    moved. See `retrieval.upkeep.embed.build_index`, which raises alike.
+    moved. Rows whose files are gone or excluded stay: see `prune`. Raises as `build_index` does.
 
     Args:
         index: Its directory.
@@ -73,23 +70,24 @@ def add_to_index(
         key_prefix: What the source's keys begin with; None is as in `build_index`.
         excludes: Globs of what else to leave out of a folder, beside those that the index remembers of it.
         check_content: Compare images by their bytes, not by size and time of their files.
-        prune: Remove rows whose files are gone from a folder, or excluded.
         command: How this was called, for the manifest.
         batch_size: Images a batch.
         workers: Processes that decode: see `retrieval.encoding.batches`.
         device: Of the encoder.
         dtype: Of the encoder.
-        processes: Those that share the work; each calls this alike, and the first one removes rows.
+        processes: Those that share the work; each calls this alike.
         progress: Told of downloads, of images embedded and of the steps of indexing.
 
     Raises:
         MissingModelError: See `retrieval.remembered_model.model_of`.
         ImageSourceError: The source cannot be used.
     """
+    check_prefix(key_prefix or "")
     index = Path(index)
     opened = Index.open(index)
     known = Known(opened, check_content=check_content)
-    location = known_source(opened.manifest, location_of(str(images))) or location_of(str(images))
+    location = location_of(str(images))
+    location = known_source(opened.manifest, location) or location
     remembered = tuple(opened.manifest.excludes.get(location, ()))
     source = open_source(images, known=known.unchanged, excludes=[*remembered, *excludes])
     gone, excluded = known.gone(source), known.excluded(source)
@@ -114,18 +112,30 @@ def add_to_index(
         _log.info("nothing new")
         if source.excludes != remembered:
             note_excludes(index, location, source.excludes)
-    removed = {}
-    if prune and processes.is_first:
-        for files, why in ((gone, "gone"), (excluded, "excluded")):
-            if files:
-                removed[why] = opened.remove_files(files, command=command)
     processes.wait()
     return Added(
         manifest=read_manifest(index),
         embedded=bool(source.parts),
         gone=tuple(gone),
         excluded=tuple(excluded),
-        removed=removed,
         doubts=known.doubts,
         claims=known.claims,
     )
+
+
+def prune(index: str | Path, files: Sequence[str], *, command: str = "") -> int:
+    """Remove the rows of files that are gone or excluded, as `Added` says.
+
+    Args:
+        index: Its directory.
+        files: Of which none need be in the index.
+        command: How this was called, for the manifest.
+
+    Returns:
+        How many rows were removed.
+
+    Raises:
+        EmptyIndexError: None would be left.
+        IndexBusyError: Another process is writing the index.
+    """
+    return Index.open(Path(index)).remove_files(files, command=command)

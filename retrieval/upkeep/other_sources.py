@@ -11,12 +11,13 @@ from indexes.disk.key_prefixes import check_prefix
 from indexes.disk.manifest import Manifest
 from indexes.errors import KeyPrefixError
 from retrieval.errors import ImageSourceError
-from retrieval.sources.all_sources import kind_of
+from retrieval.sources.all_sources import kind_holding, kind_of
 from retrieval.sources.file_bytes import without_links
 from retrieval.sources.folder_source import FolderSource
 from retrieval.sources.lists import TEXTS, is_list_name
 from retrieval.sources.local_paths import scheme_of
 from retrieval.sources.open_images import open_source
+from retrieval.sources.shard_source import ShardSource
 
 Keys = Mapping[str, Sequence[str]]
 """Those of all rows of a file, by its path."""
@@ -94,7 +95,9 @@ def _is_folder(source: str) -> bool:
 
 
 def _named_by_unread(source: str, files: Keys) -> set[str]:
-    """Files that may have been on a list: text calls them as they lie below it, or from the root on."""
+    """Files that may be of a source: text calls them as they lie below it, or from the root on."""
+    if not is_list_name(source):
+        return {path for path in files if isinstance(kind_holding(path), ShardSource)}
     if not source.lower().endswith(TEXTS):
         return set(files)
     location = str(Path(without_links(source)).parent).rstrip("/") + "/"

@@ -83,7 +83,7 @@ class _Move:
         spelled = os.path.abspath(old)  # noqa: PTH100
         # As it was: what is a link now may have been a folder then.
         candidates = dict.fromkeys((spelled, without_links(spelled), os.path.realpath(spelled)))
-        self.old = next((folder for folder in candidates if len(self._below(folder))), spelled)
+        self.old = next((location for location in candidates if len(self._below(location))), spelled)
         self.new = without_links(os.path.abspath(new))  # noqa: PTH100
         if Path(self.new).is_dir():
             self.new = os.path.realpath(self.new)
@@ -95,9 +95,9 @@ class _Move:
         if not Path(self.new).exists():
             raise RelocationError(f"{self.new}: no such file or folder; say where {old} is now")
 
-    def _below(self, folder: str) -> pa.Array:
-        inside = pc.starts_with(self._paths, folder.rstrip("/") + "/")
-        return self._paths.filter(pc.or_(inside, pc.equal(self._paths, folder)))
+    def _below(self, location: str) -> pa.Array:
+        inside = pc.starts_with(self._paths, location.rstrip("/") + "/")
+        return self._paths.filter(pc.or_(inside, pc.equal(self._paths, location)))
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Every file that rows below the old place come from, and where it should be now."""
@@ -115,23 +115,23 @@ class _Move:
         excludes: dict[str, Sequence[str]] = {}
         for source in manifest.sources:
             prefix, globs = manifest.key_prefixes.get(source, ""), manifest.excludes.get(source, [])
-            folder, below = self._moved(source)
-            if folder is None or below or keeps_old:
+            location, below = self._moved(source)
+            if location is None or below or keeps_old:
                 sources[source], excludes[source] = prefix, globs
-            if folder is not None:
-                sources[folder] = prefix + below
+            if location is not None:
+                sources[location] = prefix + below
                 # Within a folder of the source, paths relative to the source mean nothing.
-                excludes[folder] = [glob for glob in globs if not below or "/" not in glob.rstrip("/")]
+                excludes[location] = [glob for glob in globs if not below or "/" not in glob.rstrip("/")]
         excludes = {source: globs for source, globs in excludes.items() if globs}
         return Relocation(files, list(sources), sources, excludes)
 
     def _moved(self, source: str) -> tuple[str | None, str]:
         """Where a source is now, None if it did not move, and which of its folders that is, if not all."""
-        for folder in self._spelled:
-            if source == folder or source.startswith(folder.rstrip("/") + "/"):
-                return self._at_new(source[len(folder.rstrip("/")) :]), ""
-            if folder.startswith(source.rstrip("/") + "/") and Path(self.new).is_dir():
-                return self.new, folder[len(source.rstrip("/")) + 1 :] + "/"
+        for location in self._spelled:
+            if source == location or source.startswith(location.rstrip("/") + "/"):
+                return self._at_new(source[len(location.rstrip("/")) :]), ""
+            if location.startswith(source.rstrip("/") + "/") and Path(self.new).is_dir():
+                return self.new, location[len(source.rstrip("/")) + 1 :] + "/"
         return None, ""
 
 

@@ -85,9 +85,9 @@ def test_a_nightly_run(matvit: Callable, photos: Path, out: Path, corpus: Path) 
     assert json.loads(done.out) == {"index": str(out), "indexed": 24, "failures": 1}
     assert told(done) == [
         "14 files are as they were",
-        "1 files are gone: --prune removes their rows",
         "not indexed: blue/new.png: not an image",
         f"24 images indexed, 1 not readable: {out}",
+        "1 files are gone: --prune removes their rows",
     ]
     opened = Index.open(out)
     assert (opened.manifest.ntotal, opened.manifest.removed, len(opened)) == (25, 1, 24)
@@ -237,10 +237,10 @@ def test_a_folder_that_does_not_answer_is_a_failure_and_keeps_its_rows(
     assert json.loads(done.out) == {"index": str(out), "indexed": 15, "failures": 1}
     reason = "cannot be opened: Input/output error"
     assert told(done)[1:] == [
+        f"not indexed: red: {reason}",
+        f"16 images indexed, 1 not readable: {out}",
         f"8 files may be gone or not, and keep their rows: 8 {reason}",
         "1 rows removed whose files are gone",
-        f"not indexed: red: {reason}",
-        f"15 images indexed, 1 not readable: {out}",
     ]
     assert told(matvit("index", "add", photos, "-i", out, "--prune")) == [
         "15 files are as they were",

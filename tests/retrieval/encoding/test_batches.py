@@ -192,6 +192,18 @@ def test_a_batch_of_which_every_image_ends_its_process_stops_nothing(
     assert [batch.part for batch in made if batch.last] == [0, 1]
 
 
+def test_images_that_are_known_already_stay_so_beside_one_that_ends_its_process(encoder: Encoder) -> None:
+    fragile = copy(encoder)
+    fragile.preprocess = Fragile(encoder.preprocess, b"deadly", "SIGKILL")
+    items = [KINDS["good"](n) for n in range(4)]
+    items[2] = replace(items[2], data=IMAGES[0] + b"deadly")
+    known = {content_of(items[1].data)}
+    (batch,) = batches([part_of(items)], fragile, batch_size=4, workers=1, known=known)
+    assert [sample.key for sample, _ in batch.known] == ["1"]
+    assert [sample.key for sample in batch.samples] == ["0", "3"]
+    assert [failure.key for failure in batch.failures] == ["2"]
+
+
 def test_processes_that_end_before_they_have_an_image_are_nobody_s_fault(encoder: Encoder) -> None:
     home, dies = os.getpid(), True
 

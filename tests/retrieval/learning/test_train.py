@@ -60,6 +60,6 @@ def test_mistakes_leave_no_run_behind(
     with pytest.raises(RecipeError):
         retrieval.train(tmp_path / "none.toml", data, tmp_path / "run")
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingExtraError, match="tensorboard"):
+    with pytest.raises(MissingExtraError, match="TensorBoard is not installed"):
         retrieval.train(recipe, data, tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()

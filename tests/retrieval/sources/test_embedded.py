@@ -278,6 +278,18 @@ def test_files_that_a_list_names_beside_the_images_it_holds_follow_their_own_cha
     assert changed(tmp_path / "i", mixed, check_content=check_content) == []
 
 
+@BY_BOTH
+def test_of_a_list_that_holds_no_image_only_what_changed_is_read_again(
+    mixed: Path, encoder: Encoder, tmp_path: Path, check_content: bool
+) -> None:
+    files = [str(tmp_path / f"{n}.png") for n in (1, 4, 7)]
+    held(mixed, [{"bytes": None, "path": file} for file in files], rows_a_group=2)
+    build_index(open_source(mixed), encoder, tmp_path / "i")
+    assert changed(tmp_path / "i", mixed, check_content=check_content) == []
+    picture("blue", 77).save(tmp_path / "4.png")
+    assert changed(tmp_path / "i", mixed, check_content=check_content) == [f"mixed.parquet:{files[1]}"]
+
+
 def test_without_statistics_rows_tell_themselves_which_hold_images(
     mixed: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -310,7 +322,6 @@ def test_all_of_a_list_that_changed_is_read_again(
 
 def test_parts_are_done_again_where_a_file_that_they_name_changed(mixed: Path, tmp_path: Path) -> None:
     before = [part.fingerprint for part in open_source(mixed).parts]
-    picture("blue", 77).save(tmp_path / "3.png")  # which the list holds
     assert [part.fingerprint for part in open_source(mixed).parts] == before
     picture("blue", 77).save(tmp_path / "4.png")
     assert [part.fingerprint for part in open_source(mixed).parts] != before

@@ -7,9 +7,10 @@ import pytest
 from entries import keys_of
 from small_world import picture
 
-from indexes import Index
+from indexes import Index, KeyPrefixError
 from retrieval import Encoder, add_to_index, build_index, open_source
 from retrieval.errors import MissingModelError
+from retrieval.upkeep.add import prune
 
 
 @pytest.fixture
@@ -30,12 +31,12 @@ def test_what_is_new_changed_and_gone(photos: Path, out: Path) -> None:
     gone.unlink()
     told: list[tuple[str, int, int | None]] = []
     added = add_to_index(out, photos, device="cpu", dtype="fp32", progress=lambda *step: told.append(step))
-    assert (added.embedded, added.gone, added.removed) == (True, (str(gone),), {})
+    assert (added.embedded, added.gone, added.excluded) == (True, (str(gone),), ())
     assert ("images embedded", 1, 1) in told
     assert sorted(keys_of(Index.open(out))) == sorted([*before, "red/new.png"])
-    again = add_to_index(out, photos, prune=True, command="pruned")
-    assert (again.embedded, again.removed) == (False, {"gone": 1})
-    assert again.manifest.command == "pruned"
+    assert not add_to_index(out, photos).embedded
+    assert prune(out, added.gone, command="pruned") == 1
+    assert Index.open(out).manifest.command == "pruned"
     assert sorted(keys_of(Index.open(out))) == sorted({*before, "red/new.png"} - {f"blue/{gone.name}"})
 
 
@@ -50,7 +51,13 @@ def test_excludes_are_remembered_without_anything_new(photos: Path, out: Path) -
     added = add_to_index(out, photos, excludes=["blue/"])
     assert {Path(path).parent.name for path in added.excluded} == {"blue"}
     assert Index.open(out).manifest.excludes == {str(photos): ["blue/"]}
-    assert add_to_index(out, photos, prune=True).removed == {"excluded": len(added.excluded)}
+    assert prune(out, added.excluded) == len(added.excluded)
+    assert add_to_index(out, photos).excluded == ()
+
+
+def test_a_prefix_that_is_none_is_refused_though_nothing_is_new(photos: Path, out: Path) -> None:
+    with pytest.raises(KeyPrefixError):
+        add_to_index(out, photos, key_prefix="a:b")
 
 
 def test_a_model_that_moved(photos: Path, encoder: Encoder, checkpoint: Path, tmp_path: Path) -> None:

@@ -466,6 +466,17 @@ def test_what_a_list_that_is_gone_may_have_brought_keeps_its_rows(
     assert known.claims == ({str(files): 3} if claimed else {})
 
 
+def test_shards_that_are_gone_claim_no_image_files(encoder: Encoder, tmp_path: Path) -> None:
+    images, index, shards = folder_of(tmp_path / "images"), tmp_path / "i", tmp_path / "shards"
+    build_index(open_source(images), encoder, index)
+    build_index(open_source(f"{shards_of(shards)}/*.tar"), encoder, index, extends=True)
+    shutil.rmtree(shards)
+    known = Known(Index.open(index))
+    names = [f"{images}/a/{number}.png" for number in range(3)]
+    assert known.excluded(open_source(images, excludes=["a"])) == names
+    assert not known.claims
+
+
 def test_a_list_that_is_gone_may_have_called_files_from_the_root_on(encoder: Encoder, tmp_path: Path) -> None:
     images, index = folder_of(tmp_path / "images"), tmp_path / "i"
     build_index(open_source(images, excludes=["a"]), encoder, index)
