@@ -109,7 +109,8 @@ class Elastic(_Encoder):
             TypeError: `submodel` is not a `Submodel`.
             SubmodelError: It does not fit this encoder.
         """
-        encoder: Any = self._cut(submodel) or super()
+        if (encoder := self._cut(submodel)) is None:
+            return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
         return encoder.forward(x, attn_mask=attn_mask, is_causal=is_causal)
 
     def forward_features(
@@ -121,15 +122,16 @@ class Elastic(_Encoder):
         is_causal: bool = False,
     ) -> Tensor:
         """Images x (B, C, H, W) to tokens (B, N, D) after the final norm; arguments as in `forward`."""
-        encoder: Any = self._cut(submodel) or super()
-        tokens: Tensor = encoder.forward_features(x, attn_mask=attn_mask, is_causal=is_causal)
-        return tokens
+        if (encoder := self._cut(submodel)) is None:
+            return super().forward_features(x, attn_mask=attn_mask, is_causal=is_causal)
+        return encoder.forward_features(x, attn_mask=attn_mask, is_causal=is_causal)
 
     def forward_intermediates(
         self, x: Tensor, *arguments: Any, submodel: Submodel | None = None, **options: Any
     ) -> Any:
         """Tokens of several layers of a submodel; all other arguments and the answer are timm's."""
-        encoder: Any = self._cut(submodel) or super()
+        if (encoder := self._cut(submodel)) is None:
+            return super().forward_intermediates(x, *arguments, **options)
         return encoder.forward_intermediates(x, *arguments, **options)
 
     # Views made without gradients would not tell which weights are frozen, and copies could never be trained.
