@@ -65,6 +65,7 @@ def _train(corpus: Path, out: Path, device: str, dtype: str) -> None:
     execution = Execution(device=torch_device, dtype=pick_dtype(dtype, torch_device, training=True))
     with progress() as bar:
         train("digits", corpus, out, execution=execution, write=show_epochs("digits"), progress=bar)
+    say(f"trained: {out / 'checkpoint'}")
 
 
 def _show(

@@ -100,6 +100,4 @@ def bench(
     results = compare(
         encoder, ways=ways, submodels=submodels, batch_sizes=sizes, repeats=repeats, progress=progress
     )
-    return Bench(
-        model, untrained, submodels, sizes, repeats, setting_here(where, torch.float32), tuple(results)
-    )
+    return Bench(model, untrained, submodels, sizes, repeats, setting_here(where, torch.float32), results)

@@ -109,6 +109,7 @@ class Elastic(_Encoder):
             TypeError: `submodel` is not a `Submodel`.
             SubmodelError: It does not fit this encoder.
         """
+        # Not `or super()`, which torch.compile cannot trace from Python 3.12 on.
         if (encoder := self._cut(submodel)) is None:
             return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
         return encoder.forward(x, attn_mask=attn_mask, is_causal=is_causal)

@@ -40,12 +40,12 @@ class OtherSources:
     def __init__(self, manifest: Manifest, root: str) -> None:
         places = {each: os.path.realpath(each) for each in manifest.sources if not scheme_of(each)}
         others = {each: location for each, location in places.items() if location.rstrip("/") != root}
+        folders = {each: location for each, location in others.items() if _is_folder(each)}
         self._folders = {
             f"{location.rstrip('/')}/": manifest.key_prefixes.get(each, "")
-            for each, location in others.items()
-            if _is_folder(each)
+            for each, location in folders.items()
         }
-        self._others = [each for each in others if not _is_folder(each)]
+        self._others = [each for each in others if each not in folders]
         self.unread: dict[str, int] = {}
 
     def claimed(self, files: Keys) -> set[str]:
