@@ -24,7 +24,11 @@ def bench(
     ],
     submodel: Annotated[
         list[str] | None,
-        typer.Option("--submodel", "-s", help="M, 60%, S*5+M*7...; repeatable. Default: every granularity."),
+        typer.Option(
+            "--submodel",
+            "-s",
+            help="M, 60%, S*5+M*7, L@168px, XL~8...; repeatable. Default: every granularity.",
+        ),
     ] = None,
     batch_size: Annotated[
         list[int] | None,

@@ -15,7 +15,7 @@ from matvit.errors import BudgetError
 from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
-from retrieval.encoding.preprocess import ImageLike
+from retrieval.encoding.preprocess import ImageLike, Preprocess
 from retrieval.errors import UnreadableImageError
 from retrieval.hits import Hit, Hits
 from retrieval.remembered_model import model_of
@@ -187,7 +187,8 @@ class Searcher:
         state = self._state
         encoder = state.encoder
         submodel = encoder.submodel(state.meaning(budget))
-        tensors = torch.stack([_preprocessed(image, encoder) for image in images])
+        preprocess = encoder.preprocess_for(submodel)
+        tensors = torch.stack([_preprocessed(image, preprocess) for image in images])
         vectors = encoder.embed(tensors, submodel)
         for image, is_unit in zip(images, are_units(vectors), strict=True):
             if not is_unit:
@@ -250,9 +251,9 @@ def _hit(entry: Entry, score: float) -> Hit:
     return Hit(entry.key, score, entry.label, entry.path)
 
 
-def _preprocessed(image: ImageLike, encoder: Encoder) -> torch.Tensor:
+def _preprocessed(image: ImageLike, preprocess: Preprocess) -> torch.Tensor:
     try:
-        return encoder.preprocess(image)
+        return preprocess(image)
     except UnreadableImageError as error:
         raise _unreadable(image, str(error)) from error
 

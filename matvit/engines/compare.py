@@ -9,9 +9,10 @@ import io
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -29,7 +30,7 @@ from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
 from matvit.vision.architectures import default_cfgs
 from matvit.vision.elastic_vit import Elastic
-from matvit.vision.projection import put_aside_classifier
+from matvit.vision.embedding import embed_only
 from matvit.weights import model_names
 
 COMPARED_IMAGES = 8
@@ -105,7 +106,7 @@ def open_model(name: str, *, progress: Progress = silent) -> tuple[Elastic, bool
             model = timm.create_model(name).eval()
     else:
         model = model_names.load(name, progress=progress)
-    put_aside_classifier(model)
+    embed_only(model)
     return model.float(), untrained
 
 
@@ -166,12 +167,16 @@ def compare(
 
     results: list[Result] = []
     for size in batch_sizes:
-        batches = _images(model, size)
         baseline_ms: list[float] = []
         rows: list[Result] = []
+        whole = _images(model, size, model.space.full)[0]
         for submodel in submodels:
-            runs, notes = _ready(ways, models, submodel, batches[0], count)
-            times = _rounds(runs, batches[0], repeats, count)
+            batches = _images(model, size, submodel)
+            runs, notes = _ready(ways, models, submodel, whole, batches[0], count)
+            calls = {
+                name: partial(run, whole if name == baseline else batches[0]) for name, run in runs.items()
+            }
+            times = _rounds(calls, whole.device, repeats, count)
             baseline_ms.append(times[baseline])
             exact = Eager().build(model, submodel, batches[0])
             for way in others:
@@ -181,6 +186,7 @@ def compare(
                     rows.append(replace(row, cosine_mean=mean, cosine_worst=worst))
                 else:
                     rows.append(Result(way, submodel, size, note=notes[way]))
+            calls.clear()
             runs.clear()  # Before the next ones need the memory.
         ms = statistics.median(baseline_ms)
         results += [result(baseline, model.space.full, size, ms, ms), *rows]
@@ -191,16 +197,21 @@ def _ready(
     ways: Sequence[Way],
     models: Mapping[torch.dtype, ElasticEncoder],
     submodel: Submodel,
-    images: Tensor,
+    whole: Tensor,
+    sized: Tensor,
     count: Count,
 ) -> tuple[dict[str, Run], dict[str, str]]:
-    """The ways that can run a submodel, by name, and why the others cannot."""
+    """The ways that can run a submodel, by name, and why the others cannot.
+
+    The baseline gets images of the full encoder's size, all others those of the submodel's.
+    """
     runs: dict[str, Run] = {}
     notes: dict[str, str] = {}
     for way in ways:
         if missing := way.engine.missing:
             notes[way.name] = missing
         else:
+            images = whole if way == BASELINE else sized
             try:
                 with _quiet(), torch.no_grad():
                     run = way.engine.build(models[way.weights], submodel, images)
@@ -213,16 +224,18 @@ def _ready(
 
 
 @torch.inference_mode()
-def _rounds(runs: Mapping[str, Run], images: Tensor, repeats: int, count: Count) -> dict[str, float]:
+def _rounds(
+    calls: Mapping[str, Callable[[], Tensor]], device: torch.device, repeats: int, count: Count
+) -> dict[str, float]:
     """Median milliseconds of each, all of them in turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
-        for name, run in runs.items():
-            run(images)  # Untimed: it finds caches and threads as the one before left them.
-            _wait(images.device)
+        for name, call in calls.items():
+            call()  # Untimed: it finds caches and threads as the one before left them.
+            _wait(device)
             started = time.perf_counter()
-            run(images)
-            _wait(images.device)
+            call()
+            _wait(device)
             times[name].append(1000 * (time.perf_counter() - started))
         count()
     return {name: statistics.median(each) for name, each in times.items()}
@@ -236,10 +249,10 @@ def _cosines(run: Run, exact: Run, batches: Sequence[Tensor]) -> tuple[float, fl
     return cosines.mean().item(), cosines.min().item()
 
 
-def _images(model: ElasticEncoder, batch_size: int) -> list[Tensor]:
-    """Batches of random images, with enough images in all for the cosines."""
+def _images(model: ElasticEncoder, batch_size: int, submodel: Submodel) -> list[Tensor]:
+    """Batches of random images of a submodel's size, with enough images in all for the cosines."""
     generator = torch.Generator().manual_seed(0)
-    shape = (batch_size, model.in_chans, *model.patch_embed.img_size)
+    shape = (batch_size, model.in_chans, *model.space.tokens.height_and_width(submodel))
     device = next(model.parameters()).device
     return [
         torch.randn(shape, generator=generator).to(device) for _ in range(-(-COMPARED_IMAGES // batch_size))
@@ -250,7 +263,7 @@ def _peak_flops(device: torch.device) -> float:
     """Operations a second (two a multiply-add) of a large bf16 matrix product."""
     side = 8192
     square = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    times = _rounds({"matmul": lambda images: images @ images}, square, 10, Count(silent, ""))
+    times = _rounds({"matmul": lambda: square @ square}, device, 10, Count(silent, ""))
     return 2 * side**3 / (times["matmul"] / 1000)
 
 

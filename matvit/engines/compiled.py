@@ -106,7 +106,7 @@ class CompiledSubmodels:
                 while len(self._graphs) >= self._limit:  # Now: the next one needs the memory.
                     self._graphs.popitem(last=False)
             started = time.perf_counter()
-            graph = _frozen(self._model.extract(submodel).eval(), shape, str(submodel))
+            graph = _frozen(self._model.cut(submodel, copy=True).eval(), shape, str(submodel))
             _give_back_memory()
             seconds = time.perf_counter() - started
             with self._table:

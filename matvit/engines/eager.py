@@ -28,7 +28,7 @@ class EagerSubmodels:
         if submodel is None:
             return self._encoder(images)
         if submodel not in self._cuts:
-            self._cuts[submodel] = self._encoder.extract(submodel, copy=False)
+            self._cuts[submodel] = self._encoder.cut(submodel)
         return self._cuts[submodel](images)
 
 

@@ -29,7 +29,7 @@ class OnnxRuntime(Engine):
 
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            torch.onnx.export(encoder.extract(submodel), (images,), file, dynamo=True, verbose=False)
+            torch.onnx.export(encoder.cut(submodel, copy=True), (images,), file, dynamo=True, verbose=False)
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -26,7 +26,7 @@ class OpenVino(Engine):
         """See `Engine.build`."""
         import openvino
 
-        program = torch.export.export(encoder.extract(submodel), (images,))
+        program = torch.export.export(encoder.cut(submodel, copy=True), (images,))
         network = openvino.convert_model(program)
         network.reshape(tuple(images.shape))
         native = pick_dtype("auto", images.device) == torch.bfloat16

@@ -173,7 +173,7 @@ def _scale(
 
 def _part(model: Elastic, tensors: Mapping[str, Tensor], submodel: Submodel, layer: int) -> Any:
     """One block of a granularity as its tensors are now."""
-    return refitted(model, tensors).extract(submodel, copy=False).blocks[layer]
+    return refitted(model, tensors).cut(submodel).blocks[layer]
 
 
 def _run(block: Any, x_BND: Tensor, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:

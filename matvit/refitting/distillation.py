@@ -35,7 +35,8 @@ from matvit.training import saved_state as state
 from matvit.training import submodel_sampling
 from matvit.training.image_order import Order
 from matvit.vision.elastic_vit import Elastic, refitted
-from matvit.vision.projection import embedding_width, put_aside_classifier
+from matvit.vision.embedding import embed_only
+from matvit.vision.projection import embedding_width
 from matvit.weights.checkpoint import weights_sha256
 
 BATCH_SIZE = 64
@@ -144,7 +145,7 @@ class _Student:
         assert model.refits
         self.tensors = {n: nn.Parameter(t.detach().clone()) for n, t in model.refits.tensors.items()}
         self._encoder = refitted(model, self.tensors)
-        put_aside_classifier(self._encoder)
+        embed_only(self._encoder)
         self._encoder.eval()
         self._weights = weights_sha256(model)
         self._images = [image for batch in batches for image in batch]

@@ -24,8 +24,9 @@ from matvit.errors import RefitError
 from matvit.progress import Progress, silent
 from matvit.refitting.closed_form import Moments, Refit, order, refit
 from matvit.vision.elastic_vit import Elastic, elastic, refitted
-from matvit.vision.ffn import hidden_of, norm_of, output_of, replaced, take_units
+from matvit.vision.ffn import hidden_of, norm_of, output_of, take_units
 from matvit.vision.refits import named_ffns
+from matvit.vision.views import replaced
 
 HELD_OUT = 5
 """One image of so many is held out, to choose ridges by."""

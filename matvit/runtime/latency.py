@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
@@ -54,6 +55,7 @@ def measure(
     batch_size: int = 1,
     between: int | None = 2,
     repeats: int = 15,
+    also: Sequence[Submodel] = (),
     refresh: bool = False,
     progress: Progress = silent,
 ) -> Profile:
@@ -68,36 +70,42 @@ def measure(
         batch_size: Images a call.
         between: Submodels to measure between two neighbouring granularities, evenly spaced; the others
             are interpolated. None measures every one.
+        also: Other submodels to measure.
         repeats: Timed rounds, at least one call of every submodel in each.
         refresh: Measure again what is known.
         progress: Told of "runs timed": one a submodel when it was warmed up, and one in each round.
     """
     setting = setting_here(device, dtype, batch_size)
-    known = None if refresh else lookup(model, setting, between=between)
+    known = None if refresh else lookup(model, setting, between=between, also=also)
     if known is not None:
         _log.info("measured before (`matvit plan --measure --refresh` measures again)")
         return known
     model = runnable(model, device=device, dtype=dtype)
-    submodels = measured_submodels(model.space, between)
+    submodels = tuple(dict.fromkeys((*measured_submodels(model.space, between), *also)))
     count = Count(progress, "runs timed", len(submodels) * (repeats + 1))
-    shape = (batch_size, model.in_chans, *model.patch_embed.img_size)
-    # Random images: zeros could take short cuts.
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    measured = _medians(model, images, submodels, repeats, count)
+    generator, images = torch.Generator().manual_seed(0), {}
+    for submodel in submodels:
+        shape = (batch_size, model.in_chans, *model.space.tokens.height_and_width(submodel))
+        # Random images: zeros could take short cuts.
+        images[submodel] = torch.randn(shape, generator=generator).to(device, dtype)
+    measured = _medians(model, images, repeats, count)
     try:
-        keep(_key(model, setting), measured)
+        before = {} if refresh else kept(_key(model, setting))
+        keep(_key(model, setting), before | measured)
     except (BusyError, OSError) as error:  # The times are good, only not for the next process.
         _log.warning("this latency profile could not be kept: %s", error)
     return Profile.through(measured, model.space, model.cost, setting)
 
 
-def lookup(model: ElasticEncoder, setting: Setting, *, between: int | None = 2) -> Profile | None:
+def lookup(
+    model: ElasticEncoder, setting: Setting, *, between: int | None = 2, also: Sequence[Submodel] = ()
+) -> Profile | None:
     """The profile that `measure` kept for this setting, if it measured all that is asked for; nothing is run.
 
     The model may be on any device, torch's meta device too.
     """
     measured = kept(_key(model, setting))
-    if not measured.keys() >= set(measured_submodels(model.space, between)):
+    if not measured.keys() >= {*measured_submodels(model.space, between), *also}:
         return None
     return Profile.through(measured, model.space, model.cost, setting)
 
@@ -133,30 +141,30 @@ def measured_submodels(space: SubmodelSpace, between: int | None) -> tuple[Submo
 @torch.inference_mode()
 def _medians(
     model: ElasticEncoder,
-    images: torch.Tensor,
-    submodels: tuple[Submodel, ...],
+    images: Mapping[Submodel, torch.Tensor],
     repeats: int,
     count: Count,
 ) -> dict[Submodel, float]:
-    """Median milliseconds a call of each submodel."""
-    encoders = {submodel: model.extract(submodel, copy=False) for submodel in submodels}
+    """Median milliseconds a call of each submodel with its images."""
+    encoders = {submodel: model.cut(submodel) for submodel in images}
+    device = next(iter(images.values())).device
 
     def seconds(submodel: Submodel) -> float:
-        _wait(images.device)
+        _wait(device)
         start = time.perf_counter()
-        encoders[submodel](images)
-        _wait(images.device)
+        encoders[submodel](images[submodel])
+        _wait(device)
         return time.perf_counter() - start
 
     calls: dict[Submodel, int] = {}
-    for submodel in submodels:
+    for submodel in images:
         warm = min(seconds(submodel) for _ in range(WARM_UPS))
         calls[submodel] = max(1, math.ceil(SETTLE_SECONDS / (repeats * warm)))
         count()
-    times: dict[Submodel, list[float]] = {submodel: [] for submodel in submodels}
+    times: dict[Submodel, list[float]] = {submodel: [] for submodel in images}
     # Rounds over all of them: a processor that heats up, or a neighbour that wakes, slows all alike.
     for _ in range(repeats):
-        for submodel in submodels:
+        for submodel in images:
             times[submodel] += (seconds(submodel) for _ in range(calls[submodel]))
             count()
     return {submodel: 1000 * statistics.median(each) for submodel, each in times.items()}

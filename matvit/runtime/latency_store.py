@@ -14,7 +14,7 @@ from typing import Any
 from matvit.files.atomic import write_text
 from matvit.files.cache import cache_dir
 from matvit.submodels.protocol import ElasticEncoder
-from matvit.submodels.submodel import Submodel
+from matvit.submodels.submodel import Layer, Submodel
 
 
 def structure(model: ElasticEncoder) -> dict[str, Any]:
@@ -63,11 +63,14 @@ def keep(key: dict[str, Any], measured: Mapping[Submodel, float]) -> None:
 
 
 def _fields(submodel: Submodel) -> dict[str, Any]:
-    return {"widths": submodel.widths, "image_size": submodel.image_size}
+    return {"widths": submodel.widths, "merges": submodel.merges, "image_size": submodel.image_size}
 
 
 def _submodel(fields: Mapping[str, Any]) -> Submodel:
-    return Submodel(fields["widths"], image_size=fields.get("image_size"))  # Earlier versions wrote no size.
+    # Earlier versions wrote neither merges nor sizes.
+    merges = fields.get("merges") or [0] * len(fields["widths"])
+    layers = map(Layer, fields["widths"], merges)
+    return Submodel(layers, image_size=fields.get("image_size"))
 
 
 def _file(key: dict[str, Any]) -> Path:

@@ -1,12 +1,14 @@
 """What a submodel costs, as values: multiply-accumulates and parameters.
 
-An encoder's cost is a fixed part plus so much for every hidden unit that its FFNs keep, so that the
-whole Mix'n'Match curve costs a few additions. `matvit.vision.count_macs` finds both from the architecture.
+An encoder's cost is a sum over its layers, each a polynomial in the tokens that it sees and the hidden units
+that its FFN keeps, so that a whole curve costs a few additions. `matvit.vision.count_macs` finds the
+coefficients from the architecture.
 """
 
 from dataclasses import dataclass
 
-from matvit.submodels.submodel import Submodel, at_own_size
+from matvit.submodels.submodel import Layer, Submodel
+from matvit.submodels.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,87 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """Cost as a function of the submodel: a fixed part, and a part for each hidden unit of each layer.
+class LayerCost:
+    """Cost of one layer, as multiply-accumulates for each of what it handles.
 
     Args:
-        fixed: Everything but the hidden units.
-        per_unit: Cost of one hidden unit, one entry a layer.
+        unit: Of one hidden unit: for each token that leaves the layer, and its parameters.
+        token: For each token that the layer answers for, beside hidden units and attention.
+        key: For each token that enters, beside that.
+        pair: For each token that the layer answers for with each token that enters: attention.
+        match: For each pair of patches that are compared before tokens merge.
+        answers: Tokens that it answers for, where the others' answers are read by nobody; None is all.
+    """
+
+    unit: Cost
+    token: int = 0
+    key: int = 0
+    pair: int = 0
+    match: int = 0
+    answers: int | None = None
+
+    def macs(self, kept: Layer, entering: int, patches: int) -> int:
+        """Of a layer as a submodel keeps it, with so many tokens, of which so many are patches."""
+        answered = entering if self.answers is None else self.answers
+        macs = self.key * entering + answered * (self.token + self.pair * entering)
+        leaving = answered
+        if kept.merge and self.answers is None:
+            macs += self.match * ((patches + 1) // 2) * (patches // 2)
+            leaving -= kept.merge
+        return macs + leaving * self.unit.macs * kept.ffn
+
+
+@dataclass(frozen=True)
+class PoolCost:
+    """Cost of a pool that attends to tokens, as multiply-accumulates for each token and pair of tokens.
+
+    Args:
+        token: For each token that it reads.
+        pair: For each token that it reads with each other one.
+        skipped: Tokens that it does not read.
+    """
+
+    token: int = 0
+    pair: int = 0
+    skipped: int = 0
+
+    def macs(self, tokens: int) -> int:
+        """Of so many tokens, those included that it does not read."""
+        read = tokens - self.skipped
+        return self.token * read + self.pair * read**2
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cost as a function of the submodel.
+
+    Args:
+        fixed: What no axis changes.
+        layers: One a layer.
+        tokens: How many there are.
+        patch: Of making a token of one patch, and the parameters of its position.
+        pool: Cost of a pool that is more than a mean.
     """
 
     fixed: Cost
-    per_unit: tuple[Cost, ...]
+    layers: tuple[LayerCost, ...]
+    tokens: Tokens
+    patch: Cost = Cost(0, 0)
+    pool: PoolCost = PoolCost()
 
     def __call__(self, submodel: Submodel) -> Cost:
-        """Cost of one image through the submodel.
+        """Cost of one image through a submodel.
 
         Raises:
-            SubmodelError: It reads images at another size than the encoder's own.
+            SubmodelError: The encoder cannot read images of its size, or merge so many tokens.
         """
-        layers = list(zip(self.per_unit, at_own_size(submodel).layers, strict=True))
-        return Cost(
-            macs=self.fixed.macs + sum(unit.macs * layer.ffn for unit, layer in layers),
-            params=self.fixed.params + sum(unit.params * layer.ffn for unit, layer in layers),
-        )
+        self.tokens.check(submodel)
+        tokens, prefix = self.tokens.entering(submodel), self.tokens.prefix
+        layers = list(zip(self.layers, submodel.layers, strict=True))
+        patches = tokens[0] - prefix
+        macs = self.fixed.macs + self.patch.macs * patches + self.pool.macs(tokens[-1])
+        for (layer, kept), entering in zip(layers, tokens, strict=False):
+            macs += layer.macs(kept, entering, entering - prefix)
+        params = self.fixed.params + self.patch.params * patches
+        params += sum(layer.unit.params * kept.ffn for layer, kept in layers)
+        return Cost(macs, params)

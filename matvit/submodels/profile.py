@@ -61,11 +61,13 @@ class Profile:
         setting: Where and how they were measured.
         points: One a submodel of the curve, cheapest (in MACs) first; noise may bend the order of times.
         cost: What a submodel costs, to place others between these.
+        others: Measured submodels off the curve.
     """
 
     setting: Setting
     points: tuple[Point, ...]
     cost: CostModel = field(repr=False)
+    others: tuple[Point, ...] = ()
 
     @classmethod
     def through(
@@ -73,7 +75,8 @@ class Profile:
     ) -> "Profile":
         """The profile that goes through measured times (ms a call) and straight between them."""
         known = cls(setting, tuple(Point(s, measured[s], True) for s in space.curve if s in measured), cost)
-        return cls(setting, tuple(map(known.point, space.curve)), cost)
+        others = tuple(Point(s, ms, True) for s, ms in measured.items() if s not in space.curve)
+        return cls(setting, tuple(map(known.point, space.curve)), cost, others)
 
     def __str__(self) -> str:
         interpolated = "" if all(point.measured for point in self.points) else "; ~ is interpolated"
@@ -86,10 +89,11 @@ class Profile:
     def point(self, submodel: Submodel) -> Point:
         """The time of any submodel.
 
-        One off the curve is taken to lie between the measured points next to it in MACs, on a straight
-        line; below the first of them it gets that one's time, which is then an upper bound.
+        One that was not measured is taken to lie between the measured points next to it in MACs, on a
+        straight line; below the first of them it gets that one's time, which is then an upper bound. Sizes
+        and merges take other times than widths of as many MACs: have those measured.
         """
-        for point in self.points:
+        for point in (*self.points, *self.others):
             if point.submodel == submodel:
                 return point
         known = [(self.cost(point.submodel).macs, point.ms) for point in self.points if point.measured]

@@ -38,7 +38,10 @@ class ElasticEncoder(Protocol):
         """What a submodel costs."""
 
     def extract(self, submodel: Submodel, *, copy: bool = True) -> "nn.Module":
-        """A submodel as an encoder of its own; with `copy` False it shares all tensors with this one."""
+        """A submodel as a plain timm encoder; with `copy` False it shares all tensors with this one."""
+
+    def cut(self, submodel: Submodel, *, copy: bool = False) -> "nn.Module":
+        """A submodel as a module to be run, whether timm has a class for it or not."""
 
     def __call__(self, x: "Tensor", submodel: Submodel | None = None) -> Any:
         """Images x (B, C, H, W) to logits or embeddings; without a submodel, by the full encoder."""

@@ -1,6 +1,7 @@
 """Submodels as values: what each layer keeps, and the family of them that nests in one encoder.
 
-Granularities and Mix'n'Match follow MatFormer (arXiv 2310.07707, sections 3.1 and 3.3).
+Granularities and Mix'n'Match follow MatFormer (arXiv 2310.07707, sections 3.1 and 3.3), merges of tokens
+ToMe (arXiv 2210.09461).
 """
 
 import re
@@ -10,6 +11,7 @@ from functools import cached_property
 from itertools import groupby, pairwise
 
 from matvit.errors import SubmodelError
+from matvit.submodels.tokens import UNKNOWN, Tokens
 
 GRANULARITIES: Mapping[str, float] = {"S": 1 / 8, "M": 1 / 4, "L": 1 / 2, "XL": 1.0}
 """Share of each layer's hidden units that a granularity keeps, smallest first."""
@@ -18,6 +20,7 @@ _NOT_NAMES = ("all", "auto")  # Budgets that mean something else.
 
 
 _IMAGE_SIZE = re.compile(r"\s*(\d{1,18})\s*px\s*", re.IGNORECASE)
+_NUMBER = r"\d{1,18}"
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,20 @@ class Layer:
 
     Args:
         ffn: Hidden units of its FFN, counted from the first.
+        merge: Tokens that merge into others between its attention and its FFN.
 
     Raises:
-        SubmodelError: That is no positive whole number.
+        SubmodelError: The units are no positive whole number, or the tokens no whole number.
     """
 
     ffn: int
+    merge: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.ffn, int) or self.ffn < 1:
             raise SubmodelError(f"widths must be positive whole numbers, one a layer; got {self.ffn!r}")
+        if not isinstance(self.merge, int) or self.merge < 0:
+            raise SubmodelError(f"tokens to merge must be a whole number, one a layer; got {self.merge!r}")
 
 
 @dataclass(frozen=True, init=False)
@@ -43,7 +50,8 @@ class Submodel:
     """One nested encoder: what it keeps of each layer, and how it reads images.
 
     Two submodels that keep the same are equal, whatever their labels; ``str`` is a spelling that every
-    budget option reads back, such as ``S*5+M*7``, ``384*5+768*7`` or ``L@168px``.
+    budget option reads back, such as ``S*5+M*7``, ``384*5+768*7``, ``L@168px``, ``XL~8`` (so many tokens
+    merge in each layer) or ``L~0*6+24*6@196px``.
 
     Args:
         layers: One a layer of the encoder; a number is a layer that keeps so many hidden units.
@@ -83,24 +91,27 @@ class Submodel:
         """Hidden units that the FFNs keep, one number a layer."""
         return tuple(layer.ffn for layer in self.layers)
 
+    @property
+    def merges(self) -> tuple[int, ...]:
+        """Tokens that merge, one number a layer."""
+        return tuple(layer.merge for layer in self.layers)
+
+    @property
+    def all_tokens(self) -> bool:
+        """Whether it sees what the full encoder sees: widths alone make it."""
+        return self.image_size is None and not any(self.merges)
+
     def __str__(self) -> str:
-        runs = [(name, len(list(run))) for name, run in groupby(self.labels or map(str, self.widths))]
-        if len(runs) == 1 and self.labels:
-            spelled = runs[0][0]
-        else:
-            spelled = "+".join(f"{name}*{count}" for name, count in runs)
+        spelled = _runs(self.labels or map(str, self.widths), alone=self.labels is not None)
+        if any(self.merges):
+            spelled += f"~{_runs(map(str, self.merges), alone=True)}"
         return spelled if self.image_size is None else f"{spelled}@{self.image_size}px"
 
 
-def at_own_size(submodel: Submodel) -> Submodel:
-    """Return the submodel if it reads images at its encoder's own size.
-
-    Raises:
-        SubmodelError: It reads them at another.
-    """
-    if submodel.image_size is not None:
-        raise SubmodelError(f"{submodel}: this encoder cannot be run at another image size yet")
-    return submodel
+def _runs(names: Iterable[str], *, alone: bool) -> str:
+    """Names of layers, equal neighbours as one: ``S*5+M*7``; with `alone`, one that all have stands alone."""
+    runs = [(name, len(list(run))) for name, run in groupby(names)]
+    return runs[0][0] if alone and len(runs) == 1 else "+".join(f"{name}*{count}" for name, count in runs)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ class SubmodelSpace:
         hidden: FFN hidden units of the full encoder, one number a layer.
         granularities: Name -> share of the hidden units kept, smallest first, the last one 1.
         named_only: Layers may have the widths of granularities alone, as those of a refitted encoder.
+        tokens: What the encoder makes of an image.
 
     Raises:
         SubmodelError: The granularities do not increase up to 1, or a name would not read back.
@@ -119,6 +131,7 @@ class SubmodelSpace:
     hidden: tuple[int, ...]
     granularities: Mapping[str, float] = field(default_factory=lambda: GRANULARITIES)
     named_only: bool = False
+    tokens: Tokens = UNKNOWN
 
     def __post_init__(self) -> None:
         if not isinstance(self.granularities, Mapping):
@@ -181,7 +194,7 @@ class SubmodelSpace:
     def parse(self, text: str) -> Submodel | None:
         """Read a submodel that is spelled out: ``M``, ``S*5+M*7``, ``384*5+768*7`` or ``384,384,768``.
 
-        An image size may follow: ``M@168px``.
+        The tokens that merge in each layer may follow, and an image size: ``M~8``, ``M~0*6+24*6@168px``.
 
         Returns:
             The submodel, or None when the text is not a spelling of one at all.
@@ -189,36 +202,46 @@ class SubmodelSpace:
         Raises:
             SubmodelError: It is one, but does not fit this encoder.
         """
-        spelled, _, size = text.partition("@")
-        if (pixels := _IMAGE_SIZE.fullmatch(size)) and (submodel := self.parse(spelled)):
-            return self.check(replace(submodel, image_size=int(pixels[1])))
-        if text.strip() in self.granularities:
-            return self.uniform(text.strip())
-        names = "|".join(sorted(map(re.escape, self.granularities), key=len, reverse=True))
-        terms = [
-            re.fullmatch(rf"\s*({names}|\d{{1,18}})(?:\s*\*\s*(\d{{1,18}}))?\s*", t)
-            for t in re.split(r"[+,]", text)
-        ]
-        if not all(terms) or text.strip().isdigit():
+        spelled, at, size = text.partition("@")
+        spelled, tilde, merging = spelled.partition("~")
+        pixels = _IMAGE_SIZE.fullmatch(size)
+        widths = self._spelled(spelled, self.granularities, text, "widths")
+        merges = self._spelled(merging, None, text, "numbers of tokens") if tilde else ["0"] * self.depth
+        if widths is None or merges is None or bool(at) != bool(pixels):
             return None
-        runs = [(m[1], int(m[2] or 1)) for m in terms if m]
-        if (layers := sum(count for _, count in runs)) != self.depth:
-            raise SubmodelError(f"{text!r} gives {layers} widths; this encoder has {self.depth} layers")
-        parts = [part for part, count in runs for _ in range(count)]
-        widths = (
-            self._width(p, h) if p in self.granularities else int(p)
-            for p, h in zip(parts, self.hidden, strict=True)
-        )
-        return self.check(Submodel(widths))
+        layers = [
+            Layer(self._width(width, hidden) if width in self.granularities else int(width), int(merged))
+            for width, hidden, merged in zip(widths, self.hidden, merges, strict=True)
+        ]
+        return self.check(Submodel(layers, image_size=int(pixels[1]) if pixels else None))
+
+    def _spelled(self, runs: str, names: Iterable[str] | None, text: str, what: str) -> list[str] | None:
+        """One name or number a layer, as in ``S*5+M*7`` and ``384,384,768``; None where it is none of these.
+
+        What stands alone is every layer's: a name where there are `names`, and a number where there are not.
+        """
+        alone = "|".join(sorted(map(re.escape, names), key=len, reverse=True)) if names else _NUMBER
+        one = f"{alone}|{_NUMBER}"
+        if re.fullmatch(rf"\s*({alone})\s*", runs):
+            return [runs.strip()] * self.depth
+        terms = [
+            re.fullmatch(rf"\s*({one})(?:\s*\*\s*({_NUMBER}))?\s*", term) for term in re.split("[+,]", runs)
+        ]
+        if not all(terms) or runs.strip().isdigit():
+            return None
+        counted = [(term[1], int(term[2] or 1)) for term in terms if term]
+        if (layers := sum(count for _, count in counted)) != self.depth:
+            raise SubmodelError(f"{text!r} gives {layers} {what}; this encoder has {self.depth} layers")
+        return [name for name, count in counted for _ in range(count)]
 
     def check(self, submodel: Submodel) -> Submodel:
         """Return the submodel, labelled where every layer's width has a name, if it fits this encoder.
 
         Raises:
-            SubmodelError: The depth differs, a layer cannot keep so many units, or the image size is not the
-                encoder's own.
+            SubmodelError: The depth differs, a layer cannot keep so many units or merge so many tokens, or
+                the encoder does not read images of that size.
         """
-        layers = at_own_size(submodel).layers
+        layers = submodel.layers
         if len(layers) != self.depth:
             raise SubmodelError(f"{submodel} has {len(layers)} layers; this encoder has {self.depth}")
         for number, (layer, hidden) in enumerate(zip(layers, self.hidden, strict=True)):
@@ -235,7 +258,8 @@ class SubmodelSpace:
                 f"{submodel} keeps {layers[number].ffn} units in layer {number}; this encoder was "
                 f"refitted for {', '.join(widths)} alone"
             )
-        return Submodel(layers, labels=named if len(named) == self.depth else None)
+        labelled = replace(submodel, labels=named if len(named) == self.depth else None)
+        return replace(labelled, image_size=self.tokens.check(labelled))
 
     def _width(self, granularity: str, hidden: int) -> int:
         return max(1, round(self.granularities[granularity] * hidden))

@@ -16,15 +16,18 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from matvit.errors import UnknownModelError
+from matvit.errors import SubmodelError, UnknownModelError
 from matvit.submodels.budget import resolve
 from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import GRANULARITIES, Submodel, SubmodelSpace
 from matvit.vision.count_macs import cost_model
-from matvit.vision.ffn import TimmEncoder, cut, cut_ffn, hidden_units, own_tensors
+from matvit.vision.cut import cut, own_tensors
+from matvit.vision.ffn import TimmEncoder, cut_ffn, hidden_units
 from matvit.vision.plain_timm import plain_name
+from matvit.vision.pooled_token import answering_for_all
 from matvit.vision.refits import Refits
+from matvit.vision.tokens import tokens_of
 
 # Always one of timm's classes, which are untyped.
 _Encoder: Any = nn.Module
@@ -69,12 +72,13 @@ class Elastic(_Encoder):
     def space(self) -> SubmodelSpace:
         """Every submodel of this encoder."""
         hidden = tuple(map(hidden_units, self.blocks))
-        return SubmodelSpace(hidden, self.granularities, named_only=self.refits is not None)
+        named_only = self.refits is not None
+        return SubmodelSpace(hidden, self.granularities, named_only=named_only, tokens=tokens_of(self))
 
     @property
     def cost(self) -> CostModel:
         """What a submodel costs: ``model.cost(submodel).gmacs``."""
-        return cost_model(self)
+        return cost_model(self, tokens_of(self))
 
     def submodel(self, budget: str | Submodel | None, profile: Profile | None = None) -> Submodel:
         """The submodel for a budget: see `matvit.submodels.budget.resolve`.
@@ -152,7 +156,20 @@ class Elastic(_Encoder):
             SubmodelError: It does not fit this encoder.
         """
         submodel = self.space.check(submodel)
-        plain = self._cut_to(submodel)
+        if any(submodel.merges):
+            raise SubmodelError(
+                f"{submodel} merges tokens, which none of timm's classes does: run it with this library"
+            )
+        return answering_for_all(self.cut(submodel, copy=copy))
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def cut(self, submodel: Submodel, *, copy: bool = False) -> Any:
+        """A submodel as a module to be run: what `extract` gives, and those that timm has no class for.
+
+        Arguments and errors are those of `extract`.
+        """
+        plain = self._cut_to(self.space.check(submodel))
         del plain.granularities, plain.refits
         for attribute in ("pretrained_cfg", "default_cfg"):
             if "architecture" in (config := getattr(plain, attribute, {})):
@@ -166,7 +183,7 @@ class Elastic(_Encoder):
                 plain.get_parameter(name).requires_grad_(parameter.requires_grad)
         return plain
 
-    def _cut(self, submodel: Submodel | None) -> TimmEncoder | None:
+    def _cut(self, submodel: Submodel | None) -> Any | None:
         """The submodel as an encoder, or None for the full one, which is timm's own code bit for bit."""
         # torch.fx traces with proxies in place of arguments left out: its graphs are of the full encoder.
         if submodel is None or isinstance(submodel, torch.fx.Proxy):
@@ -174,14 +191,14 @@ class Elastic(_Encoder):
         if not isinstance(submodel, Submodel):
             raise TypeError(f"submodel must be a matvit.Submodel or None, not {type(submodel).__name__}")
         hidden, widths = tuple(map(hidden_units, self.blocks)), submodel.widths
-        if widths == hidden and submodel.image_size is None:
+        if widths == hidden and submodel.all_tokens:
             return None
         wrong = len(widths) != len(hidden) or any(w > h for w, h in zip(widths, hidden, strict=True))
-        if wrong or submodel.image_size is not None or self.refits is not None:
-            self.space.check(submodel)
+        if wrong or not submodel.all_tokens or self.refits is not None:
+            submodel = self.space.check(submodel)
         return self._cut_to(submodel)
 
-    def _cut_to(self, submodel: Submodel) -> TimmEncoder:
+    def _cut_to(self, submodel: Submodel) -> Any:
         return cut(self, self.timm_class, submodel, self.refits.cut_ffn if self.refits else cut_ffn)
 
 

@@ -1,10 +1,4 @@
-"""A timm encoder cut to the first hidden units of its FFNs, as views of the full encoder's tensors.
-
-A cut encoder is an object of timm's own classes that shares every tensor with the full one, so whatever timm
-can do with an encoder works on a submodel too, and nothing is copied. Cutting takes microseconds a layer and
-is done anew for every call: there is no state that threads, compiled graphs or recomputed activations could
-find changed.
-"""
+"""FFNs: which nest, and how they are cut to their first hidden units, as views of the full ones' tensors."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -24,7 +18,9 @@ from timm.models.vision_transformer import (
 from torch import Tensor, nn
 
 from matvit.errors import UnknownModelError
-from matvit.submodels.submodel import Layer, Submodel
+from matvit.submodels.submodel import Layer
+from matvit.vision.pooled_token import PooledTokenBlock
+from matvit.vision.views import replaced
 
 TimmEncoder: TypeAlias = VisionTransformer | Eva
 """An encoder of timm's that nests, or one that was made elastic."""
@@ -51,7 +47,7 @@ _LAYOUTS: Mapping[type, _Layout] = {
     ParallelScalingBlock: _Layout({"in_proj": 1}, ["mlp_out_proj", "out_proj"]),
     DiffParallelScalingBlock: _Layout({"in_proj": 1}, ["out_proj"]),
 }
-_BLOCKS_WITH_AN_FFN = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
+_BLOCKS_WITH_AN_FFN = (Block, PooledTokenBlock, ResPostBlock, EvaBlock, EvaBlockPostNorm)
 
 
 def ffns(block: Any) -> dict[str, Any]:
@@ -129,51 +125,6 @@ CutFFN = Callable[[str, Any, Layer], Any]
 """An FFN's name, the full one and what is kept of its layer, to the FFN of a submodel: see `cut_ffn`."""
 
 
-def cut(encoder: TimmEncoder, kind: type, submodel: Submodel, cut_ffn: CutFFN = cut_ffn) -> TimmEncoder:
-    """A submodel as an encoder, which shares all tensors with the full one.
-
-    Args:
-        encoder: It is left as it is.
-        kind: Class of the result: timm's own.
-        submodel: One that fits the encoder.
-        cut_ffn: What makes its FFNs.
-    """
-    blocks = {}
-    for (name, block), kept in zip(encoder.blocks.named_children(), submodel.layers, strict=True):
-        if kept.ffn < hidden_units(block):
-            blocks[name] = _cut_block(f"blocks.{name}", block, kept, cut_ffn)
-    return replaced(encoder, kind, blocks=replaced(encoder.blocks, **blocks))
-
-
-def own_tensors(encoder: nn.Module) -> dict[int, nn.Parameter]:
-    """What `copy.deepcopy` takes as its memo to give a cut encoder compact parameters in place of its views.
-
-    Layers in several runs become plain linear layers, in place.
-    """
-    for parent in list(encoder.modules()):
-        parent._modules.update(
-            {name: child.joined() for name, child in parent.named_children() if isinstance(child, _Runs)}
-        )
-    return {
-        id(view): nn.Parameter(view.detach().clone(memory_format=torch.contiguous_format), view.requires_grad)
-        for view in encoder.parameters()
-        if not isinstance(view, nn.Parameter)
-    }
-
-
-def replaced(module: Any, kind: type | None = None, /, **attributes: Any) -> Any:
-    """A module that shares all with the given one but these attributes, and its class where one is given."""
-    new: Any = object.__new__(kind or type(module))
-    new.__dict__.update(module.__dict__)
-    modules = new.__dict__["_modules"] = dict(module._modules)
-    parameters = new.__dict__["_parameters"] = dict(module._parameters)
-    for name, value in attributes.items():
-        # Past nn.Module's own setter, which takes no views for parameters.
-        home = next((home for home in (modules, parameters) if name in home), new.__dict__)
-        home[name] = value
-    return new
-
-
 def take_units(ffn: Any, units: Tensor) -> dict[str, Tensor]:
     """Copies of some hidden units in the order given: an FFN's tensors but its output layer's, by name.
 
@@ -217,7 +168,8 @@ def _resized(ffn: Any, width: int, attributes: dict[str, Any]) -> Any:
     return replaced(ffn, **attributes)
 
 
-def _cut_block(name: str, block: Any, kept: Layer, cut_ffn: CutFFN) -> Any:
+def cut_block(name: str, block: Any, kept: Layer, cut_ffn: CutFFN) -> Any:
+    """A block whose FFNs keep the first hidden units; it shares all tensors with the one given."""
     if type(block) in _BLOCKS_WITH_AN_FFN:
         return replaced(block, mlp=cut_ffn(f"{name}.mlp", block.mlp, kept))
     if type(block) is ParallelThingsBlock:
@@ -234,17 +186,18 @@ def _keep_rows(layer: Any, runs: Sequence[slice]) -> Any:
     if count == layer.out_features:
         return layer
     if len(runs) > 1:
-        return replaced(layer, _Runs, runs=tuple(runs), out_features=count)
+        return replaced(layer, Runs, runs=tuple(runs), out_features=count)
     bias = None if layer.bias is None else layer.bias[runs[0]]
     return replaced(layer, weight=layer.weight[runs[0]], bias=bias, out_features=count)
 
 
-class _Runs(nn.Linear):
+class Runs(nn.Linear):
     """A linear layer of which some runs of rows are used: a product each, and no copy of the weights."""
 
     runs: tuple[slice, ...]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Vectors (..., inputs) to (..., rows of all runs)."""
         bias = self.bias
         products = [F.linear(x, self.weight[run], None if bias is None else bias[run]) for run in self.runs]
         return torch.cat(products, dim=-1)

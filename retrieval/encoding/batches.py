@@ -1,7 +1,7 @@
 """Parts to batches of preprocessed images, decoded by other processes while the encoder is at work."""
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from matvit.submodels.submodel import Submodel
 from retrieval.encoding.encoder import Encoder
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.encoding.workers import Sent, in_processes
@@ -29,6 +30,7 @@ class Batch:
         last: Whether it is the part's last batch.
         samples: One a row of `images`, without their encoded bytes.
         images: Preprocessed, (B, C, H, W); B may be 0.
+        resized: The same at other sizes, by the pixels of a side.
         contents: Hashes of the encoded images, in hexadecimal: the same bytes have the same one.
         failures: What could not be read.
         known: Images that need no embedding, with their hashes: they are not decoded.
@@ -38,12 +40,18 @@ class Batch:
     last: bool
     samples: list[Sample] = field(default_factory=list)
     images: Tensor = field(default_factory=lambda: torch.empty(0))
+    resized: dict[int, Tensor] = field(default_factory=dict)
     contents: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     known: list[tuple[Sample, str]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"images": Sent(self.images)}
+        resized = {size: Sent(images) for size, images in self.resized.items()}
+        return self.__dict__ | {"images": Sent(self.images), "resized": resized}
+
+    def images_for(self, submodel: Submodel) -> Tensor:
+        """The images at the size that a submodel reads."""
+        return self.images if submodel.image_size is None else self.resized[submodel.image_size]
 
 
 def batches(
@@ -53,6 +61,7 @@ def batches(
     batch_size: int,
     workers: int | None = None,
     known: Container[str] = (),
+    submodels: Iterable[Submodel] = (),
 ) -> Iterator[Batch]:
     """The images of parts in their own order; no batch holds images of two parts, and every part has one.
 
@@ -62,12 +71,19 @@ def batches(
         batch_size: Images a batch; the last of a part may hold fewer.
         workers: Processes that decode; 0 decodes in this one, None is one a core, or 0 for few images.
         known: Hashes of images that need no embedding; can be pickled.
+        submodels: The images come at the sizes that these read, too.
     """
     if workers is None:
         few = all(part.size is not None for part in parts)
         few = few and sum(part.size or 0 for part in parts) <= _FEW_IMAGES
         workers = 0 if few else min(cores(), _MAX_WORKERS)
-    decode, tasks = _Decode(encoder.preprocess, encoder.dtype, known), _tasks(parts, batch_size)
+    resized = {
+        submodel.image_size: encoder.preprocess_for(submodel)
+        for submodel in submodels
+        if submodel.image_size is not None
+    }
+    decode = _Decode(encoder.preprocess, resized, encoder.dtype, known)
+    tasks = _tasks(parts, batch_size)
     device = encoder.device.type
     if workers:
         made = in_processes(decode, tasks, workers=workers, gives_way=device == "cpu")
@@ -75,7 +91,9 @@ def batches(
         made = map(decode, tasks)
     for batch in made:
         if device == "cuda":
-            batch.images = batch.images.pin_memory()  # Where the GPU fetches it faster.
+            # Where the GPU fetches it faster.
+            batch.images = batch.images.pin_memory()
+            batch.resized = {size: images.pin_memory() for size, images in batch.resized.items()}
         yield batch
 
 
@@ -100,11 +118,18 @@ def _tasks(parts: Sequence[Part], batch_size: int) -> Iterator[_Task]:
 class _Decode:
     """A task's samples to a batch."""
 
-    def __init__(self, preprocess: Preprocess, dtype: torch.dtype, known: Container[str]) -> None:
-        self._preprocess, self._dtype, self._known = preprocess, dtype, known
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        resized: Mapping[int, Preprocess],
+        dtype: torch.dtype,
+        known: Container[str],
+    ) -> None:
+        self._preprocess, self._resized, self._dtype, self._known = preprocess, resized, dtype, known
 
     def __call__(self, task: _Task) -> Batch:
         batch, tensors = Batch(task.part, task.last), []
+        resized: dict[int, list[Tensor]] = {size: [] for size in self._resized}
         for item in task.items:
             if isinstance(item, Failure):
                 batch.failures.append(item)
@@ -114,7 +139,10 @@ class _Decode:
                 batch.known.append((replace(item, data=b""), content))
                 continue
             try:
-                tensors.append(self._preprocess(item.data))
+                image = self._preprocess.read(item.data)
+                tensors.append(self._preprocess.tensor(image))
+                for size, preprocess in self._resized.items():
+                    resized[size].append(preprocess.tensor(image))
             except UnreadableImageError as error:
                 batch.failures.append(Failure(item.key, str(error)))
                 continue
@@ -123,6 +151,7 @@ class _Decode:
             batch.samples.append(replace(item, data=b""))
         if tensors:
             batch.images = torch.stack(tensors).to(self._dtype)
+            batch.resized = {size: torch.stack(made).to(self._dtype) for size, made in resized.items()}
         return batch
 
     def divided(self, task: _Task) -> list[_Task]:
@@ -135,8 +164,11 @@ class _Decode:
             whole.contents += batch.contents
             whole.known += batch.known
             whole.failures += batch.failures
-        if images := [batch.images for batch in batches if batch.samples]:
-            whole.images = torch.cat(images)
+        if some := [batch for batch in batches if batch.samples]:
+            whole.images = torch.cat([batch.images for batch in some])
+            whole.resized = {
+                size: torch.cat([batch.resized[size] for batch in some]) for size in self._resized
+            }
         return whole
 
     def lost(self, item: _Task) -> Batch:

@@ -1,7 +1,7 @@
 """The encoder as retrieval sees it: model, preprocessing and normalisation in one object."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +17,15 @@ from torch import Tensor
 import matvit
 from indexes import EncoderIdentity
 from matvit.engines.all_engines import query_engine
-from matvit.errors import CheckpointError, NonsenseError
+from matvit.errors import BudgetError, CheckpointError, NonsenseError
 from matvit.progress import Progress, silent
 from matvit.runtime import latency
 from matvit.runtime.device import pick_device, pick_dtype
 from matvit.submodels.budget import is_time, resolve
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
-from matvit.vision.projection import embedding_width, projection_of, put_aside_classifier
+from matvit.vision.embedding import embed_only
+from matvit.vision.projection import embedding_width, projection_of
 from matvit.weights.checkpoint import tensors_sha256, weights_sha256
 from matvit.weights.model_names import directory_of
 from retrieval.encoding.preprocess import Preprocess
@@ -121,7 +122,7 @@ class Encoder:
         head = self.model.get_classifier() if model.num_classes and projection is None else None
         # Of two classifiers, one a token, neither takes the embedding.
         self._classifier = head if isinstance(head, torch.nn.Linear) else None
-        put_aside_classifier(self.model)
+        embed_only(self.model)
         self.space, self.cost = self.model.space, self.model.cost
         self.latency: Profile | None = None
         self._measuring, self._progress = Lock(), progress
@@ -187,15 +188,31 @@ class Encoder:
             _log.info("%s: %s takes %s%.3g ms", budget, submodel, "" if point.measured else "~", point.ms)
         return submodel
 
-    def profile(self) -> Profile:
-        """How long its submodels take for a single image, measured here if they never were."""
+    def profile(self, submodels: Sequence[Submodel] = ()) -> Profile:
+        """How long its submodels take for a single image, measured here if they never were.
+
+        Widths that lie between measured ones are interpolated; of `submodels`, those that see fewer tokens
+        are measured too.
+        """
         with self._measuring:  # Threads that measure at once would measure each other.
-            if self.latency is None:
+            also = tuple(submodel for submodel in submodels if not submodel.all_tokens)
+            if self.latency is None or not all(self.latency.point(each).measured for each in also):
                 self.latency = latency.measure(
-                    self.model, device=self.device, dtype=self.dtype, progress=self._progress
+                    self.model, device=self.device, dtype=self.dtype, also=also, progress=self._progress
                 )
                 _log.info("%s", self.latency)
             return self.latency
+
+    def preprocess_for(self, submodel: Submodel) -> Preprocess:
+        """What makes the input of a submodel, which may read images of another size.
+
+        Raises:
+            BudgetError: No image can be made so large.
+        """
+        try:
+            return self.preprocess.at(submodel.image_size)
+        except NonsenseError as error:
+            raise BudgetError(f"{submodel}: {error}") from error
 
     @torch.inference_mode()
     def embed(self, images: Tensor, submodel: Submodel | None = None) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """From an image, wherever it is, to the tensor that a model was trained on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,7 @@ class Preprocess:
                 # A model that was made for another size than its weights were trained at sees that one.
                 self.data["input_size"] = (model.in_chans, *model.patch_embed.img_size)
             _check(self.data)
-            with asked():
-                self._transform = create_transform(**self.data, is_training=False)
-            image = Image.new(self._mode, (8, 8))
-            with asked():
-                pixels = self._transform(image)
-            if pixels.shape != tuple(self.data["input_size"]) or not pixels.isfinite().all():
-                raise NonsenseError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
+            self._transform = _transform(self.data, self._mode)
         except NonsenseError as error:
             raise NonsenseError(f"its preprocessing makes no sense: {error}") from error
         self._config = self.data
@@ -66,8 +60,34 @@ class Preprocess:
         other._take(reading)
         return other
 
+    def at(self, image_size: int | None) -> "Preprocess":
+        """The same for images of so many pixels a side; None is the model's own size.
+
+        Raises:
+            NonsenseError: No image can be made so large.
+        """
+        if image_size is None:
+            return self
+        other = copy(self)
+        config = self._config | {"input_size": (self.data["input_size"][0], image_size, image_size)}
+        _check(config)
+        other._transform = _transform(config, self._mode)
+        return other
+
     def __call__(self, image: ImageLike) -> Tensor:
         """One image to the normalised tensor (C, H, W) that the model was trained on.
+
+        Raises:
+            UnreadableImageError: There is no image there that can be read.
+        """
+        return self.tensor(self.read(image))
+
+    def tensor(self, image: Image.Image) -> Tensor:
+        """What `read` gave to the normalised tensor (C, H, W)."""
+        return self._transform(image)
+
+    def read(self, image: ImageLike) -> Image.Image:
+        """One image decoded, in the model's colours; the same whatever the size.
 
         Raises:
             UnreadableImageError: There is no image there that can be read.
@@ -81,7 +101,23 @@ class Preprocess:
         if long > MAX_ASPECT_RATIO * short:
             # The shorter side is resized to the model's input: the longer one could fill any memory.
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
-        return self._transform(image)
+        return image
+
+
+def _transform(data: Mapping[str, Any], mode: str) -> Callable[[Image.Image], Tensor]:
+    """timm's own, tried out.
+
+    Raises:
+        NonsenseError: It makes no input of the model's size of an image.
+    """
+    with asked():
+        transform = create_transform(**data, is_training=False)
+    image = Image.new(mode, (8, 8))
+    with asked():
+        pixels = transform(image)
+    if pixels.shape != tuple(data["input_size"]) or not pixels.isfinite().all():
+        raise NonsenseError(f"it makes {tuple(pixels.shape)} of an image, or what is not finite")
+    return transform
 
 
 def _check(data: Mapping[str, Any]) -> None:

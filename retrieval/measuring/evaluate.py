@@ -81,7 +81,9 @@ def evaluate(
     submodels = _submodels(searcher, budgets)
     total = None if queries.size is None else queries.size + same_encoder * len(index)
     count = Count(progress, "images embedded", total)
-    over = partial(_over, encoder=encoder, batch_size=batch_size, workers=workers, count=count)
+    over = partial(
+        _over, encoder=encoder, submodels=submodels, batch_size=batch_size, workers=workers, count=count
+    )
     corpus = LabelledRows.of_store(index)
     if same_encoder:
         sources = index.manifest.sources
@@ -91,7 +93,7 @@ def evaluate(
                 f"the images at {', '.join(sources)} are no longer those of the index: build it again"
             )
 
-    profile = encoder.profile() if measure else None
+    profile = encoder.profile(submodels) if measure else None
     full = encoder.space.full
     embedded = list(dict.fromkeys([full, *submodels]))
     results = QueryResults(index, corpus, len(embedded))
@@ -109,8 +111,10 @@ def evaluate(
         alone += [batch.samples[row] for row in labelled if row not in keep]
         if not keep:
             continue
-        samples, images = [batch.samples[row] for row in keep], batch.images[keep]
-        predicted = {submodel: encoder.predict(images, submodel) for submodel in embedded}
+        samples = [batch.samples[row] for row in keep]
+        predicted = {
+            submodel: encoder.predict(batch.images_for(submodel)[keep], submodel) for submodel in embedded
+        }
         usable_Q = np.all([are_units(each.vectors) for each in predicted.values()], axis=0)
         if not usable_Q.all():
             failures += [Failure(samples[i].key, NO_EMBEDDING) for i in np.flatnonzero(~usable_Q)]
@@ -177,11 +181,13 @@ def _raw_pixels(searcher: Searcher, queries: ImageSource) -> dict[str, Share]:
 def _over(
     source: ImageSource,
     encoder: Encoder,
+    submodels: Sequence[Submodel],
     batch_size: int,
     workers: int | None,
     count: Count,
 ) -> Iterator[Batch]:
-    for batch in batches(source.parts, encoder, batch_size=batch_size, workers=workers):
+    made = batches(source.parts, encoder, batch_size=batch_size, workers=workers, submodels=submodels)
+    for batch in made:
         yield batch
         count(len(batch.samples) + len(batch.failures))
 
@@ -196,7 +202,7 @@ def _embed_again(
         if batch.samples:
             samples += batch.samples
             for submodel, vectors in zip(submodels, blocks, strict=True):
-                vectors.append(encoder.embed(batch.images, submodel).astype(np.float16))
+                vectors.append(encoder.embed(batch.images_for(submodel), submodel).astype(np.float16))
     return LabelledRows.of(samples), blocks
 
 

@@ -16,7 +16,7 @@ from matvit.submodels.budget import is_time, resolve
 from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
-from matvit.vision.projection import put_aside_classifier
+from matvit.vision.embedding import embed_only
 from retrieval.showing.csv_table import write_csv
 
 
@@ -112,11 +112,11 @@ def plan(
         DeviceError: The device or number format is not to be had here.
     """
     encoder = matvit.load(model, weights=False, progress=progress)
-    put_aside_classifier(encoder)
+    embed_only(encoder)
     space, cost = encoder.space, encoder.cost
 
     @cache
-    def times() -> Profile:
+    def times(*also: Submodel) -> Profile:
         if threads:
             torch.set_num_threads(threads)
         where = pick_device(device)
@@ -127,10 +127,12 @@ def plan(
             dtype=number_format,
             batch_size=batch_size,
             between=None if every_point else 2,
+            also=also,
             refresh=refresh,
             progress=progress,
         )
 
     chosen = space.curve if budget is None else (resolve(budget, space, cost, times),)
     timed = measure or (budget is not None and is_time(budget))
-    return Plan(str(model), chosen, space.full, cost, times() if timed else None)
+    fewer_tokens = [submodel for submodel in chosen if not submodel.all_tokens]  # Never interpolated.
+    return Plan(str(model), chosen, space.full, cost, times(*fewer_tokens) if timed else None)

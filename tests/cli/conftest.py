@@ -63,9 +63,9 @@ def made_up_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """A millisecond a hidden unit: 64 for S, 512 for XL. Gives the threads of torch at each measurement."""
     measured: list[int] = []
 
-    def measure(model: object, images: torch.Tensor, submodels: tuple[Submodel, ...], *_: object) -> dict:
+    def measure(model: object, images: dict[Submodel, torch.Tensor], *_: object) -> dict:
         measured.append(torch.get_num_threads())
-        return {submodel: float(sum(submodel.widths)) for submodel in submodels}
+        return {submodel: float(sum(submodel.widths)) for submodel in images}
 
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("matvit.runtime.latency._medians", measure)

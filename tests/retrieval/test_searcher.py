@@ -24,6 +24,7 @@ import matvit
 import retrieval.searcher
 from indexes import FilterError, Index, UnknownKeyError, WrongEncoderError
 from indexes.directory.change import gather
+from matvit.vision.embedding import embed_only
 from retrieval import Encoder, Searcher, build_index, open_source
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.errors import UnreadableImageError
@@ -70,11 +71,27 @@ def test_a_query_says_which_submodel_answered_and_what_it_cost(
     for budget in ("S", "60%", "0.0006gmacs", "S*2+M*2", "100,100,120,128", encoder.space.full):
         hits = searcher.query(file, budget=budget)
         assert hits.submodel == encoder.submodel(budget)
-        plain = matvit.load(checkpoint).extract(hits.submodel)
-        plain.reset_classifier(0)
+        model = matvit.load(checkpoint)
+        embed_only(model)
         with counting() as counter, torch.inference_mode():
-            plain(torch.zeros(1, 3, 16, 16))
+            model(torch.zeros(1, 3, 16, 16), hits.submodel)
         assert hits.gmacs == counter.get_total_flops() / 2e9
+
+
+@pytest.mark.parametrize("budget", ["M@8px", "XL~8*1+4*1+0*2", "L~4@24px"])
+def test_a_query_may_read_a_smaller_image_or_merge_tokens(
+    searcher: Searcher, encoder: Encoder, queries: Path, budget: str
+) -> None:
+    files = files_of(queries)[:3]
+    submodel = encoder.submodel(budget)
+    preprocess = encoder.preprocess_for(submodel)
+    vectors = encoder.embed(torch.stack([preprocess(file) for file in files]), submodel)
+    wanted = searcher.query_vectors(vectors, k=3)
+    for hits, other in zip(searcher.query_batch(files, budget=budget, k=3), wanted, strict=True):
+        assert hits.hits == other.hits
+        assert str(hits.submodel) == budget
+        assert hits.cost == encoder.cost(submodel)
+        assert hits.cost.macs < encoder.cost(encoder.space.full).macs
 
 
 def test_without_a_budget_the_full_encoder_answers_whatever_its_granularity_is_called(
@@ -474,6 +491,9 @@ class Blind:
 
     def reading_as(self, reading: Reading) -> "Blind":
         return Blind(self._preprocess.reading_as(reading))
+
+    def at(self, image_size: int | None) -> "Blind":
+        return Blind(self._preprocess.at(image_size))
 
     def __call__(self, image: object) -> torch.Tensor:
         return self._preprocess(image) * torch.nan

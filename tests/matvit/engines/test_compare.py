@@ -99,6 +99,14 @@ def test_every_way_is_compared_with_timm_at_every_submodel(encoder: Any) -> None
     assert (results[0].cosine_mean, results[0].cosine_worst) == (None, None)
 
 
+def test_submodels_get_images_of_their_size_and_timm_those_of_the_full_encoder(encoder: Any) -> None:
+    submodels = encoder.submodel("M@8px"), encoder.submodel("XL~4"), encoder.submodel("M")
+    ways = *ways_on(CPU, ["eager"]), Way(Scaled("half", 0.5), torch.float32)
+    results = compare(encoder, ways=ways, submodels=submodels, repeats=1)
+    assert all(result.ms and not result.note for result in results)
+    assert min(result.cosine_worst or 0 for result in results[1:]) > 0.99
+
+
 def test_ratios_are_of_the_same_rounds(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     slower = iter((1, 2, 3))
 
@@ -114,8 +122,8 @@ def test_ratios_are_of_the_same_rounds(encoder: Any, monkeypatch: pytest.MonkeyP
 
 def test_rounds_take_turns_and_the_median() -> None:
     order: list[str] = []
-    runs = {name: lambda images, name=name: order.append(name) for name in "ab"}
-    times = bench._rounds(runs, torch.zeros(1), 3, Count(silent, ""))
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = bench._rounds(runs, CPU, 3, Count(silent, ""))
     assert order == ["a", "a", "b", "b"] * 3
     assert times.keys() == {"a", "b"}
 

@@ -18,6 +18,7 @@ from torch._inductor.codecache import PyCodeCache
 from matvit import Submodel
 from matvit.engines.compiled import Compiled, CompiledSubmodels, _size_text
 from matvit.errors import CompileError, SubmodelError
+from matvit.vision.embedding import embed_only
 
 
 @pytest.fixture
@@ -51,6 +52,17 @@ def test_values_are_eagers(make_tiny: Callable, images: Tensor, dtype: torch.dty
         scale = wanted.abs().max()
         torch.testing.assert_close(found / scale, wanted / scale, rtol=0, atol=tolerance)
     assert compiled.submodels == (model.space.full, model.space.smallest, Submodel((24, 100)))
+
+
+@needs_compiler
+def test_sizes_and_merges_compile(make_tiny: Callable, images: Tensor) -> None:
+    model = make_tiny(depth=2, num_classes=0)
+    embed_only(model)
+    compiled = CompiledSubmodels(model)
+    for budget, side in (("M@8px", 8), ("L~4", 16), ("XL~2@12px", 12)):
+        submodel, x = model.submodel(budget), images[..., :side, :side].contiguous()
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x, submodel), model(x, submodel), rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler
@@ -172,7 +184,7 @@ def test_what_cannot_be_exported_is_named(
         def forward(self, images: Tensor) -> Tensor:
             return images if images.sum() > 0 else -images
 
-    monkeypatch.setattr(shallow, "extract", lambda submodel: Stubborn())
+    monkeypatch.setattr(shallow, "cut", lambda submodel, *, copy: Stubborn())
     with pytest.raises(CompileError, match=r"^XL cannot be compiled: [^\n]+$"):
         CompiledSubmodels(shallow)(images)
 

@@ -34,13 +34,13 @@ def test_a_submodel_is_cut_once_and_costs_no_memory(
     encoder: Any, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut: list[Submodel] = []
-    extract = encoder.extract
+    original = encoder.cut
 
-    def watch(submodel: Submodel, *, copy: bool) -> Any:
+    def watch(submodel: Submodel) -> Any:
         cut.append(submodel)
-        return extract(submodel, copy=copy)
+        return original(submodel)
 
-    monkeypatch.setattr(encoder, "extract", watch)
+    monkeypatch.setattr(encoder, "cut", watch)
     runner = EagerSubmodels(encoder)
     small, full = encoder.space.smallest, encoder.space.full
     for batch in (images, images[:1], images):

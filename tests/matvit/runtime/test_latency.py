@@ -86,6 +86,29 @@ def test_batches_are_those_asked_for_and_rounds_take_turns(
     assert [submodel for _, submodel in calls] == warm + 5 * submodels
 
 
+def test_submodels_off_the_curve_are_measured_with_images_of_their_size(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]]
+) -> None:
+    small, merging = tiny.submodel("M@8px"), tiny.submodel("XL~4*2+0*2")
+    assert lookup(tiny, HERE, also=[small]) is None
+    times = measure(tiny, also=[small, merging])
+    medium = Submodel(small.widths)  # The fixture sees widths alone.
+    assert {images.shape[-1] for images, submodel in calls if submodel == medium} == {8, 16}
+    assert {images.shape[-1] for images, submodel in calls if submodel != medium} == {16}
+    for submodel in (small, merging):
+        assert times.point(submodel).measured
+        assert submodel not in [point.submodel for point in times.points]
+    calls.clear()
+    assert measure(tiny, also=[merging]) == times == lookup(tiny, HERE, also=[small])
+    assert calls == []
+    third = tiny.submodel("L@8px")
+    both = measure(tiny, also=[third])
+    assert both.point(third).measured
+    again = lookup(tiny, HERE, also=[small, merging, third])
+    assert again is not None
+    assert again(small) == times(small)
+
+
 def test_fast_models_are_called_more_often(
     tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

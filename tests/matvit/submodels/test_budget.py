@@ -258,14 +258,16 @@ def test_a_profile_of_another_encoder_is_refused():
 
 
 @pytest.mark.parametrize("budget", ["L@168px", " S*5+M*7 @ 168 PX", Submodel((7,) * 12, image_size=168)])
-def test_another_image_size_is_refused_in_one_line(budget):
+def test_an_image_size_that_does_not_fit_is_refused_in_one_line(budget):
     for ask in (read, MODEL.submodel):
-        with pytest.raises(SubmodelError, match=r"^\S+@168px: this encoder cannot be run at another .* yet$"):
+        with pytest.raises(
+            SubmodelError, match=r"^\S+@168px: 168 px are no whole number of patches of 16 px"
+        ):
             ask(budget)
 
 
 @pytest.mark.parametrize(
-    "text", ["60%@168px", "25ms@168px", "L@168", "L@px", "L@-1px", "L@1.5px", "@168px", "L@1px@2px"]
+    "text", ["60%@168px", "25ms@168px", "L@168", "L@px", "L@-1px", "L@1.5px", "@168px", "L@1px@2px", "60%~8"]
 )
 def test_an_image_size_without_widths_is_no_budget(text):
     with pytest.raises(BudgetError, match="is not a budget"):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from matvit import Submodel, SubmodelError, SubmodelSpace
 from matvit.runtime.latency import measured_submodels
-from matvit.submodels.cost import Cost, CostModel
+from matvit.submodels.cost import Cost, CostModel, LayerCost
 from matvit.submodels.profile import Profile, Setting
+from matvit.submodels.tokens import UNKNOWN
 
 CHIP = Setting("Chip 7", "cpu", "float32", 1, 2, "2.15")
 
@@ -31,7 +32,7 @@ hand_made = st.builds(
     st.integers(0, 3),
 )
 SPACE = SubmodelSpace((128, 64, 128, 96))
-COST = CostModel(Cost(1000, 10), (Cost(7, 1), Cost(3, 1), Cost(7, 1), Cost(5, 1)))
+COST = CostModel(Cost(1000, 10), tuple(LayerCost(Cost(macs, 1)) for macs in (7, 3, 7, 5)), UNKNOWN)
 
 
 @given(hand_made)
@@ -56,14 +57,14 @@ def test_submodels_off_the_curve_lie_there_too(times: Profile, widths: tuple[int
 
 def test_layers_too_small_for_four_widths_still_have_a_curve() -> None:
     space = SubmodelSpace((2, 2))  # S, M and L all keep one unit.
-    cost = CostModel(Cost(5, 5), (Cost(1, 1), Cost(1, 1)))
+    cost = CostModel(Cost(5, 5), (LayerCost(Cost(1, 1)),) * 2, UNKNOWN)
     times = Profile.through(dict.fromkeys(measured_submodels(space, 0), 3.0), space, cost, CHIP)
     assert [point.ms for point in times.points] == [3.0] * 7
 
 
 def test_a_submodel_at_another_image_size_has_no_time() -> None:
     times = Profile.through(dict.fromkeys(SPACE.curve, 3.0), SPACE, COST, CHIP)
-    with pytest.raises(SubmodelError, match="another image size yet"):
+    with pytest.raises(SubmodelError, match="no other image size is known"):
         times(Submodel(SPACE.hidden, image_size=8))
 
 

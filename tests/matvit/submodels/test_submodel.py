@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matvit import GRANULARITIES, Layer, Submodel, SubmodelError, SubmodelSpace
+from matvit.submodels.tokens import Tokens
 
 B16 = SubmodelSpace((3072,) * 12)
 L16 = SubmodelSpace((4096,) * 24)
 TAPERED = SubmodelSpace((96, 64, 200))
+DINO = SubmodelSpace((1536,) * 12, tokens=Tokens((224, 224), (14, 14), prefix=1))  # 256 patches.
 
 
 def test_equal_widths_are_one_value_whatever_the_labels():
@@ -56,17 +58,95 @@ def test_a_bad_image_size_is_named(size):
 
 @pytest.mark.parametrize("ask", [TAPERED.check, lambda submodel: TAPERED.parse(str(submodel))])
 @pytest.mark.parametrize("submodel", [TAPERED.full, Submodel((1, 2, 3)), Submodel((97, 64, 200)), B16.full])
-def test_no_encoder_reads_another_image_size_yet(ask, submodel):
+@pytest.mark.parametrize("axis", [{"image_size": 168}, {"layers": [Layer(1, 2)] * 3}])
+def test_an_encoder_of_unknown_tokens_has_widths_alone(ask, submodel, axis):
     with pytest.raises(SubmodelError):
-        ask(replace(submodel, image_size=168))
+        ask(replace(submodel, **axis))
 
 
 @pytest.mark.parametrize("text", ["L@168px", " L @ 168 px ", "L*3@168PX", "48,32,100@168px"])
 def test_another_image_size_is_refused_in_a_clear_line(text):
-    with pytest.raises(
-        SubmodelError, match=r"^\S+@168px: this encoder cannot be run at another image size yet$"
-    ):
+    with pytest.raises(SubmodelError, match=r"^\S+@168px: of this encoder, no other image size is known$"):
         TAPERED.parse(text)
+
+
+@pytest.mark.parametrize("size", [160, 162, 7])
+def test_an_image_size_is_a_whole_number_of_patches(size):
+    with pytest.raises(SubmodelError, match=rf"@{size}px: {size} px are no whole number of patches of 14 px"):
+        DINO.parse(f"L@{size}px")
+
+
+def test_the_encoders_own_image_size_is_none():
+    assert DINO.parse("M@224px") == DINO.uniform("M")
+    assert str(DINO.parse("M@224px")) == "M"
+    assert DINO.parse("M@238px").image_size == 238
+
+
+def test_merges_are_part_of_the_value():
+    merging = Submodel([Layer(4, 8), Layer(8)])
+    assert merging.merges == (8, 0)
+    assert merging.widths == (4, 8)
+    assert merging != Submodel((4, 8))
+    assert merging == Submodel([Layer(4, 8), 8])
+    assert hash(merging) != hash(Submodel((4, 8)))
+
+
+@pytest.mark.parametrize("merge", [-1, 1.5, "4", None])
+def test_a_bad_number_of_tokens_is_named(merge):
+    with pytest.raises(SubmodelError, match="tokens to merge must be a whole number"):
+        Layer(4, merge)
+
+
+def test_no_more_than_half_of_the_patches_can_merge():
+    assert DINO.parse("XL~64+96+0*10").merges[1] == 96
+    with pytest.raises(SubmodelError, match="merges 97 tokens in layer 1, where 192 are left and at most 96"):
+        DINO.parse("XL~64+97+0*10")
+    with pytest.raises(SubmodelError, match="merges 33 tokens in layer 6, where 64 are left") as caught:
+        DINO.parse("XL~32*6+33*6")
+    assert str(caught.value).startswith("XL~32*6+33*6 ")
+    with pytest.raises(SubmodelError, match="in layer 1, where 2 are left"):
+        DINO.parse("XL~2+3+0*10@28px")
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 1536), st.integers(0, 10)), min_size=12, max_size=12),
+    st.sampled_from([None, 168, 224, 448]),
+)
+def test_any_submodel_reads_back_from_its_spelling(layers, size):
+    submodel = DINO.check(Submodel([Layer(*layer) for layer in layers], image_size=size))
+    assert DINO.parse(str(submodel)) == submodel
+    assert str(DINO.parse(str(submodel))) == str(submodel)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "XL~8",
+        "XL ~ 8",
+        "XL~8*12",
+        " XL*12 ~ 8 * 12 ",
+        "1536*12~8",
+        "XL~8*6+8*6",
+        "XL~8,8,8,8,8,8,8,8,8,8,8,8",
+    ],
+)
+def test_spellings_of_one_schedule(text):
+    assert DINO.parse(text) == Submodel([Layer(1536, 8)] * 12)
+    assert str(DINO.parse(text)) == "XL~8"
+
+
+@pytest.mark.parametrize(
+    "text", ["~8", "XL~", "XL~x", "XL~8~8", "XL~S", "60%~8", "XL@28px~8", "XL~-1", "XL~1.5"]
+)
+def test_what_spells_no_schedule_is_left_to_others(text):
+    assert DINO.parse(text) is None
+
+
+def test_a_schedule_of_another_depth_names_both():
+    with pytest.raises(
+        SubmodelError, match="'XL~8\\*3' gives 3 numbers of tokens; this encoder has 12 layers"
+    ):
+        DINO.parse("XL~8*3")
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
@@ -94,6 +174,8 @@ def test_a_space_survives_copies_and_pickle(duplicate):
         (replace(B16.uniform("L"), image_size=168), "L@168px"),
         (replace(B16.labelled(("S",) * 5 + ("M",) * 7), image_size=168), "S*5+M*7@168px"),
         (Submodel((384,) * 12, image_size=168), "384*12@168px"),
+        (replace(B16.full, layers=[Layer(3072, 8)] * 12), "XL~8"),
+        (Submodel([Layer(384, 0)] * 6 + [Layer(384, 24)] * 6, image_size=196), "384*12~0*6+24*6@196px"),
     ],
 )
 def test_prints_as_runs_of_layers(submodel, text):

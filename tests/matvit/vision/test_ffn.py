@@ -172,13 +172,6 @@ def test_widths_of_another_depth_are_refused(tiny, images):
         tiny.extract(Submodel((8, 8, 129, 8)))
 
 
-def test_another_image_size_is_refused(tiny, images):
-    for submodel in (Submodel(tiny.space.hidden, image_size=8), Submodel((8,) * 4, image_size=16)):
-        for ask in (tiny.extract, tiny.cost, lambda each: tiny(images, each)):
-            with pytest.raises(SubmodelError, match="another image size yet"):
-                ask(submodel)
-
-
 # --- a submodel does the work of its own size, on the tensors of the full encoder ---
 
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import picture
+from PIL import Image
+from small_world import SIDE, picture
 
 from retrieval import Encoder
 from retrieval.encoding.batches import batches
@@ -74,6 +75,23 @@ def test_nothing_is_lost_reordered_or_repeated(
         bad = [(10 * p + n, kind) for n, kind in enumerate(kinds) if kind != "good"]
         assert failures == [Failure(str(n), reasons[kind]) for n, kind in bad]
     assert [batch.part for batch in found] == sorted(batch.part for batch in found)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_come_at_every_size_that_is_asked_for(encoder: Encoder, workers: int) -> None:
+    submodels = [encoder.submodel(budget) for budget in ("M", "M@8px", "XL@8px", "S@24px")]
+    items = [KINDS[kind](n) for n, kind in enumerate(["good", "bad bytes", "good", "good"])]
+    sizes = {submodel: submodel.image_size or SIDE for submodel in submodels}
+    rows = 0
+    for batch in batches([part_of(items)], encoder, batch_size=2, workers=workers, submodels=submodels):
+        for submodel, side in sizes.items():
+            images = batch.images_for(submodel)
+            assert images.shape == (len(batch.samples), 3, side, side)
+            preprocess = encoder.preprocess_for(submodel)
+            for sample, image in zip(batch.samples, images, strict=True):
+                assert torch.equal(image, preprocess(IMAGES[int(sample.key)]))
+        rows += len(batch.samples)
+    assert rows == 3
 
 
 def test_other_processes_give_the_same_batches(encoder: Encoder) -> None:
@@ -145,13 +163,16 @@ class Fragile:
     def __init__(self, preprocess: Preprocess, deadly: bytes, how: str) -> None:
         self._preprocess, self._deadly, self._how, self._home = preprocess, deadly, how, os.getpid()
 
-    def __call__(self, image: bytes) -> torch.Tensor:
+    def read(self, image: bytes) -> Image.Image:
         if self._deadly in image and os.getpid() != self._home:
             if self._how == "exits":
                 os._exit(3)
             faulthandler.disable()  # which would tell of it at length
             os.kill(os.getpid(), getattr(signal, self._how))
-        return self._preprocess(image)
+        return self._preprocess.read(image)
+
+    def tensor(self, image: Image.Image) -> torch.Tensor:
+        return self._preprocess.tensor(image)
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "SIGABRT", "exits"])

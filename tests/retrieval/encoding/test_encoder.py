@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from compiler import needs_compiler
+from counting import counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,7 +21,7 @@ from toy_engine import register
 import matvit
 from matvit.engines.compiled import CompiledSubmodels
 from matvit.engines.eager import EagerSubmodels
-from matvit.errors import EngineError, MissingEngineError
+from matvit.errors import BudgetError, EngineError, MissingEngineError
 from matvit.runtime.device import pick_dtype
 from retrieval import Encoder
 from retrieval.errors import UnreadableImageError
@@ -53,6 +54,32 @@ def test_embedding_is_the_extracted_timm_model_s_normalised(
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(vectors, by_hand(checkpoint, files, submodel), atol=1e-5)
+
+
+@pytest.mark.parametrize("side, budget", [(8, "M"), (12, "XL"), (24, "3,40,128,1")])
+def test_an_image_of_another_size_is_embedded_as_timm_would(
+    checkpoint: Path, encoder: Encoder, corpus: Path, side: int, budget: str
+) -> None:
+    files = files_of(corpus)[:3]
+    submodel = encoder.submodel(f"{budget}@{side}px")
+    preprocess = encoder.preprocess_for(submodel)
+    images = torch.stack([preprocess(file) for file in files])
+    assert images.shape == (3, 3, side, side)
+    plain = matvit.load(checkpoint).extract(encoder.submodel(budget))
+    plain.reset_classifier(0)
+    plain.set_input_size(img_size=(side, side))
+    config = resolve_model_data_config(plain) | {"input_size": (3, side, side)}
+    transform = create_transform(**config, is_training=False)
+    by_timm = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+    assert torch.equal(images, by_timm)
+    with torch.inference_mode():
+        wanted = torch.nn.functional.normalize(plain(by_timm), dim=-1).numpy()
+    np.testing.assert_allclose(encoder.embed(images, submodel), wanted, atol=1e-5)
+
+
+def test_a_size_that_no_image_can_be_made_of_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(BudgetError, match=r"XL@16384px: input_size"):
+        encoder.preprocess_for(encoder.submodel("XL@16384px"))
 
 
 def test_no_submodel_is_the_full_encoder(encoder: Encoder, checkpoint: Path, corpus: Path) -> None:
@@ -214,9 +241,9 @@ def test_times_are_measured_once_an_encoder_though_they_cannot_be_kept(
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "file"))
     measured: list[torch.dtype] = []
 
-    def measure(model: matvit.Elastic, images: torch.Tensor, submodels: tuple, *_: object) -> dict:
-        measured.append(images.dtype)
-        return {submodel: float(sum(submodel.widths)) for submodel in submodels}
+    def measure(model: matvit.Elastic, images: dict[matvit.Submodel, torch.Tensor], *_: object) -> dict:
+        measured.extend({each.dtype for each in images.values()})
+        return {submodel: float(sum(submodel.widths)) for submodel in images}
 
     monkeypatch.setattr("matvit.runtime.latency._medians", measure)
     encoder = in_memory(dtype=torch.bfloat16)
@@ -389,7 +416,9 @@ def test_a_clip_tower_embeds_into_the_space_of_its_texts() -> None:
             prediction = encoder.predict(images, submodel)
             np.testing.assert_allclose(prediction.vectors, by_timm, atol=1e-6)
             assert prediction.log_probabilities is None
-    assert encoder.cost(encoder.space.full) == model.cost(model.space.full)
+    with counting() as counter, torch.inference_mode():
+        encoder.model(images[:1])
+    assert encoder.cost(encoder.space.full).flops == counter.get_total_flops()
 
 
 def test_a_tower_with_a_classifier_embeds_as_any_other_model() -> None:

@@ -14,6 +14,7 @@ from timm.data import create_transform, resolve_model_data_config
 import matvit
 from indexes import Index
 from retrieval import Encoder, Searcher, build_index, open_source
+from retrieval.encoding.preprocess import Preprocess
 from retrieval.errors import EvaluationError, ImageSourceError
 from retrieval.measuring.evaluate import evaluate
 from retrieval.measuring.evaluation import Evaluation
@@ -75,6 +76,29 @@ def test_accuracies_are_those_of_plain_models(
     assert any(adaptive != own for adaptive, own in expected.values())
     assert all(point["adaptive_1nn"].total == 20 for point in result.points)
     assert (result.queries, result.unlabelled, result.left_out, result.failures) == (20, 0, 0, ())
+
+
+def test_submodels_that_see_fewer_tokens_are_measured_with_images_of_their_size(
+    searcher: Searcher, queries: Path, corpus: Path
+) -> None:
+    encoder, asked, known = searcher.encoder, files_of(queries), files_of(corpus)
+    wanted, labels = [f.parent.name for f in asked], [f.parent.name for f in known]
+
+    def by_hand(files: list[Path], submodel: matvit.Submodel) -> np.ndarray:
+        preprocess = encoder.preprocess_for(submodel)
+        return encoder.embed(torch.stack([preprocess(file) for file in files]), submodel)
+
+    submodels = [encoder.submodel(budget) for budget in ("M@8px", "XL~8*1+4*1+0*2", "L")]
+    result = evaluate(searcher, queries, submodels, same_encoder=True, batch_size=7)
+    full = by_hand(known, encoder.space.full)
+    expected = {}
+    for submodel in submodels:
+        vectors = by_hand(asked, submodel)
+        expected[str(submodel)] = (
+            one_nn(vectors, full, wanted, labels, loo=False),
+            one_nn(vectors, by_hand(known, submodel), wanted, labels, loo=False),
+        )
+    assert counted(result) == expected
 
 
 def test_points_come_cheapest_first_with_their_cost(result: Evaluation, encoder: Encoder) -> None:
@@ -243,20 +267,31 @@ def test_queries_that_can_only_be_wrong_are_left_out_and_counted(
     assert (result.queries, result.alone) == (16, 4)
 
 
+class Blind:
+    """Preprocessing that makes of some images what no model can embed."""
+
+    def __init__(self, preprocess: Preprocess, victims: list[bytes]) -> None:
+        self._preprocess, self._victims = preprocess, victims
+
+    def read(self, image: bytes) -> Image.Image:
+        read = self._preprocess.read(image)
+        read.info["blind"] = image in self._victims
+        return read
+
+    def tensor(self, image: Image.Image) -> torch.Tensor:
+        return self._preprocess.tensor(image) * (torch.nan if image.info["blind"] else 1)
+
+
 def test_a_query_that_cannot_be_embedded_is_a_failure(encoder: Encoder, index: Path, queries: Path) -> None:
     searcher = Searcher(Index.open(index), encoder)
     victim = files_of(queries)[5]
     real = searcher.encoder.preprocess
-
-    def blind(image: bytes) -> torch.Tensor:
-        return real(image) * (torch.nan if image == victim.read_bytes() else 1)
-
-    searcher.encoder.preprocess = blind
+    searcher.encoder.preprocess = Blind(real, [victim.read_bytes()])
     result = evaluate(searcher, open_source(queries), encoder.space.curve)
     key = victim.relative_to(queries).as_posix()
     assert result.failures == (Failure(key, "the model's embedding of it is zero or not finite"),)
     assert (result.queries, len(result.samples), result.right.shape[1]) == (19, 19, 19)
-    searcher.encoder.preprocess = lambda image: real(image) * torch.nan
+    searcher.encoder.preprocess = Blind(real, [file.read_bytes() for file in files_of(queries)])
     with pytest.raises(EvaluationError, match=r"^no query in .* could be embedded \(the first, .*finite\)$"):
         evaluate(searcher, open_source(queries), encoder.space.curve)
 

@@ -1,0 +1,53 @@
+"""A timm encoder cut to one of its submodels, as views of the full encoder's tensors.
+
+A cut encoder is an object of timm's own classes that shares every tensor with the full one, so whatever timm
+can do with an encoder works on a submodel too, and nothing is copied; where tokens merge, which timm knows
+nothing of, its class is one of `matvit.vision.merging`. Cutting takes microseconds a layer and is done anew
+for every call: there is no state that threads, compiled graphs or recomputed activations could find changed.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from matvit.submodels.submodel import Submodel
+from matvit.vision.ffn import CutFFN, Runs, TimmEncoder, cut_block, cut_ffn, hidden_units
+from matvit.vision.image_size import resized
+from matvit.vision.merging import merging
+from matvit.vision.views import replaced
+
+
+def cut(encoder: TimmEncoder, kind: type, submodel: Submodel, cut_ffn: CutFFN = cut_ffn) -> Any:
+    """A submodel as an encoder, which shares all tensors with the full one.
+
+    Args:
+        encoder: It is left as it is.
+        kind: timm's own class of the encoder.
+        submodel: One that fits the encoder.
+        cut_ffn: What makes its FFNs.
+    """
+    blocks = {}
+    for (name, block), kept in zip(encoder.blocks.named_children(), submodel.layers, strict=True):
+        if kept.ffn < hidden_units(block):
+            blocks[name] = cut_block(f"blocks.{name}", block, kept, cut_ffn)
+    own = replaced(encoder, kind, blocks=replaced(encoder.blocks, **blocks))
+    if submodel.image_size is not None:
+        own = resized(own, submodel.image_size)
+    return merging(own, submodel.merges) if any(submodel.merges) else own
+
+
+def own_tensors(encoder: nn.Module) -> dict[int, nn.Parameter]:
+    """What `copy.deepcopy` takes as its memo to give a cut encoder compact parameters in place of its views.
+
+    Layers in several runs become plain linear layers, in place.
+    """
+    for parent in list(encoder.modules()):
+        parent._modules.update(
+            {name: child.joined() for name, child in parent.named_children() if isinstance(child, Runs)}
+        )
+    return {
+        id(view): nn.Parameter(view.detach().clone(memory_format=torch.contiguous_format), view.requires_grad)
+        for view in encoder.parameters()
+        if not isinstance(view, nn.Parameter)
+    }
