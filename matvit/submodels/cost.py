@@ -6,6 +6,7 @@ coefficients from the architecture.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from matvit.submodels.submodel import Layer, Submodel
 from matvit.submodels.tokens import Tokens
@@ -64,14 +65,16 @@ class LayerCost:
     match: int = 0
     answers: int | None = None
 
-    def macs(self, kept: Layer, entering: int, patches: int) -> int:
-        """Of a layer as a submodel keeps it, with so many tokens, of which so many are patches."""
-        answered = entering if self.answers is None else self.answers
+    def macs(self, kept: Layer, entering: int, leaving: int, prefix: int) -> int:
+        """Of a layer as a submodel keeps it, with so many tokens, of which `prefix` are no patches."""
+        if self.answers is not None:
+            answered = leaving = self.answers
+        else:
+            answered = entering
         macs = self.key * entering + answered * (self.token + self.pair * entering)
-        leaving = answered
         if kept.merge and self.answers is None:
+            patches = entering - prefix
             macs += self.match * ((patches + 1) // 2) * (patches // 2)
-            leaving -= kept.merge
         return macs + leaving * self.unit.macs * kept.ffn
 
 
@@ -117,15 +120,15 @@ class CostModel:
         """Cost of one image through a submodel.
 
         Raises:
-            SubmodelError: The encoder cannot read images of its size, or merge so many tokens.
+            SubmodelError: The encoder cannot read images of its size, or merge tokens.
         """
         self.tokens.check(submodel)
         tokens, prefix = self.tokens.entering(submodel), self.tokens.prefix
         layers = list(zip(self.layers, submodel.layers, strict=True))
         patches = tokens[0] - prefix
         macs = self.fixed.macs + self.patch.macs * patches + self.pool.macs(tokens[-1])
-        for (layer, kept), entering in zip(layers, tokens, strict=False):
-            macs += layer.macs(kept, entering, entering - prefix)
+        for (layer, kept), (entering, leaving) in zip(layers, pairwise(tokens), strict=True):
+            macs += layer.macs(kept, entering, leaving, prefix)
         params = self.fixed.params + self.patch.params * patches
         params += sum(layer.unit.params * kept.ffn for layer, kept in layers)
         return Cost(macs, params)

@@ -29,7 +29,7 @@ class Layer:
 
     Args:
         ffn: Hidden units of its FFN, counted from the first.
-        merge: Tokens that merge into others between its attention and its FFN.
+        merge: Tokens that merge into others between its attention and its FFN, up to half of the patches.
 
     Raises:
         SubmodelError: The units are no positive whole number, or the tokens no whole number.
@@ -238,8 +238,8 @@ class SubmodelSpace:
         """Return the submodel, labelled where every layer's width has a name, if it fits this encoder.
 
         Raises:
-            SubmodelError: The depth differs, a layer cannot keep so many units or merge so many tokens, or
-                the encoder does not read images of that size.
+            SubmodelError: The depth differs, a layer cannot keep so many units, tokens cannot merge, or the
+                encoder does not read images of that size.
         """
         layers = submodel.layers
         if len(layers) != self.depth:

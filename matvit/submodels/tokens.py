@@ -31,9 +31,9 @@ class Tokens:
         """The image size of a submodel that can be run, None where it is the encoder's own.
 
         Raises:
-            SubmodelError: The encoder does not read images of that size, or cannot merge so many tokens.
+            SubmodelError: The encoder does not read images of that size, or its tokens cannot merge.
         """
-        size, merges = submodel.image_size, submodel.merges
+        size = submodel.image_size
         if (size, size) == self.image_size:
             size = None
         if size is not None:
@@ -44,15 +44,8 @@ class Tokens:
                     f"{submodel}: {size} px are no whole number of patches of {self._patch} px; "
                     f"give a multiple of it"
                 )
-        if any(merges) and self.no_merging:
+        if any(submodel.merges) and self.no_merging:
             raise SubmodelError(f"{submodel}: {self.no_merging}")
-        for number, (tokens, merged) in enumerate(zip(self.entering(submodel), merges, strict=False)):
-            patches = tokens - self.prefix
-            if merged > patches // 2:
-                raise SubmodelError(
-                    f"{submodel} merges {merged} tokens in layer {number}, where {patches} are left and "
-                    f"at most {patches // 2} can be merged"
-                )
         return size
 
     def height_and_width(self, submodel: "Submodel") -> tuple[int, int]:
@@ -61,12 +54,15 @@ class Tokens:
         return self.image_size if size is None else (size, size)
 
     def entering(self, submodel: "Submodel") -> tuple[int, ...]:
-        """Tokens that enter each layer of a submodel that fits, and behind them those that leave the last."""
+        """Tokens that enter each layer of a submodel that fits, and behind them those that leave the last.
+
+        However many are to merge in a layer, half of the patches stay.
+        """
         height, width = self.height_and_width(submodel)
-        tokens = [self.prefix + (height // self.patch_size[0]) * (width // self.patch_size[1])]
+        patches = [(height // self.patch_size[0]) * (width // self.patch_size[1])]
         for merged in submodel.merges:
-            tokens.append(tokens[-1] - merged)
-        return tuple(tokens)
+            patches.append(patches[-1] - min(merged, patches[-1] // 2))
+        return tuple(self.prefix + left for left in patches)
 
     @property
     def _patch(self) -> str:

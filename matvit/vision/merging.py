@@ -53,7 +53,7 @@ def merge(
         x_BND: Tokens.
         keys_BNK: What they are compared by.
         sizes_BN: Of how many tokens each is the mean, in float32.
-        count: How many go, at most half of the patches.
+        count: How many go, where half of the patches are as many.
         prefix: Tokens before the patches, which stay.
 
     Returns:
@@ -61,6 +61,7 @@ def merge(
     """
     # Neighbours in bfloat16 are so alike that their order would be lost.
     keys = F.normalize(keys_BNK[:, prefix:].float(), dim=-1)
+    count = min(count, keys.shape[1] // 2)
     likeness, partner = (keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)).max(-1)
     ranked = likeness.argsort(dim=-1, descending=True, stable=True)
     going, staying = ranked[:, :count], ranked[:, count:].sort(-1).values

@@ -97,15 +97,18 @@ def test_a_bad_number_of_tokens_is_named(merge):
         Layer(4, merge)
 
 
-def test_no_more_than_half_of_the_patches_can_merge():
-    assert DINO.parse("XL~64+96+0*10").merges[1] == 96
-    with pytest.raises(SubmodelError, match="merges 97 tokens in layer 1, where 192 are left and at most 96"):
-        DINO.parse("XL~64+97+0*10")
-    with pytest.raises(SubmodelError, match="merges 33 tokens in layer 6, where 64 are left") as caught:
-        DINO.parse("XL~32*6+33*6")
-    assert str(caught.value).startswith("XL~32*6+33*6 ")
-    with pytest.raises(SubmodelError, match="in layer 1, where 2 are left"):
-        DINO.parse("XL~2+3+0*10@28px")
+@pytest.mark.parametrize(
+    "text, patches",
+    [
+        ("XL", [256] * 13),
+        ("XL~64+96+0*10", [256, 192, *[96] * 11]),
+        ("XL~64+97+0*10", [256, 192, *[96] * 11]),
+        ("XL~32", [256, 224, 192, 160, 128, 96, 64, 32, 16, 8, 4, 2, 1]),
+        ("XL~2@28px", [4, 2, *[1] * 11]),
+    ],
+)
+def test_half_of_the_patches_stay_in_every_layer(text, patches):
+    assert DINO.tokens.entering(DINO.parse(text)) == tuple(1 + left for left in patches)
 
 
 @given(
