@@ -16,8 +16,8 @@ from matvit.refitting.first_pass import ready
 from matvit.vision.elastic_vit import refitted
 from matvit.vision.ffn import hidden_of, output_of, take_units
 from matvit.vision.refits import named_ffns
+from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.encoding.encoder import Encoder
-from retrieval.learning.drawn_images import DrawnImages
 
 
 def main() -> None:

@@ -5,16 +5,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.output import percent, print_json, print_table, say, say_failures
+from cli.output import percent, print_json, print_table, say, say_failures, si
 from cli.progress import progress
 
 if TYPE_CHECKING:
     from retrieval.measuring.calibrate import Calibration
+    from retrieval.measuring.curve import Point
 
 
 def calibrate(
-    queries: options.Images,
     index: options.IndexDir,
+    queries: Annotated[
+        str | None,
+        typer.Argument(
+            help="Labelled images: what can be indexed, see matvit index build. Not needed with --fit.",
+            show_default=False,
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="First measure the curve that budgets choose from, on images like those to be asked for, "
+            "without labels; the index keeps it.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[int, typer.Option(min=4, help="Images of --fit to measure on, at most.")] = 200,
     max_drop: Annotated[
         float, typer.Option(help="What the submodel may lose, in points of 1-NN accuracy against XL.")
     ] = 0.5,
@@ -28,24 +45,48 @@ def calibrate(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Find the cheapest submodel that labelled queries promise; the index keeps it as its budget auto.
+    """Measure which submodels are worth their costs on your images; the index keeps what was found.
 
-    Queries should be like those to be asked for. One part of them chooses, with 95 % confidence; the others
-    check the choice.
+    --fit measures the curve: the submodels that stay closest to the full encoder, of all widths, image sizes
+    and merges of tokens. Every budget chooses from it from then on. Labelled queries find the cheapest
+    submodel of the curve that is promised to lose little, for the budget auto; they should be like those to
+    be asked for. One part of them chooses, with 95 % confidence; the others check the choice.
+
+    Example: matvit calibrate --fit photos/ -i photos.index
 
     Example: matvit calibrate photos/test -i photos.index --max-drop 0.5
     """
     from retrieval.measuring.calibrate import calibrate as run
+    from retrieval.measuring.fit_curve import fit_to_images
     from retrieval.searcher import Searcher
     from retrieval.sources.open_images import open_source
 
+    if queries is None and fit is None:
+        raise typer.BadParameter("give labelled QUERIES, or --fit IMAGES")
     if not 0 < max_drop < 100:
         raise typer.BadParameter(f"--max-drop {max_drop:g}: write points of accuracy, such as 0.5")
-    source = open_source(queries)  # If it is not there, better now than after a model was loaded.
+    for images in filter(None, (queries, fit)):
+        open_source(images)  # If it is not there, better now than after a model was loaded.
+    results: dict[str, object] = {}
+    if fit is not None:
+        with progress() as bar:
+            opened = Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar)
+            fitted = fit_to_images(opened, fit, check=check, workers=workers, progress=bar)
+        fitted.save(index)
+        say_failures(fitted.failures)
+        seen = fitted.curve.queries
+        say(f"{index} keeps a curve of {len(fitted.cosines)} submodels, measured on {seen} images")
+        results |= fitted.to_dict()
+        if not json:
+            print_table([_point(point) for point in fitted.curve.only(fitted.cosines).points])
+    if queries is None:
+        if json:
+            print_json(results)
+        return
     with progress() as bar:
         found = run(
             Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar),
-            source,
+            queries,
             max_drop=max_drop / 100,
             held_out=held_out,
             batch_size=batch_size,
@@ -62,9 +103,19 @@ def calibrate(
             f"{found.fewest} are needed, or a larger --max-drop"
         )
     if json:
-        print_json(found.to_dict())
+        print_json(results | found.to_dict())
     else:
         _show(found)
+
+
+def _point(point: "Point") -> dict[str, object]:
+    return {
+        "submodel": str(point.submodel),
+        "MACs": si(point.cost.macs),
+        "of XL": percent(point.share_of_full),
+        "cosine to XL": f"{point['cosine'].value:.4f}",
+        "same nearest": percent(point["equal_top1"].value),
+    }
 
 
 def _show(found: "Calibration") -> None:

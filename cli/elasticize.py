@@ -69,8 +69,10 @@ def elasticize(
 
     The full encoder stays the original bit for bit, so an index that the original made takes queries of every
     submodel: matvit query IMAGE -i INDEX -m DIR --budget M. The directory also holds a report on images that
-    were not fitted to: table, figure and command. What was stopped while submodels learnt goes on, from at
-    most two minutes before, when the same command is given again.
+    were not fitted to: table, figure and command. The submodels that are worth most at their cost, of all
+    widths, image sizes and merges of tokens, are the curve that budgets choose from; with --epochs or
+    --minutes, that curve learns. What was stopped meanwhile goes on, from at most two minutes before, when
+    the same command is given again.
 
     Example: matvit elasticize vit_base_patch14_dinov2.lvd142m --images photos/ -o dinov2-elastic/
 
@@ -103,7 +105,9 @@ def elasticize(
     if json:
         print_json(done.to_dict())
     else:
-        print_table([_columns(point) for point in done.curve.points])
+        space = done.model.space
+        widths = space.mixnmatch if curve else space.uniforms()
+        print_table([_columns(point) for point in done.curve.only({*space.curve, *widths}).points])
 
 
 def _tell(done: "Elasticized", output: Path) -> None:

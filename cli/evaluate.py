@@ -36,7 +36,7 @@ def evaluate(
         typer.Option(
             "--budget",
             "-b",
-            help="A budget, as often as you like, or all: the whole curve.",
+            help="A budget, as often as you like; all is the whole curve, mixnmatch the one of widths alone.",
             show_default="all",
         ),
     ] = None,

@@ -34,8 +34,16 @@ def plan(
     ] = False,
     index: Annotated[
         Path | None,
-        typer.Option("--index", "-i", help="Plan for the model of this index.", show_default=False),
+        typer.Option(
+            "--index",
+            "-i",
+            help="Plan for the model of this index, and the curve that it keeps.",
+            show_default=False,
+        ),
     ] = None,
+    mixnmatch: Annotated[
+        bool, typer.Option("--mixnmatch", help="Show Mix'n'Match, too, where the curve is another.")
+    ] = False,
     batch_size: options.BatchSize = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -57,7 +65,9 @@ def plan(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show the Mix'n'Match curve of a model: submodels, MACs, FLOPs, parameters, milliseconds.
+    """Show the curve of a model that budgets choose from: submodels, MACs, FLOPs, parameters, milliseconds.
+
+    That is Mix'n'Match, or what matvit elasticize or matvit calibrate --fit measured.
 
     Costs are those of embedding one image, without the classifier. Vision papers print MACs and call
     them FLOPs; here FLOPs are two a MAC.
@@ -72,7 +82,7 @@ def plan(
 
     if index is not None and model is None:
         model = model_of(index)
-    elif index is not None or model is None:
+    elif model is None:
         raise typer.BadParameter("say which MODEL, or --index")
 
     timed = measure or (budget is not None and is_time(budget))
@@ -89,6 +99,8 @@ def plan(
         found = run(
             model,
             budget=budget,
+            index=index,
+            mixnmatch=mixnmatch,
             measure=measure,
             batch_size=batch_size,
             every_point=every_point,
@@ -129,6 +141,8 @@ def _columns(record: dict[str, Any], batch_size: int) -> dict[str, object]:
         "parameters": si(1e6 * record["mparams"]),
         "of XL": percent(record["share_of_xl"]),
     }
+    if "cosine" in record:
+        columns["cosine to XL"] = "" if record["cosine"] is None else f"{record['cosine']:.4f}"
     if "ms" in record:
         mark = "" if record["measured"] else "~"
         columns |= {

@@ -1,14 +1,37 @@
-"""The model that an index remembers, which commands take where nobody says `-m`."""
+"""The model and the curve that an index remembers, which commands take where nobody says another."""
 
 import shlex
 from pathlib import Path
 
-from indexes import Store
+from indexes import Store, WrongEncoderError
 from indexes.disk.manifest import read_manifest
 from indexes.disk.staging import restore as restore_index
 from matvit.files.atomic import restore
+from matvit.submodels.submodel import Submodel
+from matvit.vision.elastic_vit import Elastic
+from matvit.weights.checkpoint import read_curve, tensors_sha256
 from matvit.weights.model_names import is_here
 from retrieval.errors import MissingModelError
+
+
+def curve_of(index: str | Path, model: Elastic) -> dict[Submodel, float]:
+    """The curve that was measured for an index, of the submodels of a model; empty where there is none.
+
+    Raises:
+        WrongEncoderError: The index was made by a model of another architecture.
+        SubmodelError: What the index says is no curve of this model.
+        IndexDamagedError: There is no whole index.
+    """
+    restore_index(Path(index))
+    manifest = read_manifest(Path(index))
+    made_by, architecture = manifest.encoder.architecture, model.pretrained_cfg["architecture"]
+    if made_by != architecture:
+        raise WrongEncoderError(f"{index} was made by a {made_by}, not by a {architecture}")
+    curve = manifest.curve
+    refits = tensors_sha256(model.extras) if model.extras else None
+    if curve is None or curve["refits"] != refits:
+        return {}
+    return read_curve(model.space, curve["cosines"])
 
 
 def model_of(index: Store | str | Path) -> str:

@@ -38,6 +38,9 @@ class _State:
     def __init__(self, store: Store, encoder: Encoder) -> None:
         self.encoder = encoder.reading_as(store.manifest.encoder.preprocess)
         store.manifest.require_encoder(self.encoder.identity)
+        curve = store.manifest.curve
+        if curve is not None and curve["refits"] == encoder.refits:  # Else it is of other submodels.
+            self.encoder = self.encoder.on_curve(curve["cosines"])
         store.use(str(encoder.device))
         self.store = store
 

@@ -1,10 +1,10 @@
-"""What every test shares: fixtures of `helpers/small_world.py` and the rules of the markers."""
+"""What every test shares: fixtures of `helpers/*_world.py` and the rules of the markers."""
 
 from collections.abc import Iterator
 
 import pytest
 
-pytest_plugins = ["small_world"]
+pytest_plugins = ["small_world", "refitted_world"]
 
 
 @pytest.fixture(scope="session", autouse=True)

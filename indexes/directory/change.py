@@ -18,7 +18,7 @@ from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import FileEntry, Manifest
 from indexes.disk.origin import Origin
 from indexes.disk.rows import concatenate, count, read_failures, read_rows, write_table
-from indexes.disk.schema import Calibration, checked
+from indexes.disk.schema import Calibration, MeasuredCurve, checked
 from indexes.disk.staging import Staging
 from indexes.disk.vectors import read_vectors, write_vectors
 from indexes.errors import EmptyIndexError, IndexDamagedError
@@ -143,6 +143,21 @@ def note_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
     _note(path, lambda index: {"calibration": checked({**calibration, "rows": len(index)}, Calibration)})
 
 
+def note_curve(path: Path, curve: Mapping[str, Any]) -> None:
+    """Write down the submodels that budgets choose from for an index.
+
+    Args:
+        path: The index.
+        curve: See `indexes.disk.schema.MeasuredCurve`.
+
+    Raises:
+        ValueError: It is no such record.
+        IndexBusyError: Another process is writing this index.
+        IndexDamagedError: There is no whole index.
+    """
+    _note(path, lambda _: {"curve": checked(dict(curve), MeasuredCurve)})
+
+
 def note_excludes(path: Path, source: str, globs: Sequence[str]) -> None:
     """Write down what is left out of a source of an index: see `Manifest`; raises as `note_calibration`."""
     _note(path, lambda index: {"excludes": {**index.manifest.excludes, source: list(globs)}})
@@ -186,6 +201,7 @@ def origin_of(manifests: Sequence[Manifest], command: str, prefixes: Sequence[st
         key_prefixes=key_prefixes,
         excludes={source: globs for manifest in manifests for source, globs in manifest.excludes.items()},
         calibration=first.calibration if len(manifests) == 1 else None,
+        curve=first.curve if len(manifests) == 1 else None,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from indexes.disk.manifest import Manifest
-from indexes.disk.schema import Calibration
+from indexes.disk.schema import Calibration, MeasuredCurve
 
 
 def facts_of(
@@ -44,11 +44,18 @@ def facts_of(
         "query ms": kind.query_ms,
         "bytes a vector": round(kind.bytes_per_vector, 1),
         "budget auto": None if manifest.calibration is None else _promise(manifest.calibration, images),
+        "curve": _curve(manifest.curve) if manifest.curve and manifest.curve["cosines"] else None,
         "search": backend,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "created": manifest.created,
         "command": manifest.command,
     }
+
+
+def _curve(curve: MeasuredCurve) -> str:
+    cosines = curve["cosines"]
+    cheapest, cosine = min(cosines.items(), key=lambda each: each[1])
+    return f"{len(cosines)} submodels from {cheapest} (cosine {cosine:.3f}), on {curve['images']} images"
 
 
 def _promise(calibration: Calibration, images: int) -> str:

@@ -115,6 +115,7 @@ def assemble(
         key_prefixes={source: prefix for source, prefix in origin.key_prefixes.items() if prefix},
         excludes={source: list(globs) for source, globs in origin.excludes.items()},
         calibration=origin.calibration,
+        curve=origin.curve,
         kind=kind,
         ntotal=len(rows),
         removed=len(removed),

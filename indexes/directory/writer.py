@@ -233,6 +233,7 @@ class IndexWriter:
                 key_prefixes={**before.key_prefixes, **origin.key_prefixes},
                 excludes={**before.excludes, **origin.excludes},
                 calibration=before.calibration,
+                curve=before.curve,
             )
         sealed = assemble(
             self._staging,

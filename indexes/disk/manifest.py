@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from indexes.disk.schema import Calibration, Count, Settings, Sha256, Share, checked, unknown
+from indexes.disk.schema import Calibration, Count, MeasuredCurve, Settings, Sha256, Share, checked, unknown
 from indexes.errors import IndexDamagedError, WrongEncoderError
 
 FORMAT_VERSION = 2
@@ -110,6 +110,7 @@ class Manifest:
         created: UTC time in ISO 8601.
         command: What was run to make the index.
         calibration: What the budget `auto` means here. Kept when rows come and go.
+        curve: The submodels that budgets choose from here, where they were measured. Kept likewise.
         format_version: Version of the layout on disk.
     """
 
@@ -129,6 +130,7 @@ class Manifest:
     key_prefixes: dict[str, str] = field(default_factory=dict)
     excludes: dict[str, list[str]] = field(default_factory=dict)
     calibration: Calibration | None = None
+    curve: MeasuredCurve | None = None
     format_version: int = FORMAT_VERSION
 
     def require_encoder(self, identity: EncoderIdentity) -> None:
@@ -190,6 +192,8 @@ class Manifest:
     def _body(self) -> dict[str, Any]:
         """The fields as they lie in the file: what there is to know of the model together, a kind's flat."""
         body = asdict(self)
+        if self.curve is None:
+            del body["curve"]  # As in files that were written before there were any.
         body["model"] = body.pop("encoder")
         body["preprocess"] = body["model"].pop("preprocess")
         body["model"] |= {name: body.pop(name) for name in _RECORDED}

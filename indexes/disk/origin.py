@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from indexes.disk.manifest import EncoderIdentity
-from indexes.disk.schema import Calibration
+from indexes.disk.schema import Calibration, MeasuredCurve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Origin:
         key_prefixes: See `Manifest`.
         excludes: See `Manifest`.
         calibration: See `Manifest`.
+        curve: See `Manifest`.
     """
 
     encoder: EncoderIdentity
@@ -32,3 +33,4 @@ class Origin:
     key_prefixes: Mapping[str, str] = field(default_factory=dict)
     excludes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     calibration: Calibration | None = None
+    curve: MeasuredCurve | None = None

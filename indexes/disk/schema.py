@@ -36,6 +36,18 @@ class Calibration(TypedDict):
     rows: Count
 
 
+class MeasuredCurve(TypedDict):
+    """Which submodels keep most of the full encoder's answers on images of an index, at every cost.
+
+    `cosines` are their embeddings' to the full encoder's, by spelling, over so many `images`: dearer ones are
+    closer. `refits` identifies what the submodels are made of, beside the full encoder.
+    """
+
+    refits: Sha256 | None
+    cosines: dict[str, float]
+    images: Count
+
+
 def checked(value: Any, kind: type[_T]) -> _T:
     """A value as JSON gives it, as the dataclass or type that it must be; nothing is rounded or parsed.
 

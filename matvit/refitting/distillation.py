@@ -6,23 +6,26 @@ layer, the next ones never learn of. Here whole submodels learn the full encoder
     loss = sum over submodels s of  1 - cos(z_s(x), y),
 
 by gradients, as in knowledge distillation (Hinton, Vinyals and Dean, arXiv 1503.02531), with the cosine of
-embeddings in place of class probabilities. Each step takes every granularity below the full one and one
-random submodel of the Mix'n'Match curve (none where the full encoder is drawn), so that the submodels between
-stay as good as their neighbours. Only what was refitted learns; the encoder's own tensors, and with them the
-full encoder, stay as they are.
+embeddings in place of class probabilities. Where the curve of the encoder was measured, each step takes one
+of its submodels from each of two stretches in turn (`matvit.vision.tuned`), the images resized to what they
+read; what learns are the small tensors of these stretches and what was refitted. Where it was not, each step
+takes every granularity below the full one and one random submodel of the Mix'n'Match curve (none where the
+full encoder is drawn), so that the submodels between stay as good as their neighbours, and what was refitted
+learns. The encoder's own tensors, and with them the full encoder, stay as they are.
 
 Every draw depends on the seed and the step alone, so that what was stopped goes on as if it had not been.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import ceil, cos, inf, pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,9 +37,10 @@ from matvit.submodels.submodel import Submodel
 from matvit.training import saved_state as state
 from matvit.training import submodel_sampling
 from matvit.training.image_order import Order
-from matvit.vision.elastic_vit import Elastic, refitted
+from matvit.vision.elastic_vit import Elastic, elastic, refitted, tuned
 from matvit.vision.embedding import embed_only
 from matvit.vision.projection import embedding_width
+from matvit.vision.tuned import small_tensors, stretches
 from matvit.weights.checkpoint import weights_sha256
 
 BATCH_SIZE = 64
@@ -84,10 +88,10 @@ def distil(
     kept: Path | None = None,
     progress: Progress = silent,
 ) -> Elastic:
-    """A refitted encoder whose submodels come closer to the full one; it shares all else with the one given.
+    """An encoder whose submodels come closer to the full one; it shares all else with the one given.
 
     Args:
-        model: A refitted encoder; it is left alone.
+        model: A refitted encoder, or one whose curve was measured; it is left alone.
         batches: Preprocessed images (B, C, H, W), thousands of them: on a few hundred, submodels learn those.
         lessons: How long, and how.
         held_out: Other images, to measure on; nothing is chosen by them.
@@ -95,14 +99,18 @@ def distil(
             stopped there, they go on. It is the caller's to keep others from (`matvit.files.lock`), and to
             remove once the result is safe (`matvit.files.atomic.discard`).
         progress: Told of the steps, or seconds, of distillation. The log tells, after each epoch and at the
-            end, the mean cosine of each granularity to the full encoder on images held out.
+            end, the mean cosine to the full encoder on images held out: of each granularity, or of the first
+            submodel of each stretch.
 
     Raises:
-        RefitError: The model is not refitted, there are no images, or the loss is no longer finite.
+        RefitError: The model has nothing to teach, there are no images, or the loss is no longer finite.
         TrainingError: What was kept is damaged or of other lessons, or cannot be written.
     """
-    if model.refits is None:
-        raise RefitError("only a refitted encoder has something to teach without changing its full encoder")
+    if model.refits is None and not model.measured:
+        raise RefitError(
+            "only a refitted encoder, or one with a measured curve, has something to teach without changing "
+            "its full encoder"
+        )
     if not sum(map(len, batches)):
         raise RefitError("there are no images to learn from")
     student = _Student(model, batches, lessons)
@@ -111,7 +119,7 @@ def distil(
     shown = student.embed(None, held_out)
 
     def tell(epoch: int) -> None:
-        embedded = {str(s): student.embed(s, held_out) for s in student.granularities}
+        embedded = {str(s): student.embed(s, held_out) for s in student.shown}
         told = ", ".join(f"{name} {_cosine(found, shown):.4f}" for name, found in embedded.items())
         _log.info("epoch %s: mean cosine to XL on images held out: %s", epoch, told)
 
@@ -126,7 +134,7 @@ def distil(
         tell(student.epochs + 1)
     if kept:
         student.save(kept)
-    return refitted(model, {name: tensor.detach() for name, tensor in student.tensors.items()})
+    return student.taught()
 
 
 @dataclass
@@ -139,12 +147,20 @@ class _Position:
 
 
 class _Student:
-    """A refitted encoder whose submodels learn."""
+    """An encoder whose submodels learn.
+
+    Attributes:
+        shown: Submodels to tell of.
+    """
 
     def __init__(self, model: Elastic, batches: Sequence[Tensor], lessons: Lessons) -> None:
-        assert model.refits
-        self.tensors = {n: nn.Parameter(t.detach().clone()) for n, t in model.refits.tensors.items()}
-        self._encoder = refitted(model, self.tensors)
+        self._model = model
+        own = model.refits.tensors if model.refits else {}
+        self._refits, self._small, self._stretches = _to_learn(own), {}, {}
+        if curve := model.space.measured.keys() - {model.space.full}:
+            self._stretches = stretches([s for s in model.space.curve if s in curve], model.cost)
+            self._small = _to_learn(_small_tensors(model, self._stretches))
+        self._encoder = self._with(self._refits, self._small)
         embed_only(self._encoder)
         self._encoder.eval()
         self._weights = weights_sha256(model)
@@ -154,9 +170,11 @@ class _Student:
         space = self._encoder.space
         count = len(self._images)
         self._order = Order((count,), min(count, lessons.batch_size), lessons.seed)
-        self.granularities = space.uniforms()[:-1]
+        self.shown = _first_of_each(self._stretches) or space.uniforms()[:-1]
         self._between = submodel_sampling.mixnmatch(space, seed=lessons.seed)
-        self._learning = nn.ParameterDict({n.replace(".", "/"): t for n, t in self.tensors.items()})
+        self._learning = nn.ParameterDict(
+            {n.replace(".", "/"): t for n, t in (self._refits | self._small).items()}
+        )
         rate = lessons.learning_rate
         self._optimizer = torch.optim.AdamW(self._learning.parameters(), lr=rate, weight_decay=0)
         self.position = _Position("")
@@ -165,7 +183,7 @@ class _Student:
     def embed(self, submodel: Submodel | None, batches: Sequence[Tensor]) -> Tensor:
         """Embeddings of preprocessed images, by a submodel or the full encoder."""
         like = next(self._encoder.parameters())
-        found = [self._encoder(batch.to(like), submodel) for batch in batches]
+        found = [self._embedded(batch.to(like), submodel) for batch in batches]
         return torch.cat(found) if found else like.new_empty(0, embedding_width(self._encoder))
 
     @property
@@ -204,7 +222,7 @@ class _Student:
         return self.position.seconds / (60 * self._lessons.minutes)
 
     def _step(self, share: float) -> None:
-        step, learning = self.position.step, list(self.tensors.values())
+        step = self.position.step
         for group in self._optimizer.param_groups:
             group["lr"] = (
                 self._lessons.learning_rate * min(1, (step + 1) / _WARM_UP) * (1 + cos(pi * share)) / 2
@@ -213,19 +231,53 @@ class _Student:
         x = torch.stack([self._images[row] for row in rows]).to(next(self._encoder.parameters()))
         y_BD = self._wanted[torch.from_numpy(rows).to(self._wanted.device)]
         self._optimizer.zero_grad()
-        for submodel in (*self.granularities, *self._between(step)):
-            if submodel == self._encoder.space.full:
-                continue
-            loss: Any = 1 - F.cosine_similarity(self._encoder(x, submodel), y_BD).mean()
+        for submodel in self._drawn(step):
+            loss: Any = 1 - F.cosine_similarity(self._embedded(x, submodel), y_BD).mean()
             if not loss.isfinite():
                 raise RefitError(f"the loss of {submodel} is not finite: try a lower learning rate")
             # The encoder's own parameters may want gradients for somebody else.
-            loss.backward(inputs=learning)
+            loss.backward(inputs=self._used_by(submodel))
         self._optimizer.step()
+
+    def _drawn(self, step: int) -> list[Submodel]:
+        """The submodels of a step."""
+        full = self._encoder.space.full
+        if not self._stretches:
+            return [s for s in (*self._encoder.space.uniforms(), *self._between(step)) if s != full]
+        draws = np.random.default_rng((self._lessons.seed, step))
+        numbers = sorted(set(self._stretches.values()))
+        chosen = {numbers[(2 * step + i) % len(numbers)] for i in range(2)}
+        runs = [[s for s, number in self._stretches.items() if number == each] for each in sorted(chosen)]
+        return [run[draws.integers(len(run))] for run in runs]
+
+    def _used_by(self, submodel: Submodel) -> list[Tensor]:
+        """The tensors that a submodel can teach."""
+        start = f"{self._stretches.get(submodel)}."
+        small = [tensor for name, tensor in self._small.items() if name.startswith(start)]
+        return [*self._refits.values(), *small]
+
+    def _embedded(self, x_BCHW: Tensor, submodel: Submodel | None) -> Tensor:
+        """Embeddings of images, resized to what a submodel reads."""
+        size = None if submodel is None else submodel.image_size
+        if size is not None:
+            x_BCHW = F.interpolate(x_BCHW, (size, size), mode="bicubic", antialias=True)
+        found: Tensor = self._encoder(x_BCHW, submodel)
+        return found
+
+    def taught(self) -> Elastic:
+        """The encoder as it has learnt, with the head that it had."""
+        refits, small = (
+            {n: t.detach() for n, t in tensors.items()} for tensors in (self._refits, self._small)
+        )
+        return self._with(refits, small)
+
+    def _with(self, refits: dict[str, Any], small: dict[str, Any]) -> Elastic:
+        model = refitted(self._model, refits) if refits else elastic(self._model)
+        return tuned(model, small, self._stretches) if small else model
 
     def save(self, directory: Path) -> None:
         """Keep all that is needed to go on."""
-        state.write(directory, asdict(self.position), {"refits": self._learning}, self._optimizer)
+        state.write(directory, asdict(self.position), {"learning": self._learning}, self._optimizer)
 
     def resume(self, directory: Path) -> bool:
         """Go on from what a directory keeps, if it keeps anything; only then it is one to save to.
@@ -242,7 +294,7 @@ class _Student:
                 f"{directory} keeps lessons of another encoder, of other images or options: give the command "
                 "that began them to go on, or remove it to begin anew"
             )
-        modules = {"refits": self._learning}
+        modules = {"learning": self._learning}
         self.position = state.read(directory, lambda kept: _Position(**kept), modules, self._optimizer)
         return True
 
@@ -250,10 +302,33 @@ class _Student:
         """Of encoder, images and lessons; not of the refit, whose last bits depend on the machine."""
         first = self._images[0]
         told = f"{self._weights} {len(self._images)} {tuple(first.shape)} {first.dtype} {self._lessons}"
+        told += "".join(f" {submodel} {number}" for submodel, number in self._stretches.items())
         digest = sha256(told.encode())
         for image in self._images:
             digest.update(image.cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _to_learn(tensors: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}
+
+
+def _small_tensors(model: Elastic, numbers: Mapping[Submodel, int]) -> dict[str, Tensor]:
+    """What stretches begin with: what they learnt before, or the encoder's own."""
+    tensors: dict[str, Tensor] = {}
+    for number, submodel in enumerate(_first_of_each(numbers)):
+        learnt = model.tuned.of(submodel) if model.tuned else {}
+        for name, tensor in (learnt or dict(small_tensors(model, submodel))).items():
+            tensors[f"{number}.{name}"] = tensor
+    return tensors
+
+
+def _first_of_each(numbers: Mapping[Submodel, int]) -> tuple[Submodel, ...]:
+    """The first submodel of each stretch."""
+    first: dict[int, Submodel] = {}
+    for submodel, number in numbers.items():
+        first.setdefault(number, submodel)
+    return tuple(first.values())
 
 
 def _cosine(one_BD: Tensor, other_BD: Tensor) -> float:

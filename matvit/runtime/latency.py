@@ -128,9 +128,12 @@ def runnable(model: _Encoder, *, device: torch.device, dtype: torch.dtype) -> _E
 
 
 def measured_submodels(space: SubmodelSpace, between: int | None) -> tuple[Submodel, ...]:
-    """The granularities and `between` evenly spaced submodels between neighbours, cheapest first."""
+    """The granularities and `between` evenly spaced submodels between neighbours, cheapest first.
+
+    All of a curve that was measured: what lies between its points is of other kinds.
+    """
     curve = space.curve
-    if between is None or between >= space.depth - 1:
+    if space.measured or between is None or between >= space.depth - 1:
         return curve
     gaps = between + 1
     corners = range(0, len(curve), space.depth)

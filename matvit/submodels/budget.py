@@ -31,7 +31,7 @@ def resolve(
     cost: CostModel,
     profile: Callable[[], Profile] | None = None,
 ) -> Submodel:
-    """The largest Mix'n'Match submodel within a budget, or the very submodel that the budget spells out.
+    """The largest submodel of the curve within a budget, or the very submodel that the budget spells out.
 
     Args:
         budget: ``M``, ``60%`` (of the full encoder's MACs), ``9gmacs``, ``18gflops``, ``50mparams`` (with
@@ -58,7 +58,7 @@ def resolve(
         names = " ".join(space.granularities)
         raise BudgetError(
             f"{budget!r} is not a budget: write {names}, 60%, 9gmacs, 18gflops, 50mparams, 25ms or widths "
-            f"such as {space.curve[1]}"
+            f"such as {space.mixnmatch[1]}"
         )
     # Exact arithmetic: 100% must always reach the full encoder.
     limit = Fraction(amount["number"])
@@ -82,13 +82,14 @@ def resolve(
         limit *= _SCALE[scale]
     fitting = [submodel for submodel in space.curve if quantity(cost(submodel)) <= limit]
     if not fitting:
-        least = cost(space.smallest)
+        smallest = min(space.curve, key=lambda submodel: quantity(cost(submodel)))
+        least = cost(smallest)
         share = 100 * least.macs / cost(space.full).macs
         raise BudgetError(
-            f"{budget} is below the smallest submodel, {space.smallest}: {least.gmacs:.4g} GMACs "
+            f"{budget} is below the smallest submodel, {smallest}: {least.gmacs:.4g} GMACs "
             f"({share:.1f}% of {space.full}), {least.mparams:.4g} M parameters"
         )
-    return fitting[-1]
+    return max(fitting, key=lambda submodel: cost(submodel).macs)
 
 
 def _amount(budget: str) -> re.Match[str] | None:

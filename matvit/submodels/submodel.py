@@ -16,7 +16,7 @@ from matvit.submodels.tokens import UNKNOWN, Tokens
 GRANULARITIES: Mapping[str, float] = {"S": 1 / 8, "M": 1 / 4, "L": 1 / 2, "XL": 1.0}
 """Share of each layer's hidden units that a granularity keeps, smallest first."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # Never a number, an amount such as 60%, or widths.
-_NOT_NAMES = ("all", "auto")  # Budgets that mean something else.
+_NOT_NAMES = ("all", "auto", "mixnmatch")  # Budgets that mean something else.
 
 
 _IMAGE_SIZE = re.compile(r"\s*(\d{1,18})\s*px\s*", re.IGNORECASE)
@@ -104,7 +104,7 @@ class Submodel:
     def __str__(self) -> str:
         spelled = _runs(self.labels or map(str, self.widths), alone=self.labels is not None)
         if any(self.merges):
-            spelled += f"~{_runs(map(str, self.merges), alone=True)}"
+            spelled += f"~{_runs(map(str, self.merges), alone=True).replace('*1+', '+').removesuffix('*1')}"
         return spelled if self.image_size is None else f"{spelled}@{self.image_size}px"
 
 
@@ -123,6 +123,8 @@ class SubmodelSpace:
         granularities: Name -> share of the hidden units kept, smallest first, the last one 1.
         named_only: Layers may have the widths of granularities alone, as those of a refitted encoder.
         tokens: What the encoder makes of an image.
+        measured: Submodels that were found to keep most of the full encoder's answers at their costs,
+            cheapest first, and the mean cosine of their embeddings to its own.
 
     Raises:
         SubmodelError: The granularities do not increase up to 1, or a name would not read back.
@@ -132,6 +134,7 @@ class SubmodelSpace:
     granularities: Mapping[str, float] = field(default_factory=lambda: GRANULARITIES)
     named_only: bool = False
     tokens: Tokens = UNKNOWN
+    measured: Mapping[Submodel, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.granularities, Mapping):
@@ -177,8 +180,13 @@ class SubmodelSpace:
         widths = (self._width(name, hidden) for name, hidden in zip(labels, self.hidden, strict=True))
         return Submodel(widths, labels=labels)
 
-    @cached_property
+    @property
     def curve(self) -> tuple[Submodel, ...]:
+        """The submodels that budgets choose from, cheapest first: those measured, or else Mix'n'Match."""
+        return tuple(self.measured) or self.mixnmatch
+
+    @cached_property
+    def mixnmatch(self) -> tuple[Submodel, ...]:
         """The Mix'n'Match curve, cheapest first: between neighbouring granularities, one layer at a time.
 
         The larger granularity is always in the last layers, so widths never shrink with depth.

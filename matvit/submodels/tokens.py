@@ -53,13 +53,17 @@ class Tokens:
         size = submodel.image_size
         return self.image_size if size is None else (size, size)
 
+    def patches(self, image_size: int | None) -> int:
+        """Of a square image of so many pixels a side; of the encoder's own images for None."""
+        height, width = self.image_size if image_size is None else (image_size, image_size)
+        return (height // self.patch_size[0]) * (width // self.patch_size[1])
+
     def entering(self, submodel: "Submodel") -> tuple[int, ...]:
         """Tokens that enter each layer of a submodel that fits, and behind them those that leave the last.
 
         However many are to merge in a layer, half of the patches stay.
         """
-        height, width = self.height_and_width(submodel)
-        patches = [(height // self.patch_size[0]) * (width // self.patch_size[1])]
+        patches = [self.patches(submodel.image_size)]
         for merged in submodel.merges:
             patches.append(patches[-1] - min(merged, patches[-1] // 2))
         return tuple(self.prefix + left for left in patches)

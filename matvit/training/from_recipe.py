@@ -90,9 +90,19 @@ def objective(settings: Recipe, model: MatViT, *, device: torch.device, mixes: b
         )
     try:
         choose = _sampling(settings, space)
+        if goal.sizes or goal.merge:
+            choose = submodel_sampling.seeing_less(choose, space, goal.sizes, goal.merge, seed=settings.seed)
     except SubmodelError as error:
         raise TrainingError(str(error)) from error
-    return NestedTask(model, criterion, choose, distill=distill, reduction=goal.reduction, device=device)
+    return NestedTask(
+        model,
+        criterion,
+        choose,
+        distill=distill,
+        reduction=goal.reduction,
+        ways_of_seeing=max(1, len(goal.sizes)) * max(1, len(goal.merge)),
+        device=device,
+    )
 
 
 def transform(settings: Recipe, model: MatViT) -> Transform:

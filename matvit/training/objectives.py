@@ -112,6 +112,7 @@ class NestedTask(ClassificationTask):
         choose: The submodels of each step: `joint`, `sampled`, `mixnmatch` or your own.
         distill: What each submodel that is not the full encoder learns from it; None is nothing.
         reduction: ``sum`` or ``mean`` over the submodels of a step.
+        ways_of_seeing: How many sizes and merges `choose` gives the same widths.
         device: Where the loss is computed.
 
     Raises:
@@ -135,6 +136,7 @@ class NestedTask(ClassificationTask):
         *,
         distill: Distillation | None = None,
         reduction: str = "sum",
+        ways_of_seeing: int = 1,
         device: torch.device | None = None,
     ) -> None:
         # DeiT's distilled models have a second classifier, which the embedding of the two tokens' mean skips.
@@ -147,6 +149,7 @@ class NestedTask(ClassificationTask):
             raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
         super().__init__(model, criterion, device=device, verbose=False)
         self.choose, self.distill, self.reduction = choose, distill, reduction
+        self.ways_of_seeing = ways_of_seeing
         self._full = model.space.full
         self._names = {model.space.uniform(name): name for name in model.space.granularities}
         # Past nn.Module's own setter: as submodules, these would list every weight of the model again.
@@ -165,8 +168,8 @@ class NestedTask(ClassificationTask):
 
         Returns:
             ``loss``, to be differentiated, and ``output``, the logits of the largest submodel; for the record
-            ``loss/NAME`` of each granularity, ``loss/mixed`` of other submodels and, where there was any,
-            ``distill``, the mean over students before it is weighted.
+            ``loss/NAME`` of each granularity, whatever it sees, ``loss/mixed`` of other submodels and, where
+            there was any, ``distill``, the mean over students before it is weighted.
 
         Raises:
             SubmodelError: A chosen submodel does not fit this model.
@@ -176,7 +179,8 @@ class NestedTask(ClassificationTask):
         terms = [self.criterion(logits, target) for _, logits in encoded]
         record: dict[str, list[Tensor]] = {}
         for submodel, term in zip(submodels, terms, strict=True):
-            record.setdefault(f"loss/{self._names.get(submodel, 'mixed')}", []).append(term.detach())
+            name = self._names.get(Submodel(submodel.widths), "mixed")
+            record.setdefault(f"loss/{name}", []).append(term.detach())
         students = [position for position, submodel in enumerate(submodels) if submodel != self._full]
         if self.distill and self.distill.weight * progress > 0 and students:
             teacher = encoded[0] if submodels[0] == self._full else self._teach(input)
@@ -231,7 +235,7 @@ class NestedTask(ClassificationTask):
         # Dynamo compiles a piece of code 8 times, then runs it eager with only a line in the log. Here is
         # room for the whole curve, with gradients and without; whole graphs raise where that is too little.
         config: Any = torch._dynamo.config
-        graphs = 2 * len(self.trainable_module.space.curve)
+        graphs = 2 * len(self.trainable_module.space.mixnmatch) * self.ways_of_seeing
         config.recompile_limit = max(config.recompile_limit, graphs)
         config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * graphs)
         # Without dynamic=False, its second graph would be of any width, which the compiler knows less about.
@@ -255,6 +259,9 @@ class _Encoders(nn.Module):
 
 
 def _encode(model: Elastic, images: Tensor, submodel: Submodel) -> Encoded:
-    embedding = model.forward_head(model.forward_features(images, submodel), pre_logits=True)
+    if submodel.image_size is not None:
+        size = (submodel.image_size, submodel.image_size)
+        images = F.interpolate(images, size, mode="bicubic", antialias=True)
+    embedding = model.forward_embedding(images, submodel)
     # Losses need more digits than the number format that autocast may have chosen.
     return Encoded(embedding.float(), model.head(embedding).float())

@@ -131,6 +131,9 @@ class Objective:
         granularities: Which of them are trained; ``["XL"]`` trains a plain Vision Transformer.
         probabilities: Of ``sampled``, one a granularity; empty is uniform.
         with_full: ``sampled`` and ``mixnmatch`` train the full encoder in every step as well.
+        sizes: Pixels of a side, of which each submodel but the full encoder draws one a step; empty is the
+            encoder's own alone.
+        merge: Tokens that merge in each layer, of which it draws one a step; empty is 0.
         reduction: ``sum`` or ``mean`` over the submodels of a step.
         loss: ``softmax`` or ``sigmoid`` cross-entropy.
         label_smoothing: Of either loss.
@@ -144,6 +147,8 @@ class Objective:
     granularities: tuple[str, ...] = ("S", "M", "L", "XL")
     probabilities: tuple[float, ...] = ()
     with_full: bool = False
+    sizes: tuple[int, ...] = ()
+    merge: tuple[int, ...] = ()
     reduction: str = "sum"
     loss: str = "softmax"
     label_smoothing: float = 0.0
@@ -168,6 +173,9 @@ class Objective:
             raise RecipeError(
                 f"objective.label_smoothing must be from 0 to below 1, got {self.label_smoothing}"
             )
+        for name, least in (("sizes", 1), ("merge", 0)):
+            for number in getattr(self, name):
+                _within(f"objective.{name}", number, least, 10**4)
         if not self.granularities:
             raise RecipeError("objective.granularities must name at least one")
         if unknown := set(self.granularities) - GRANULARITIES.keys():
@@ -291,7 +299,11 @@ def _build(cls: type[_T], table: Mapping[str, Any], where: str) -> _T:
     return cls(**{key: _value(hints[key], value, where + key) for key, value in table.items()})
 
 
-_SEQUENCES = {tuple[str, ...]: (str, "a list of strings"), tuple[float, ...]: (float, "a list of numbers")}
+_SEQUENCES = {
+    tuple[str, ...]: (str, "a list of strings"),
+    tuple[int, ...]: (int, "a list of whole numbers"),
+    tuple[float, ...]: (float, "a list of numbers"),
+}
 
 
 def _value(kind: Any, value: Any, key: str) -> Any:

@@ -6,12 +6,12 @@ Source: MatFormer (arXiv 2310.07707, section 3.2).
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, product
 
 import numpy as np
 
 from matvit.errors import SubmodelError
-from matvit.submodels.submodel import Submodel, SubmodelSpace
+from matvit.submodels.submodel import Layer, Submodel, SubmodelSpace
 
 Choose = Callable[[int], tuple[Submodel, ...]]
 """The submodels that an optimizer step trains, largest first: a function of the step's number alone."""
@@ -82,7 +82,7 @@ def mixnmatch(space: SubmodelSpace, *, seed: int, with_full: bool = False) -> Ch
         seed: With the step's number, all that a draw depends on.
         with_full: Train the full encoder beside it.
     """
-    curve = space.curve
+    curve = space.mixnmatch
     full = [space.full] if with_full else []
 
     def choose(step: int) -> tuple[Submodel, ...]:
@@ -90,6 +90,40 @@ def mixnmatch(space: SubmodelSpace, *, seed: int, with_full: bool = False) -> Ch
         return tuple(dict.fromkeys((*full, drawn)))
 
     return choose
+
+
+def seeing_less(
+    choose: Choose, space: SubmodelSpace, sizes: Sequence[int], merges: Sequence[int], *, seed: int
+) -> Choose:
+    """The submodels of another choice, each but the full encoder with a random image size and merge a step.
+
+    Args:
+        choose: Of submodels that see all tokens.
+        space: Of the model.
+        sizes: Pixels of a side; none is the encoder's own alone.
+        merges: Tokens that merge in each layer; none is 0.
+        seed: With the step's number, all that a draw depends on.
+
+    Raises:
+        SubmodelError: The encoder does not read images of that size, or its tokens cannot merge.
+    """
+    own: Sequence[None] = [None]
+    seen: list[tuple[int | None, int]] = list(product(sizes or own, merges or [0]))
+    for size, merged in seen:
+        space.check(_seeing(space.full, size, merged))
+
+    def one(step: int, number: int, submodel: Submodel) -> Submodel:
+        size, merged = seen[int(len(seen) * _uniform(seed, step, number))]
+        return space.check(_seeing(submodel, size, merged))
+
+    return lambda step: tuple(
+        submodel if submodel == space.full else one(step, number, submodel)
+        for number, submodel in enumerate(choose(step), 1)
+    )
+
+
+def _seeing(submodel: Submodel, size: int | None, merged: int) -> Submodel:
+    return Submodel([Layer(width, merged) for width in submodel.widths], image_size=size)
 
 
 def _check(space: SubmodelSpace, granularities: Sequence[str]) -> None:
@@ -101,6 +135,6 @@ def _check(space: SubmodelSpace, granularities: Sequence[str]) -> None:
         )
 
 
-def _uniform(seed: int, step: int) -> float:
-    """A random number from 0 to below 1, the same on every rank and after every restart."""
-    return float(np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, step)))).random())
+def _uniform(*numbers: int) -> float:
+    """A random number from 0 to below 1 for a seed and a step, the same on every rank and after a restart."""
+    return float(np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers))).random())

@@ -6,19 +6,27 @@ nothing of, its class is one of `matvit.vision.merging`. Cutting takes microseco
 for every call: there is no state that threads, compiled graphs or recomputed activations could find changed.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from matvit.submodels.submodel import Submodel
 from matvit.vision.ffn import CutFFN, Runs, TimmEncoder, cut_block, cut_ffn, hidden_units
 from matvit.vision.image_size import resized
 from matvit.vision.merging import merging
-from matvit.vision.views import replaced
+from matvit.vision.views import replaced, with_tensors
 
 
-def cut(encoder: TimmEncoder, kind: type, submodel: Submodel, cut_ffn: CutFFN = cut_ffn) -> Any:
+def cut(
+    encoder: TimmEncoder,
+    kind: type,
+    submodel: Submodel,
+    cut_ffn: CutFFN = cut_ffn,
+    small: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Any:
     """A submodel as an encoder, which shares all tensors with the full one.
 
     Args:
@@ -26,14 +34,18 @@ def cut(encoder: TimmEncoder, kind: type, submodel: Submodel, cut_ffn: CutFFN = 
         kind: timm's own class of the encoder.
         submodel: One that fits the encoder.
         cut_ffn: What makes its FFNs.
+        small: Tensors that it has in place of the encoder's: see `matvit.vision.tuned`.
     """
-    blocks = {}
-    for (name, block), kept in zip(encoder.blocks.named_children(), submodel.layers, strict=True):
+    anywhere = {name: tensor for name, tensor in small.items() if name != "pos_embed"}
+    own, blocks = with_tensors(replaced(encoder, kind), anywhere), {}
+    for (name, block), kept in zip(own.blocks.named_children(), submodel.layers, strict=True):
         if kept.ffn < hidden_units(block):
             blocks[name] = cut_block(f"blocks.{name}", block, kept, cut_ffn)
-    own = replaced(encoder, kind, blocks=replaced(encoder.blocks, **blocks))
+    own = replaced(own, blocks=replaced(own.blocks, **blocks))
     if submodel.image_size is not None:
         own = resized(own, submodel.image_size)
+    if "pos_embed" in small:  # It is of that size.
+        own = replaced(own, pos_embed=small["pos_embed"])
     return merging(own, submodel.merges) if any(submodel.merges) else own
 
 

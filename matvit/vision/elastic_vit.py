@@ -28,6 +28,7 @@ from matvit.vision.plain_timm import plain_name
 from matvit.vision.pooled_token import answering_for_all
 from matvit.vision.refits import Refits
 from matvit.vision.tokens import tokens_of
+from matvit.vision.tuned import Tuned
 
 # Always one of timm's classes, which are untyped.
 _Encoder: Any = nn.Module
@@ -39,6 +40,8 @@ class Elastic(_Encoder):
     Attributes:
         granularities: Name -> share of each layer's hidden units that it keeps, smallest first.
         refits: What the submodels of a refitted encoder use in place of its first hidden units, or None.
+        tuned: What stretches of the measured curve use in place of its small tensors, or None.
+        measured: See `matvit.submodels.submodel.SubmodelSpace`; empty where the curve is Mix'n'Match.
 
     Args:
         granularities: Any increasing shares up to 1.
@@ -56,6 +59,8 @@ class Elastic(_Encoder):
     timm_class: ClassVar[type]
     granularities: Mapping[str, float]
     refits: Refits | None
+    tuned: Tuned | None
+    measured: Mapping[Submodel, float]
 
     def __init__(self, *, granularities: Mapping[str, float] = GRANULARITIES, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -64,21 +69,35 @@ class Elastic(_Encoder):
     def _nest(self, granularities: Mapping[str, float]) -> None:
         # Made here once, so that what does not nest and wrong granularities show where they are given.
         self.granularities, self.refits = granularities, getattr(self, "refits", None)
+        self.tuned, self.measured = getattr(self, "tuned", None), getattr(self, "measured", {})
         self.granularities = dict(self.space.granularities)
-        if self.refits is not None:
-            self.refits.check(self)
+        for beside in (self.refits, self.tuned):
+            if beside is not None:
+                beside.check(self)
 
     @property
     def space(self) -> SubmodelSpace:
         """Every submodel of this encoder."""
         hidden = tuple(map(hidden_units, self.blocks))
         named_only = self.refits is not None
-        return SubmodelSpace(hidden, self.granularities, named_only=named_only, tokens=tokens_of(self))
+        return SubmodelSpace(
+            hidden,
+            self.granularities,
+            named_only=named_only,
+            tokens=tokens_of(self),
+            measured=self.measured,
+        )
 
     @property
     def cost(self) -> CostModel:
         """What a submodel costs: ``model.cost(submodel).gmacs``."""
         return cost_model(self, tokens_of(self))
+
+    @property
+    def extras(self) -> dict[str, Tensor]:
+        """What only submodels use, by name: refitted FFNs, and the small tensors of stretches."""
+        tuned = {f"tuned.{name}": tensor for name, tensor in self.tuned.tensors.items()} if self.tuned else {}
+        return (self.refits.tensors if self.refits else {}) | tuned
 
     def submodel(self, budget: str | Submodel | None, profile: Profile | None = None) -> Submodel:
         """The submodel for a budget: see `matvit.submodels.budget.resolve`.
@@ -131,6 +150,15 @@ class Elastic(_Encoder):
             return super().forward_features(x, attn_mask=attn_mask, is_causal=is_causal)
         return encoder.forward_features(x, attn_mask=attn_mask, is_causal=is_causal)
 
+    def forward_embedding(self, x: Tensor, submodel: Submodel | None = None) -> Tensor:
+        """Images x (B, C, H, W) to pooled embeddings (B, D), before the classifier, if there is one."""
+        encoder: Any = self._cut(submodel) or self
+        if any(submodel.merges if submodel else ()):
+            embedding: Tensor = encoder.forward_embedding(x)
+        else:
+            embedding = encoder.forward_head(encoder.forward_features(x), pre_logits=True)
+        return embedding
+
     def forward_intermediates(
         self, x: Tensor, *arguments: Any, submodel: Submodel | None = None, **options: Any
     ) -> Any:
@@ -170,7 +198,7 @@ class Elastic(_Encoder):
         Arguments and errors are those of `extract`.
         """
         plain = self._cut_to(self.space.check(submodel))
-        del plain.granularities, plain.refits
+        del plain.granularities, plain.refits, plain.tuned, plain.measured
         for attribute in ("pretrained_cfg", "default_cfg"):
             if "architecture" in (config := getattr(plain, attribute, {})):
                 setattr(plain, attribute, {**config, "architecture": plain_architecture(self)})
@@ -199,7 +227,8 @@ class Elastic(_Encoder):
         return self._cut_to(submodel)
 
     def _cut_to(self, submodel: Submodel) -> Any:
-        return cut(self, self.timm_class, submodel, self.refits.cut_ffn if self.refits else cut_ffn)
+        small = self.tuned.of(submodel) if self.tuned else {}
+        return cut(self, self.timm_class, submodel, self.refits.cut_ffn if self.refits else cut_ffn, small)
 
 
 class MatViT(Elastic, VisionTransformer):
@@ -284,6 +313,23 @@ def refitted(model: Elastic, tensors: Mapping[str, Tensor]) -> Elastic:
     new = elastic(model)
     new.refits = Refits(tensors)
     new.refits.check(new)
+    return new
+
+
+def tuned(model: Elastic, tensors: Mapping[str, Tensor], stretches: Mapping[Submodel, int]) -> Elastic:
+    """An elastic encoder, stretches of whose curve have small tensors of their own; it shares all else.
+
+    Args:
+        model: It is left alone.
+        tensors: See `matvit.vision.tuned`.
+        stretches: The number of each submodel's stretch.
+
+    Raises:
+        SubmodelError: The tensors are not those that the stretches need.
+    """
+    new = elastic(model)
+    new.tuned = Tuned(tensors, stretches)
+    new.tuned.check(new)
     return new
 
 

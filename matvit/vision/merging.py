@@ -91,18 +91,25 @@ class _Merging(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Any:
         """Images (B, C, H, W) to what timm's class makes of them; masks are refused."""
-        tokens, sizes = self._merged(x, attn_mask, is_causal)
+        return self._pooled(*self._merged(x, attn_mask, is_causal), pre_logits=False)
+
+    def forward_embedding(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to embeddings (B, D), before the classifier."""
+        embedding: Tensor = self._pooled(*self._merged(x, None, False), pre_logits=True)
+        return embedding
+
+    def _pooled(self, tokens: Tensor, sizes: Tensor | None, *, pre_logits: bool) -> Any:
         timm: Any = self
         if timm.attn_pool is not None:
             skipped = 0 if timm.pool_include_prefix else timm.num_prefix_tokens
             bias = None if sizes is None else size_bias(sizes[:, skipped:], tokens.dtype)
-            pooled = timm.attn_pool(tokens[:, skipped:], attn_mask=bias)
-            return timm.head(timm.head_drop(timm.fc_norm(pooled)))
+            pooled = timm.head_drop(timm.fc_norm(timm.attn_pool(tokens[:, skipped:], attn_mask=bias)))
+            return pooled if pre_logits else timm.head(pooled)
         if timm.global_pool == "avg" and sizes is not None:
             # The mean of all patches there were is that of those that are left, each as often as it counts.
             averaged = sizes if timm.pool_include_prefix else sizes[:, timm.num_prefix_tokens :]
             tokens = tokens * (sizes / averaged.mean(1, keepdim=True))[..., None].to(tokens)
-        return timm.forward_head(tokens)
+        return timm.forward_head(tokens, pre_logits=pre_logits)
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Images (B, C, H, W) to the tokens that are left (B, N, D), after the final norm."""

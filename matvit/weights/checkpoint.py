@@ -24,15 +24,16 @@ from torch import Tensor, nn
 
 from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
 from matvit.files.atomic import reads_whole, restore, whole_directory
-from matvit.submodels.submodel import GRANULARITIES
+from matvit.submodels.submodel import GRANULARITIES, Submodel, SubmodelSpace
 from matvit.vision.architectures import check_arguments
-from matvit.vision.elastic_vit import Elastic, elastic, plain_architecture, refitted
+from matvit.vision.elastic_vit import Elastic, elastic, plain_architecture, refitted, tuned
 from matvit.vision.ffn import TimmEncoder, hidden_units
 from matvit.vision.plain_timm import asked, plain_model
 from matvit.vision.projection import projection_of
 
-WEIGHTS, CONFIG, REFITS = "model.safetensors", "config.json", "elastic.safetensors"
-_OWN_NOTES = {"architecture", "granularities", "refitted", "widths"}
+WEIGHTS, CONFIG, EXTRAS = "model.safetensors", "config.json", "elastic.safetensors"
+_TUNED = "tuned."
+_OWN_NOTES = {"architecture", "granularities", "refitted", "widths", "curve", "stretches"}
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _TRANSFORMERS = {"model_type", "architectures", "transformers_version"}
 """What the configs of Hugging Face transformers have, and timm's have not."""
@@ -67,15 +68,19 @@ def saved(model: TimmEncoder, directory: str | Path, **notes: Any) -> Iterator[P
     directory = check_place(directory)
     if not hasattr(model, "pretrained_cfg"):
         raise CheckpointError("only a model made by timm.create_model knows the arguments to save")
-    refits = None
+    extras: dict[str, Tensor] = {}
     if isinstance(model, Elastic):
-        refits = model.refits
+        extras = model.extras
         notes |= {
             "architecture": model.pretrained_cfg["architecture"],
             "granularities": dict(model.granularities),
         }
-        if refits is not None:
+        if model.refits is not None:
             notes["refitted"] = True
+        if model.tuned is not None:
+            notes["stretches"] = {str(submodel): n for submodel, n in model.tuned.stretches.items()}
+        if model.measured:
+            notes["curve"] = {str(submodel): cosine for submodel, cosine in model.measured.items()}
         plain, model_args = model.extract(model.space.full, copy=False), {}
     else:
         notes |= {"widths": [hidden_units(block) for block in model.blocks]}
@@ -85,8 +90,8 @@ def saved(model: TimmEncoder, directory: str | Path, **notes: Any) -> Iterator[P
         with whole_directory(directory) as staging:
             check_place(directory)  # Once more: until the lock was held, others could write to it.
             save_for_hf(plain, str(staging), model_config=config, safe_serialization=True)
-            if refits is not None:
-                save_file(refits.tensors, staging / REFITS)
+            if extras:
+                save_file(extras, staging / EXTRAS)
             yield staging
     except SafetensorError as error:  # Its words for a full disk, for example.
         raise CheckpointError(f"cannot write {directory}: {error}") from error
@@ -109,7 +114,7 @@ def check_place(directory: str | Path) -> Path:
     if directory.exists() and not directory.is_dir():
         raise CheckpointError(f"{directory} is a file: a checkpoint needs a directory of its own")
     there = {file.name for file in directory.iterdir()} if directory.exists() else set()
-    if there and not {WEIGHTS, CONFIG} <= there <= {WEIGHTS, CONFIG, REFITS, REPORT}:
+    if there and not {WEIGHTS, CONFIG} <= there <= {WEIGHTS, CONFIG, EXTRAS, REPORT}:
         raise CheckpointError(f"{directory} holds something else than a checkpoint: choose another directory")
     return directory
 
@@ -185,9 +190,30 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {error}") from error
     try:
         model = elastic(net, granularities=granularities).eval()
-        return _with_refits(model, directory) if ours.get("refitted") else model
+        if ours.get("refitted") or ours.get("stretches"):
+            model = _with_extras(model, directory, ours)
+        model.measured = read_curve(model.space, ours.get("curve", {}))
+        return model
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error
+
+
+def read_curve(space: SubmodelSpace, cosines: Any) -> dict[Submodel, float]:
+    """The measured curve of an encoder, of spellings and cosines as they were written down, in any order.
+
+    Raises:
+        SubmodelError: One of them is no submodel of this encoder, or no cosine.
+    """
+    if not isinstance(cosines, dict):
+        raise SubmodelError(f"a curve maps submodels to cosines, got {cosines!r}")
+    curve: dict[Submodel, float] = {}
+    for spelled, cosine in cosines.items():
+        submodel = space.parse(spelled)
+        if submodel is None or isinstance(cosine, bool) or not isinstance(cosine, int | float):
+            raise SubmodelError(f"{spelled!r}: {cosine!r} is no submodel with its cosine")
+        curve[submodel] = float(cosine)
+    # What is dearer is closer, or it is no curve.
+    return {submodel: curve[submodel] for submodel in sorted(curve, key=curve.__getitem__)}
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -226,19 +252,32 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _with_refits(model: Elastic, directory: Path) -> Elastic:
+def _with_extras(model: Elastic, directory: Path, ours: Mapping[str, Any]) -> Elastic:
     """The model with the tensors that only its submodels use, or with their shapes on the meta device."""
-    file, like = directory / REFITS, next(model.parameters())
+    file, like = directory / EXTRAS, next(model.parameters())
     try:
-        return refitted(model, {name: tensor.to(like) for name, tensor in load_file(file).items()})
+        tensors = {name: tensor.to(like) for name, tensor in load_file(file).items()}
+        small = {name.removeprefix(_TUNED): t for name, t in tensors.items() if name.startswith(_TUNED)}
+        if ours.get("refitted"):
+            model = refitted(model, {name: t for name, t in tensors.items() if not name.startswith(_TUNED)})
+        return tuned(model, small, _stretches(model, ours["stretches"])) if "stretches" in ours else model
     except FileNotFoundError:
-        raise CheckpointError(f"{directory} has no {REFITS}, which its submodels need") from None
+        raise CheckpointError(f"{directory} has no {EXTRAS}, which its submodels need") from None
     except SafetensorError as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error}") from error
     except SubmodelError as error:
         raise CheckpointError(f"{file} does not fit {WEIGHTS}: {error}") from error
+
+
+def _stretches(model: Elastic, numbers: Any) -> dict[Submodel, int]:
+    if not isinstance(numbers, dict):
+        raise SubmodelError(f"stretches map submodels to numbers, got {numbers!r}")
+    found = {model.space.parse(spelled): number for spelled, number in numbers.items()}
+    if None in found or not all(type(number) is int for number in found.values()):
+        raise SubmodelError(f"stretches map submodels to numbers, got {numbers!r}")
+    return {submodel: number for submodel, number in found.items() if submodel is not None}
 
 
 def _is_utf8(path: Path) -> bool:

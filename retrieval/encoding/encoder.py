@@ -26,7 +26,7 @@ from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
 from matvit.vision.embedding import embed_only
 from matvit.vision.projection import embedding_width, projection_of
-from matvit.weights.checkpoint import tensors_sha256, weights_sha256
+from matvit.weights.checkpoint import read_curve, tensors_sha256, weights_sha256
 from matvit.weights.model_names import directory_of
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.sources.decode import Reading
@@ -65,8 +65,8 @@ class Encoder:
     Attributes:
         preprocess: An image, or where one is, to the model's input (C, H, W).
         identity: What an index must have been made by for this encoder to query it.
-        refits: What identifies the refitted tensors that its submodels use in place of slices; None where
-            there are none. They are not part of the identity: the full encoder does without them.
+        refits: What identifies the tensors that only its submodels use; None where there are none. They are
+            not part of the identity: the full encoder does without them.
         space: Every submodel that may embed an image.
         cost: Submodel -> cost of embedding one image.
         latency: Times of its submodels, once they are known: see `submodel`.
@@ -117,7 +117,7 @@ class Encoder:
             embed_dim=embedding_width(model),
             preprocess=self.preprocess.data,
         )
-        self.refits = tensors_sha256(model.refits.tensors) if model.refits else None
+        self.refits = tensors_sha256(model.extras) if model.extras else None
         self.model = _converted(model, device, dtype).eval()
         head = self.model.get_classifier() if model.num_classes and projection is None else None
         # Of two classifiers, one a token, neither takes the embedding.
@@ -164,6 +164,21 @@ class Encoder:
         other = copy(self)
         other.preprocess = self.preprocess.reading_as(Reading.of(preprocess))
         other.identity = replace(self.identity, preprocess=other.preprocess.data)
+        return other
+
+    def on_curve(self, cosines: Mapping[str, float]) -> "Encoder":
+        """This encoder with budgets that choose from submodels that were measured; all else is shared.
+
+        Args:
+            cosines: By spelling: see `SubmodelSpace.measured`.
+
+        Raises:
+            SubmodelError: One of them is no submodel of this encoder.
+        """
+        other = copy(self)
+        other.model = matvit.elastic(self.model)
+        other.model.measured = read_curve(self.space, dict(cosines))
+        other.space, other.latency, other._measuring = other.model.space, None, Lock()
         return other
 
     def check_weights(self) -> None:

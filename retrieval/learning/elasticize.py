@@ -5,7 +5,10 @@ seen, are a small corpus embedded by the full encoder, in which each of them, em
 for the rest.
 """
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 
 import matvit
 from matvit.files.atomic import discard, write_text
+from matvit.files.lock import exclusive
 from matvit.progress import Progress, silent
 from matvit.refitting.along_paths import refit_along_paths
 from matvit.refitting.distillation import Lessons, distil
@@ -22,14 +26,17 @@ from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
 from matvit.runtime.latency import measure as measure_times
 from matvit.vision.elastic_vit import Elastic
-from matvit.weights.checkpoint import REPORT, check_place, notes_of, saved
+from matvit.weights.checkpoint import REPORT, check_place, load, notes_of, save, saved, weights_sha256
+from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.encoding.encoder import Encoder
 from retrieval.errors import LessonsError
-from retrieval.learning.against_full import compare, why_poor
-from retrieval.learning.drawn_images import DrawnImages
+from retrieval.measuring.against_full import why_poor
 from retrieval.measuring.curve import Curve
+from retrieval.measuring.fit_curve import FittedCurve, checked, fit_curve, sized
 from retrieval.showing.csv_table import write_csv
 from retrieval.sources.sample import Failure
+
+_log = logging.getLogger(__name__)
 
 TAUGHT = 5000
 """Images to learn from, unless one says how many."""
@@ -41,7 +48,8 @@ class Elasticized:
 
     Attributes:
         model: Elastic; its full encoder is the one given.
-        curve: What its submodels are worth on images that they were not fitted to: see `compare`.
+        curve: What its submodels are worth on images that they were not fitted to: see `compare`. The model
+            has those in `measured` that are worth most at their costs: see `retrieval.measuring.fit_curve`.
         images: That it was fitted to.
         tokens: Of these images, in each layer.
         widest: Hidden units of the widest FFN that was refitted: with fewer tokens, the ridge did the rest.
@@ -62,7 +70,7 @@ class Elasticized:
     @property
     def extra_bytes(self) -> int:
         """What the submodels need in memory and on disk, beside the original."""
-        return self.model.refits.memory_bytes if self.model.refits else 0
+        return sum(tensor.nbytes for tensor in self.model.extras.values())
 
     @property
     def warnings(self) -> list[str]:
@@ -73,6 +81,7 @@ class Elasticized:
     def to_dict(self) -> dict[str, Any]:
         """The curve and what it rests on, in plain values."""
         return {
+            "curve": {str(submodel): cosine for submodel, cosine in self.model.measured.items()},
             "points": self.curve.table(),
             "warnings": self.warnings,
             "images": self.images,
@@ -100,7 +109,7 @@ class Elasticized:
             report = folder / REPORT
             report.mkdir()
             write_csv(report / "report.csv", self.curve.table())
-            self.curve.plot_consistency(report / "report.png")
+            self.curve.only(self.model.measured).plot_consistency(report / "report.png")
             write_text(report / "command.txt", command + "\n")
         if self.state:  # Not before: what was learnt is the dearest of all this.
             discard(self.state)
@@ -154,47 +163,94 @@ def elasticize(
     """
     lessons = _lessons(epochs, minutes, teach, seed)
     state = None
-    if output is not None:
-        check_place(output)  # If it cannot be written to, better now than after the work.
-        output = Path(output)
-        state = output.with_name(f"{output.name}.partial") if lessons else None
-    where = pick_device(device)
-    original = ready(matvit.load(model, progress=progress)).to(where)
-    sliced = _encoder(original, str(model))
-    taught = (teach or TAUGHT) if lessons else 0
-    drawn = DrawnImages.read(
-        str(images),
-        sliced,
-        fit=max(limit, taught),
-        check=check,
-        seed=seed,
-        workers=workers,
-        progress=progress,
-    )
-    refitted = refit(original, drawn.first(limit), progress=progress)
-    elastic = refitted.model
-    if sequential:
-        elastic = refit_along_paths(elastic, drawn.first(limit), progress=progress)
-    if lessons:
-        elastic = distil(
-            elastic, drawn.first(taught), lessons, held_out=drawn.check, kept=state, progress=progress
+    with ExitStack() as held:
+        if output is not None:
+            check_place(output)  # If it cannot be written to, better now than after the work.
+            output = Path(output)
+            held.enter_context(exclusive(output))  # Two that work for the same place would both lose.
+            state = output.with_name(f"{output.name}.partial") if lessons else None
+        where = pick_device(device)
+        original = ready(matvit.load(model, progress=progress)).to(where)
+        sliced = _encoder(original, str(model))
+        taught = (teach or TAUGHT) if lessons else 0
+        drawn = DrawnImages.read(
+            str(images),
+            sliced,
+            fit=max(limit, taught),
+            check=check,
+            submodels=sized(sliced.space),
+            seed=seed,
+            workers=workers,
+            progress=progress,
         )
-    encoder = _encoder(elastic, str(output or model))
-    space = encoder.space
-    some = space.curve if whole_curve else space.curve[:: max(1, space.depth // 2)]
-    times = None
-    if measure:
-        times = measure_times(encoder.model, device=where, dtype=encoder.dtype, progress=progress)
+        others = sliced.space.mixnmatch if whole_curve else sliced.space.uniforms()
+
+        def fitted() -> tuple[Elastic, FittedCurve, Fit]:
+            """The encoder refitted, with its curve."""
+            found = refit(original, drawn.first(limit), progress=progress)
+            elastic = found.model
+            if sequential:
+                elastic = refit_along_paths(elastic, drawn.first(limit), progress=progress)
+            encoder = _encoder(elastic, str(output or model))
+            curve = fit_curve(encoder, drawn, others=others, sliced=sliced, progress=progress)
+            elastic.measured = dict(curve.cosines)
+            return elastic, curve, Fit(found.images, found.tokens, found.widest)
+
+        if lessons:
+            asked = f"{weights_sha256(original)} {limit} {sequential} {whole_curve} {drawn.digest(limit)}"
+            elastic, fit = _kept_fit(state, asked, fitted)
+            elastic = distil(
+                elastic.to(where),
+                drawn.first(taught),
+                lessons,
+                held_out=drawn.check,
+                kept=state / "lessons" if state else None,
+                progress=progress,
+            )
+            encoder = _encoder(elastic, str(output or model))
+            found = checked(encoder, drawn, [*elastic.measured, *others], sliced=sliced, progress=progress)
+            elastic.measured = dict(found.cosines)
+        else:
+            elastic, found, fit = fitted()
+        curve = found.curve
+        if measure:
+            fewer = [point.submodel for point in curve.points if not point.submodel.all_tokens]
+            runs = _encoder(elastic, "").model
+            times = measure_times(runs, device=where, dtype=torch.float32, also=fewer, progress=progress)
+            curve = curve.timed(times)
     return Elasticized(
         model=elastic,
-        curve=compare(encoder, sliced, drawn, [*some, *space.uniforms()], profile=times, progress=progress),
-        images=refitted.images,
-        tokens=refitted.tokens,
-        widest=refitted.widest,
+        curve=curve,
+        images=fit.images,
+        tokens=fit.tokens,
+        widest=fit.widest,
         failures=drawn.failures,
         notes=notes_of(model),
         state=state,
     )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the closed form rests on: see `Elasticized`."""
+
+    images: int
+    tokens: int
+    widest: int
+
+
+def _kept_fit(
+    state: Path | None, asked: str, fitted: Callable[[], tuple[Elastic, FittedCurve, Fit]]
+) -> tuple[Elastic, Fit]:
+    """The fit that lessons which were stopped began with, if it is what is asked for, or else a new one."""
+    place = state / "fitted" if state else None
+    if place and (notes := notes_of(place)).get("asked") == asked:
+        _log.info("%s: fitted before", place)
+        return load(place), Fit(**notes["fit"])
+    elastic, _, fit = fitted()
+    if place:
+        save(elastic, place, asked=asked, fit=asdict(fit))
+    return elastic, fit
 
 
 def _lessons(epochs: int | None, minutes: float | None, teach: int | None, seed: int) -> Lessons | None:

@@ -1,7 +1,7 @@
 """Curves: what submodels cost and what they are worth, cheapest first."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,14 @@ class Curve:
 
         points = map(point, submodels, measures)
         return cls(tuple(sorted(points, key=lambda each: each.cost.macs)), cost(full), queries)
+
+    def only(self, submodels: Container[Submodel]) -> "Curve":
+        """The points of some submodels."""
+        return replace(self, points=tuple(each for each in self.points if each.submodel in submodels))
+
+    def timed(self, profile: Profile) -> "Curve":
+        """The same with milliseconds."""
+        return replace(self, points=tuple(replace(each, ms=profile(each.submodel)) for each in self.points))
 
     def series(self, measure: str, name: str) -> Series:
         """A measure along the curve, of the points where it was measured."""

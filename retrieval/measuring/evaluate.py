@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 ALL = "all"
 """The budgets of the whole curve."""
+MIXNMATCH = "mixnmatch"
+"""Those of the Mix'n'Match curve, where the curve was measured and is another."""
 _SEARCHED_TOGETHER = 16_384
 """Vectors, of several batches and all submodels: the corpus is read once for so many."""
 
@@ -57,8 +59,8 @@ def evaluate(
         searcher: The index and its encoder.
         queries: Labelled images, or what `retrieval.sources.open_images.open_source` takes; those that lie in
             the corpus are searched without themselves.
-        budgets: What to measure: budgets, submodels, or `ALL` for the whole curve. The full encoder, which
-            others are compared with, need not be among them.
+        budgets: What to measure: budgets, submodels, `ALL` for the whole curve, or `MIXNMATCH`. The full
+            encoder, which others are compared with, need not be among them.
         same_encoder: Also embed the corpus again with every submodel, reading it from where it was when the
             index was built. Holds one float16 vector for each image, query and submodel in memory.
         raw_pixels: Also measure 1-NN on raw pixels, where corpus and queries are images of one size.
@@ -164,8 +166,12 @@ def evaluate(
 
 
 def _submodels(searcher: Searcher, budgets: Sequence[str | Submodel]) -> list[Submodel]:
-    curve = searcher.encoder.space.curve
-    chosen = [curve if budget == ALL else [searcher.submodel(budget)] for budget in budgets]
+    space = searcher.encoder.space
+    whole = {ALL: space.curve, MIXNMATCH: space.mixnmatch}
+    chosen = [
+        whole[budget] if isinstance(budget, str) and budget in whole else [searcher.submodel(budget)]
+        for budget in budgets
+    ]
     return list(dict.fromkeys(submodel for some in chosen for submodel in some))
 
 

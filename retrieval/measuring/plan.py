@@ -1,7 +1,7 @@
 """Plans: what every budget of a model costs, and how long it takes here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
 from matvit.vision.embedding import embed_only
+from retrieval.remembered_model import curve_of
 from retrieval.showing.csv_table import write_csv
 
 
@@ -26,10 +27,11 @@ class Plan:
 
     Attributes:
         model: What the model is called.
-        submodels: The whole Mix'n'Match curve, or the one for a budget.
+        submodels: The whole curve, or the one for a budget.
         full: The full encoder.
         cost: What a submodel costs.
         profile: How long they take here, where that was measured.
+        cosines: Of those that were measured on images, to the full encoder.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Plan:
     full: Submodel
     cost: CostModel
     profile: Profile | None
+    cosines: Mapping[Submodel, float] = field(default_factory=dict)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """A submodel a row, in plain values."""
@@ -52,6 +55,8 @@ class Plan:
             "mparams": cost.mparams,
             "share_of_xl": cost.macs / self.cost(self.full).macs,
         }
+        if self.cosines:
+            row["cosine"] = self.cosines.get(submodel)
         if self.profile:
             point, full_ms = self.profile.point(submodel), self.profile(self.full)
             row |= {"ms": point.ms, "ms_share_of_xl": point.ms / full_ms, "measured": point.measured}
@@ -82,6 +87,8 @@ def plan(
     model: str | Path,
     *,
     budget: str | None = None,
+    index: str | Path | None = None,
+    mixnmatch: bool = False,
     measure: bool = False,
     batch_size: int = 1,
     every_point: bool = False,
@@ -96,6 +103,8 @@ def plan(
     Args:
         model: What `matvit.load` takes.
         budget: Plan only the submodel for this; None is the whole curve.
+        index: Whose curve budgets choose from, where one was measured for it.
+        mixnmatch: Also plan the Mix'n'Match curve, where the curve is another.
         measure: Also measure times; a budget in milliseconds does this too.
         batch_size: Images a call.
         every_point: Measure every submodel, interpolate none.
@@ -109,10 +118,13 @@ def plan(
         UnknownModelError: There is no such model.
         CheckpointError: It is damaged, or cannot be downloaded.
         BudgetError: No submodel fits the budget.
+        IndexDamagedError: There is no whole index.
         DeviceError: The device or number format is not to be had here.
     """
     encoder = matvit.load(model, weights=False, progress=progress)
     embed_only(encoder)
+    if index is not None:
+        encoder.measured = curve_of(index, encoder) or encoder.measured
     space, cost = encoder.space, encoder.cost
 
     @cache
@@ -133,6 +145,9 @@ def plan(
         )
 
     chosen = space.curve if budget is None else (resolve(budget, space, cost, times),)
+    if mixnmatch:
+        both = dict.fromkeys((*chosen, *space.mixnmatch))
+        chosen = tuple(sorted(both, key=lambda submodel: cost(submodel).macs))
     timed = measure or (budget is not None and is_time(budget))
     fewer_tokens = [submodel for submodel in chosen if not submodel.all_tokens]  # Never interpolated.
-    return Plan(str(model), chosen, space.full, cost, times(*fewer_tokens) if timed else None)
+    return Plan(str(model), chosen, space.full, cost, times(*fewer_tokens) if timed else None, space.measured)

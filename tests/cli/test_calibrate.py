@@ -49,7 +49,12 @@ def test_too_few_queries(matvit: Callable, own: Path, queries: Path) -> None:
 def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> None:
     for arguments, message in [
         (("plan",), "say which MODEL, or --index"),
-        (("plan", "digits", "-i", own), "say which MODEL, or --index"),
+        (
+            ("plan", "vit_tiny_patch16_224", "-i", own),
+            "was made by a matvit_tiny_patch16_224, not by",
+        ),
+        (("calibrate", "-i", own), "give labelled QUERIES, or --fit IMAGES"),
+        (("calibrate", "--fit", own / "nothing", "-i", own), "no such file or folder"),
         (("calibrate", queries, "-i", own, "--max-drop", "0"), "write points of accuracy"),
         (("calibrate", queries, "-i", own, "--held-out", "1"), "less than or equal to 0.9"),
         (("calibrate", queries), "Missing option '--index'"),
@@ -59,6 +64,42 @@ def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> No
         done = matvit(*arguments)
         assert done.code == 2
         assert message in " ".join(done.err.split())
+
+
+def test_a_curve_is_measured_without_labels(
+    matvit: Callable, own: Path, queries: Path, tmp_path: Path
+) -> None:
+    unlabelled = tmp_path / "photos"
+    unlabelled.mkdir()
+    for number, image in enumerate(queries.rglob("*.png")):
+        shutil.copy(image, unlabelled / f"{number}.png")
+    (unlabelled / "broken.jpg").write_bytes(b"no image")
+    done = matvit("calibrate", "--fit", unlabelled, "-i", own)
+    assert done.code == 0
+    assert "broken.jpg" in done.err
+    kept = Index.open(own).manifest.curve["cosines"]
+    assert f"keeps a curve of {len(kept)} submodels, measured on 15 images" in done.err
+    header, *rows = done.out.splitlines()
+    assert header.split()[:2] == ["submodel", "MACs"]
+    assert {row.split()[0] for row in rows} == set(kept)
+    assert rows[-1].split()[0] == "XL"
+    planned = json.loads(matvit("plan", "-i", own, "--json").out)
+    assert {row["submodel"]: row["cosine"] for row in planned} == kept
+    assert f"{len(kept)} submodels from {rows[0].split()[0]} (cosine" in matvit("index", "info", own).out
+    both = json.loads(matvit("plan", "-i", own, "--mixnmatch", "--json").out)
+    assert {row["submodel"] for row in both} >= {*kept, "S", "M", "L"}
+    table = matvit("plan", "-i", own, "--mixnmatch").out.splitlines()
+    assert "cosine to XL" in table[0]
+
+
+def test_a_curve_and_a_promise_at_once(matvit: Callable, own: Path, queries: Path) -> None:
+    done = matvit("calibrate", queries, "--fit", queries, "-i", own, "--max-drop", "90", "--json")
+    told = json.loads(done.out)
+    manifest = Index.open(own).manifest
+    assert told["curve"] == manifest.curve["cosines"]
+    assert told["submodel"] == manifest.calibration["submodel"]
+    assert told["submodel"] in told["curve"]
+    assert {each["submodel"] for each in told["tested"]} <= set(told["curve"])
 
 
 def test_the_model_of_an_index_is_planned_for(matvit: Callable, index: Path, checkpoint: Path) -> None:

@@ -64,6 +64,7 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
         "projection": None,
         "metric": "cosine",
         "budget auto": None,
+        "curve": None,
         "kind": "HNSW16",
         "rerank": 30,
         "bytes": sum(file.stat().st_size for file in files_of(out) if file.name != "manifest.json"),

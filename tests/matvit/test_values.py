@@ -12,7 +12,10 @@ import matvit
 NAMES = (
     "errors",
     "progress",
-    *(f"submodels.{name}" for name in ("budget", "cost", "profile", "protocol", "submodel")),
+    *(
+        f"submodels.{name}"
+        for name in ("budget", "cost", "frontier", "profile", "protocol", "submodel", "tokens")
+    ),
 )
 
 

@@ -78,7 +78,7 @@ def test_a_query_says_which_submodel_answered_and_what_it_cost(
         assert hits.gmacs == counter.get_total_flops() / 2e9
 
 
-@pytest.mark.parametrize("budget", ["M@8px", "XL~8*1+4*1+0*2", "L~4@24px"])
+@pytest.mark.parametrize("budget", ["M@8px", "XL~8+4+0*2", "L~4@12px"])
 def test_a_query_may_read_a_smaller_image_or_merge_tokens(
     searcher: Searcher, encoder: Encoder, queries: Path, budget: str
 ) -> None:

@@ -213,3 +213,78 @@ def test_minutes_in_place_of_epochs(refitted, monkeypatch, caplog):
     assert cosine(taught, taught.space.uniforms()[0], images) > cosine(
         model, model.space.uniforms()[0], images
     )
+
+
+# --- along a measured curve ---
+
+
+CURVE = ("S@16px", "L@16px", "M~4+2+1", "XL~4+2+1")
+
+
+@pytest.fixture(scope="module")
+def measured(make_architecture):
+    """A refitted encoder with a curve, whose cosines only put it in order."""
+    model = matvit.elastic(elasticize(make_architecture("augreg"), [pictures(24, 0)]).model)
+    ordered = sorted(map(model.submodel, CURVE), key=lambda each: model.cost(each).macs)
+    model.measured = {submodel: 0.1 * n for n, submodel in enumerate(ordered)} | {model.space.full: 1.0}
+    return model
+
+
+def sized(images, submodel):
+    return images if submodel.image_size is None else torch.nn.functional.interpolate(images, (16, 16))
+
+
+def test_the_points_of_a_measured_curve_come_closer_and_the_rest_stays(measured, caplog):
+    caplog.set_level("INFO")
+    # Smooth ones, which are the same at half the size.
+    images = pictures(112, 2)[..., ::8, ::8].repeat_interleave(8, -1).repeat_interleave(8, -2)
+    learnt, checked = images[:96], images[96:]
+    taught = distil(measured, [*learnt.split(32)], Lessons(epochs=8, batch_size=16), held_out=[checked])
+    with torch.no_grad():
+        assert torch.equal(taught(checked), measured(checked))
+        full = measured.forward_head(measured.forward_features(checked), pre_logits=True)
+
+        def close(model, submodel):
+            tokens = model.cut(submodel).forward_features(sized(checked, submodel))
+            return float(torch.nn.functional.cosine_similarity(full, tokens[:, 0]).mean())
+
+        for submodel in measured.measured:
+            if submodel != measured.space.full:
+                assert close(taught, submodel) > close(measured, submodel)
+    assert set(taught.tuned.stretches) == measured.measured.keys() - {measured.space.full}
+    assert list(taught.measured) == list(measured.measured)
+    assert taught.head.weight is measured.head.weight
+    assert measured.tuned is None
+    assert not any(tensor.requires_grad for tensor in taught.extras.values())
+    told = [m for m in caplog.messages if m.startswith("epoch 8: mean cosine to XL on images held out: ")]
+    assert len(told) == 1
+    assert "@16px 0." in told[0]
+
+
+def test_an_encoder_without_refits_learns_along_its_curve(make_architecture):
+    model = matvit.elastic(make_architecture("augreg"))
+    model.measured = {model.submodel("XL~4+4+0"): 0.5, model.space.full: 1.0}
+    taught = distil(model, [pictures(32, 2)], Lessons(epochs=2, batch_size=16))
+    assert taught.refits is None
+    assert set(taught.tuned.stretches) == {model.submodel("XL~4+4+0")}
+    small = {name: t.clone() for name, t in taught.tuned.tensors.items()}
+    further = distil(taught, [pictures(32, 3)], Lessons(epochs=1, batch_size=16, learning_rate=1e-6))
+    assert not all(torch.equal(t, small[name]) for name, t in further.tuned.tensors.items())
+    for name, tensor in further.tuned.tensors.items():  # It begins where the others ended.
+        torch.testing.assert_close(tensor, small[name], rtol=0, atol=1e-5)
+    assert all(torch.equal(t, small[name]) for name, t in taught.tuned.tensors.items())
+
+
+def test_lessons_along_a_curve_go_on_where_they_were_stopped(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr("matvit.refitting.distillation.SAVE_SECONDS", 0)
+    lessons = Lessons(epochs=4, batch_size=8)
+    whole = distil(measured, [pictures(20, 2)], lessons).extras
+    with pytest.raises(StoppedError):
+        distil(measured, [pictures(20, 2)], lessons, kept=tmp_path / "kept", progress=stop_at(5))
+    again = distil(measured, [pictures(20, 2)], lessons, kept=tmp_path / "kept").extras
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
+    other = matvit.elastic(measured)
+    other.measured = dict(list(measured.measured.items())[1:])
+    with pytest.raises(TrainingError, match="keeps lessons of another encoder"):
+        distil(other, [pictures(20, 2)], lessons, kept=tmp_path / "kept")

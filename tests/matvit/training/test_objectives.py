@@ -199,6 +199,36 @@ def test_several_mixed_submodels_are_recorded_as_their_mean(tiny, images):
     torch.testing.assert_close(2 * result["loss/mixed"], result["loss"].detach())
 
 
+@pytest.mark.parametrize("pool", ["token", "avg", "map"])
+def test_submodels_that_see_less_learn_from_what_they_see(make_tiny, images, pool):
+    model = make_tiny(global_pool=pool)
+    target = torch.tensor([0, 1, 2])
+    submodels = [
+        model.space.full,
+        model.submodel("L~2+2+1+0"),
+        model.submodel("M@8px"),
+        model.submodel("S~1@12px"),
+    ]
+    task = NestedTask(
+        model, F.cross_entropy, always(*submodels), distill=Distillation("embedding", 1.0), ways_of_seeing=4
+    )
+    found = task(images, target)
+    losses, teacher = [], model.forward_embedding(images).detach()
+    for submodel in submodels:
+        side = submodel.image_size or 16
+        x = F.interpolate(images, (side, side), mode="bicubic", antialias=True) if side != 16 else images
+        cut = model.cut(submodel)
+        losses.append(F.cross_entropy(cut(x), target))
+        if submodel != model.space.full:
+            embedding = model.forward_embedding(x, submodel)
+            torch.testing.assert_close(cut.head(embedding), cut(x))
+            losses.append((1 - F.cosine_similarity(embedding, teacher)).mean())
+    torch.testing.assert_close(found["loss"], torch.stack(losses).sum())
+    assert {"loss/XL", "loss/L", "loss/M", "loss/S"} <= found.keys()
+    found["loss"].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_a_granularity_is_known_by_its_widths(tiny, images):
     small = Submodel(tiny.space.smallest.widths)
     assert "loss/S" in NestedTask(tiny, F.cross_entropy, always(small))(images, TARGET)

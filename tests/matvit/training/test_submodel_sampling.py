@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matvit import GRANULARITIES, SubmodelError, SubmodelSpace
-from matvit.training.submodel_sampling import PAPER_PROBABILITIES, joint, mixnmatch, sampled
+from matvit import GRANULARITIES, Submodel, SubmodelError, SubmodelSpace
+from matvit.submodels.tokens import Tokens
+from matvit.training.submodel_sampling import PAPER_PROBABILITIES, joint, mixnmatch, sampled, seeing_less
 
 ALL = tuple(GRANULARITIES)
 SPACE = SubmodelSpace((64,) * 12)
@@ -109,3 +110,35 @@ def test_granularities_that_are_no_choice_are_refused(make):
 def test_probabilities_that_are_no_distribution_are_refused(probabilities):
     with pytest.raises(ValueError, match="probabilities must sum to 1, one for each of S, M"):
         sampled(SPACE, ("S", "M"), probabilities, seed=0)
+
+
+# --- submodels that see less ---
+
+
+PIXELS = SubmodelSpace((64,) * 12, tokens=Tokens((28, 28), (7, 7)))
+
+
+def test_smaller_submodels_see_less_and_the_full_one_all():
+    choose = seeing_less(joint(PIXELS, ["S", "M", "XL"]), PIXELS, [28, 21, 14], [0, 1], seed=0)
+    seen = set()
+    for step in range(200):
+        full, *others = choose(step)
+        assert full == PIXELS.full
+        assert [Submodel(each.widths) for each in others] == [PIXELS.uniform("M"), PIXELS.uniform("S")]
+        assert choose(step) == (full, *others)
+        seen |= {(each.image_size, each.merges[0]) for each in others}
+        assert all(len(set(each.merges)) == 1 for each in others)
+    assert seen == {(size, merged) for size in (None, 21, 14) for merged in (0, 1)}
+
+
+def test_submodels_of_a_step_see_different_things():
+    choose = seeing_less(joint(PIXELS, ["S", "M", "L"]), PIXELS, [28, 21, 14], [], seed=1)
+    assert any(len({each.image_size for each in choose(step)}) == 3 for step in range(50))
+    assert any(choose(step) != choose(step + 1) for step in range(10))
+
+
+def test_sizes_and_merges_that_the_encoder_cannot_have_are_refused():
+    with pytest.raises(SubmodelError, match="20 px are no whole number of patches of 7 px"):
+        seeing_less(joint(PIXELS, ["S"]), PIXELS, [20], [], seed=0)
+    with pytest.raises(SubmodelError, match="its tokens cannot merge"):
+        seeing_less(joint(SPACE, ["S"]), SPACE, [], [2], seed=0)

@@ -341,9 +341,13 @@ class Blinded:
     def __init__(self, preprocess: Preprocess, blinded: bytes) -> None:
         self._preprocess, self._blinded = preprocess, blinded
 
-    def __call__(self, image: bytes) -> torch.Tensor:
-        pixels = self._preprocess(image)
-        return pixels * torch.nan if image == self._blinded else pixels
+    def read(self, image: bytes) -> Image.Image:
+        read = self._preprocess.read(image)
+        read.info["blinded"] = image == self._blinded
+        return read
+
+    def tensor(self, image: Image.Image) -> torch.Tensor:
+        return self._preprocess.tensor(image) * (torch.nan if image.info["blinded"] else 1)
 
 
 def test_an_embedding_that_is_not_finite_is_a_failure_by_name(

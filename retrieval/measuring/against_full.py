@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matvit.progress import Count, Progress, silent
-from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import Submodel
+from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.encoding.encoder import Encoder
-from retrieval.learning.drawn_images import DrawnImages
 from retrieval.measuring.curve import Curve, Point
 from retrieval.measuring.estimate import Estimate, Share, mean_of
 from retrieval.measuring.metrics.accuracy import accuracy
@@ -29,21 +28,20 @@ POOR_DIFFERENCE = -0.05
 
 def compare(
     encoder: Encoder,
-    sliced: Encoder,
+    sliced: Encoder | None,
     images: DrawnImages,
     submodels: Sequence[Submodel],
     *,
-    profile: Profile | None = None,
     progress: Progress = silent,
 ) -> Curve:
     """Compare submodels with the full encoder, on the images held out.
 
     Args:
         encoder: The elastic one.
-        sliced: The same encoder without what was refitted, for comparison at the granularities.
+        sliced: The same encoder without what was refitted, for comparison at the granularities, if there is
+            one.
         images: Those to check on are used.
         submodels: Which; the full encoder need not be among them.
-        profile: Times to tell of the submodels.
         progress: Told of the images that are embedded.
 
     Returns:
@@ -53,12 +51,12 @@ def compare(
     """
     full, uniforms = encoder.space.full, encoder.space.uniforms()
     wanted = list(dict.fromkeys([full, *submodels]))
-    total = (len(wanted) + len(uniforms) - 1) * sum(map(len, images.check))
+    total = (len(wanted) + (sliced is not None) * (len(uniforms) - 1)) * sum(map(len, images.check))
     count = Count(progress, "images checked", total)
 
     def embedded(by: Encoder, submodel: Submodel) -> NDArray[np.float32]:
         blocks = []
-        for batch in images.check:
+        for batch in images.check_for(submodel):
             blocks.append(by.embed(batch, submodel))
             count(len(batch))
         return np.concatenate(blocks)
@@ -66,7 +64,7 @@ def compare(
     vectors_SQD = np.stack([embedded(encoder, submodel) for submodel in wanted])
     measured = _measures(vectors_SQD, images.labels)
     for submodel, measures in zip(wanted, measured, strict=True):
-        if submodel in uniforms and submodel != full:
+        if sliced is not None and submodel in uniforms and submodel != full:
             cosines_Q = (embedded(sliced, submodel) * vectors_SQD[0]).sum(1).clip(-1, 1)
             measures["slice_cosine"] = mean_of(cosines_Q)
     asked = set(submodels)
@@ -77,7 +75,6 @@ def compare(
         cost=encoder.cost,
         full=full,
         queries=vectors_SQD.shape[1],
-        profile=profile,
     )
 
 

@@ -1,8 +1,9 @@
 """Images drawn from a source: some to fit to, others to check on."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matvit.progress import Count, Progress, silent
+from matvit.submodels.submodel import Submodel
 from retrieval.encoding.batches import batches
 from retrieval.encoding.encoder import Encoder
 from retrieval.errors import ImageSourceError
@@ -29,17 +31,30 @@ class DrawnImages:
         check: The others, likewise.
         labels: Of `check`, where the source has them; None where one is missing.
         failures: What could not be read.
+        resized: `check` at other sizes, by the pixels of a side.
     """
 
     fit: tuple[Tensor, ...]
     check: tuple[Tensor, ...]
     labels: NDArray[np.str_] | None
     failures: tuple[Failure, ...]
+    resized: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def check_for(self, submodel: Submodel) -> tuple[Tensor, ...]:
+        """The images to check on at the size that a submodel reads."""
+        return self.check if submodel.image_size is None else self.resized[submodel.image_size]
 
     def first(self, count: int) -> tuple[Tensor, ...]:
         """The first images to fit to, so many at most, in batches."""
         taken = [batch[: max(0, count - start * BATCH)] for start, batch in enumerate(self.fit)]
         return tuple(batch for batch in taken if len(batch))
+
+    def digest(self, count: int) -> str:
+        """What identifies the first images to fit to, and those to check on."""
+        digest = sha256()
+        for batch in (*self.first(count), *self.check):
+            digest.update(batch.contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     @classmethod
     def read(
@@ -49,6 +64,7 @@ class DrawnImages:
         *,
         fit: int,
         check: int,
+        submodels: Sequence[Submodel] = (),
         seed: int = 0,
         workers: int | None = None,
         progress: Progress = silent,
@@ -60,6 +76,7 @@ class DrawnImages:
             encoder: Whose preprocessing they get.
             fit: Images to fit to, at most; a fifth of those there are is always left to check on.
             check: Images to check on, at most.
+            submodels: The images to check on come at the sizes that these read, too.
             seed: Of the draw.
             workers: Processes that decode: see `retrieval.encoding.batches`.
             progress: Told of the images that are read.
@@ -74,9 +91,14 @@ class DrawnImages:
         samples: list[Sample] = []
         images: list[Tensor] = []
         failures: list[Failure] = []
-        for batch in batches(parts, encoder, batch_size=BATCH, workers=workers):
+        resized: dict[int, list[Tensor]] = {
+            submodel.image_size: [] for submodel in submodels if submodel.image_size is not None
+        }
+        for batch in batches(parts, encoder, batch_size=BATCH, workers=workers, submodels=submodels):
             samples += batch.samples
             images += batch.images
+            for size, others in batch.resized.items():
+                resized[size] += others
             failures += batch.failures
             count(len(batch.samples) + len(batch.failures))
         if len(images) < 4:
@@ -93,6 +115,7 @@ class DrawnImages:
             _stacked([images[i] for i in checked]),
             None if None in labels else np.array(labels),
             tuple(failures),
+            {size: _stacked([others[i] for i in checked]) for size, others in resized.items()},
         )
 
 

@@ -1,0 +1,99 @@
+"""Small tensors that stretches of a measured curve have of their own.
+
+The submodels of a stretch see fewer tokens than the full encoder, or narrower layers, in about the same way.
+What puts that right is small: norms, biases, layer scales, the class token and its like, and positions. A
+stretch has its own of these, less than 1 % of an encoder's numbers; all else it shares with the full encoder,
+which goes without them and so stays itself.
+
+Tensors are named as in the encoder, behind the number of their stretch: ``0.blocks.3.norm1.weight``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+from torch import Tensor, nn
+
+from matvit.errors import SubmodelError
+from matvit.submodels.cost import CostModel
+from matvit.submodels.protocol import ElasticEncoder
+from matvit.submodels.submodel import Submodel
+
+_POSITIONS = ("cls_token", "dist_token", "reg_token", "pos_embed")
+_SPAN = 1.6
+"""From the cheapest to the dearest submodel of a stretch, multiply-accumulates grow by no more than that."""
+
+
+class Tuned(nn.Module):
+    """Tensors of stretches, none of them in the encoder's `state_dict`.
+
+    Args:
+        tensors: By name: see above.
+        stretches: The number of each submodel's stretch.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], stretches: Mapping[Submodel, int]) -> None:
+        super().__init__()
+        self.stretches = dict(stretches)
+        for name, tensor in tensors.items():
+            # torch keeps dots in names for modules.
+            self.register_buffer(name.replace(".", "/"), tensor, persistent=False)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {name.replace("/", "."): tensor for name, tensor in self.named_buffers()}
+
+    def of(self, submodel: Submodel) -> dict[str, Tensor]:
+        """The tensors of a submodel's stretch as they are named in the encoder; none off the stretches."""
+        number = self.stretches.get(submodel)
+        if number is None:
+            return {}
+        start = f"{number}."
+        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+
+    def check(self, encoder: ElasticEncoder) -> None:
+        """Raise unless these are tensors of an encoder's stretches.
+
+        Raises:
+            SubmodelError: One is missing, superfluous or of another shape.
+        """
+        for submodel in self.stretches:
+            found = {name: tuple(tensor.shape) for name, tensor in self.of(submodel).items()}
+            wanted = {name: tuple(tensor.shape) for name, tensor in small_tensors(encoder, submodel)}
+            if wrong := {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}:
+                name = min(wrong)
+                raise SubmodelError(
+                    f"the tensors of the stretch of {submodel} are not those of this encoder: {name} is "
+                    f"{found.get(name, 'missing')} and should be {wanted.get(name, 'absent')}"
+                )
+
+
+def stretches(curve: Sequence[Submodel], cost: CostModel) -> dict[Submodel, int]:
+    """The number of each submodel's stretch.
+
+    Args:
+        curve: Submodels in order of cost.
+        cost: What they cost.
+    """
+    numbers: dict[Submodel, int] = {}
+    number = -1
+    for _, run in groupby(curve, key=lambda submodel: submodel.image_size):
+        start = 0.0
+        for submodel in run:
+            macs = cost(submodel).macs
+            if not start or macs > _SPAN * start:
+                number, start = number + 1, macs
+            numbers[submodel] = number
+    return numbers
+
+
+def small_tensors(encoder: ElasticEncoder, submodel: Submodel) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a submodel that its stretch has of its own, by name: all but matrices and filters.
+
+    Those of a layer's hidden units are of no use to submodels whose narrower layers were refitted.
+    """
+    whole = encoder.cut(Submodel(encoder.space.full.layers, image_size=submodel.image_size))
+    for name, tensor in whole.named_parameters():
+        is_small = tensor.dim() == 1 or name in _POSITIONS
+        if is_small and not name.startswith("head"):  # An embedding needs no classifier.
+            yield name, tensor

@@ -1,0 +1,209 @@
+"""The curve of an encoder on a user's images: which submodels keep most of its answers, at every cost.
+
+No labels are needed: what counts is how close a submodel's embeddings come to the full encoder's, which an
+index holds. Each axis is measured by itself, layer by layer and size by size; `matvit.submodels.frontier`
+adds up what it finds and proposes submodels; these are measured in turn, and those stay on the curve that no
+cheaper one is as close as.
+
+With L layers, G granularities below the full one and S smaller sizes, `SENSED` images go through L (G + 2) +
+S submodels, 64 for a ViT of 12 layers, and all images through about 35 proposed ones, of half the full
+encoder's cost on average.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from indexes.directory.change import note_curve
+from matvit.progress import Count, Progress, silent
+from matvit.submodels.frontier import Sensitivities, candidates
+from matvit.submodels.submodel import Layer, Submodel, SubmodelSpace
+from retrieval.encoding.drawn_images import DrawnImages
+from retrieval.encoding.encoder import Encoder
+from retrieval.measuring.against_full import compare
+from retrieval.measuring.curve import Curve
+from retrieval.searcher import Searcher
+from retrieval.sources.sample import Failure
+
+SENSED = 32
+"""Images that tell what each axis loses by itself."""
+SIDES = (7 / 8, 3 / 4, 5 / 8, 1 / 2)
+"""Sides of smaller images, as shares of the encoder's own; in whole patches, rounded."""
+SHARES = tuple(share / 100 for share in range(5, 100, 5))
+"""Of the full encoder's MACs, for which submodels are proposed."""
+_MERGING = (1 / 16, 1 / 4)
+"""Shares of a layer's patches whose merging is measured."""
+
+
+@dataclass(frozen=True)
+class FittedCurve:
+    """What was measured, and what is kept of it.
+
+    Attributes:
+        curve: Every submodel that was checked.
+        cosines: Of the submodels on the curve, cheapest first: the mean cosine to the full encoder, which
+            closes it with 1.
+        refits: Of the encoder: see `retrieval.encoding.encoder.Encoder`.
+        failures: Images that could not be read.
+    """
+
+    curve: Curve
+    cosines: Mapping[Submodel, float]
+    refits: str | None
+    failures: tuple[Failure, ...]
+
+    def save(self, index: str | Path) -> None:
+        """Let budgets choose from this curve for everyone who opens the index from now on.
+
+        Raises:
+            IndexBusyError: Another process is writing it.
+            IndexDamagedError: There is no whole index.
+        """
+        cosines = {str(submodel): cosine for submodel, cosine in self.cosines.items()}
+        note_curve(Path(index), {"refits": self.refits, "cosines": cosines, "images": self.curve.queries})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The curve, and all that was checked, in plain values."""
+        return {
+            "curve": {str(submodel): cosine for submodel, cosine in self.cosines.items()},
+            "points": self.curve.table(),
+            "images": self.curve.queries,
+            "failures": len(self.failures),
+        }
+
+
+def fit_to_images(
+    searcher: Searcher,
+    images: str | Path,
+    *,
+    check: int = 200,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> FittedCurve:
+    """Measure the curve of an index's encoder on images like those to be asked for.
+
+    Args:
+        searcher: The index and its encoder.
+        images: See `retrieval.sources.open_images.open_source`; labels are not needed.
+        check: How many, at most, drawn at random.
+        seed: Of the draw.
+        workers: Processes that decode: see `retrieval.encoding.batches`.
+        progress: Told of the images that are read and embedded.
+
+    Raises:
+        ImageSourceError: There is no such source, or it has fewer than four images that can be read.
+    """
+    encoder = searcher.encoder
+    drawn = DrawnImages.read(
+        str(images),
+        encoder,
+        fit=0,
+        check=check,
+        submodels=sized(encoder.space),
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
+    return fit_curve(encoder, drawn, progress=progress)
+
+
+def sized(space: SubmodelSpace) -> tuple[Submodel, ...]:
+    """The full encoder at every smaller size that a curve may use; none where it reads one size alone."""
+    if space.tokens.one_size:
+        return ()
+    side, patch = space.tokens.image_size[0], max(space.tokens.patch_size)
+    sizes = dict.fromkeys(patch * round(share * side / patch) for share in SIDES)
+    return tuple(Submodel(space.full.layers, image_size=size) for size in sizes if 0 < size < side)
+
+
+def fit_curve(
+    encoder: Encoder,
+    images: DrawnImages,
+    *,
+    others: Sequence[Submodel] = (),
+    sliced: Encoder | None = None,
+    progress: Progress = silent,
+) -> FittedCurve:
+    """Measure the curve of an encoder.
+
+    Args:
+        encoder: Whose submodels are measured.
+        images: Those to check on are used; they come at the sizes of `sized`.
+        others: Submodels that may be on the curve, beside those proposed and some of Mix'n'Match.
+        sliced: See `compare`.
+        progress: Told of the images that are embedded.
+    """
+    space = encoder.space
+    proposed = candidates(space, encoder.cost, sense(encoder, images, progress=progress), SHARES)
+    some = space.mixnmatch[:: max(1, space.depth // 2)]
+    return checked(encoder, images, [*proposed, *some, *others], sliced=sliced, progress=progress)
+
+
+def checked(
+    encoder: Encoder,
+    images: DrawnImages,
+    submodels: Sequence[Submodel],
+    *,
+    sliced: Encoder | None = None,
+    progress: Progress = silent,
+) -> FittedCurve:
+    """Measure submodels; those of them are the curve that no cheaper one is as close as.
+
+    Arguments are those of `fit_curve`.
+    """
+    curve = compare(encoder, sliced, images, [*submodels, encoder.space.full], progress=progress)
+    return FittedCurve(curve, _frontier(curve), encoder.refits, images.failures)
+
+
+def sense(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent) -> Sensitivities:
+    """Measure what each axis loses by itself, on the first `SENSED` images to check on."""
+    space, full = encoder.space, encoder.space.full
+    narrower = [
+        {each.layers[layer] for each in space.uniforms() if each.layers[layer] != full.layers[layer]}
+        for layer in range(space.depth)
+    ]
+    shares = () if space.tokens.no_merging else _MERGING
+    patches = space.tokens.patches(None)
+    smaller = sized(space)
+    runs = sum(map(len, narrower)) + space.depth * len(shares) + len(smaller)
+    count = Count(progress, "axes measured", runs)
+    wanted_QD = _embedded(encoder, images, full)
+
+    def loss(submodel: Submodel) -> float:
+        found_QD = _embedded(encoder, images, space.check(submodel))
+        count()
+        return float(np.square(found_QD - wanted_QD).sum(1).mean())
+
+    def changed(number: int, layer: Layer) -> Submodel:
+        return Submodel([*full.layers[:number], layer, *full.layers[number + 1 :]])
+
+    sizes: dict[int | None, float] = {None: 0.0}
+    sizes |= {submodel.image_size: loss(submodel) for submodel in smaller}
+    merges, widths = [], []
+    for number, (own, layers) in enumerate(zip(full.layers, narrower, strict=True)):
+        counts = dict.fromkeys(max(1, round(share * patches)) for share in shares)
+        merges.append({merged / patches: loss(changed(number, Layer(own.ffn, merged))) for merged in counts})
+        widths.append({own.ffn: 0.0} | {layer.ffn: loss(changed(number, layer)) for layer in layers})
+    return Sensitivities(sizes, merges, widths)
+
+
+def _embedded(encoder: Encoder, images: DrawnImages, submodel: Submodel) -> NDArray[np.float32]:
+    first = torch.cat(images.check_for(submodel))[:SENSED]
+    return encoder.embed(first, submodel)
+
+
+def _frontier(curve: Curve) -> dict[Submodel, float]:
+    """The points that no cheaper one is as close to the full encoder as."""
+    kept: dict[Submodel, float] = {}
+    closest = -1.0
+    for point in curve.points:
+        cosine = 1.0 if point.share_of_full == 1 else point["cosine"].value
+        if cosine > closest:
+            kept[point.submodel] = closest = cosine
+    return kept

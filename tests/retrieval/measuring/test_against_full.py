@@ -1,0 +1,68 @@
+"""Submodels beside the full encoder, on images that they were not fitted to."""
+
+import numpy as np
+import pytest
+import torch
+from refitted_world import encoder_of
+
+from matvit import Submodel
+from matvit.submodels.cost import Cost
+from retrieval.measuring.against_full import compare, why_poor
+from retrieval.measuring.curve import Point
+from retrieval.measuring.estimate import Estimate
+
+
+def test_a_report_says_what_ten_lines_of_numpy_say(plain, refitted, drawn):
+    encoder = encoder_of(refitted)
+    submodel = encoder.submodel("S*2+M*2")
+    curve = compare(encoder, plain, drawn, [encoder.space.full, submodel, encoder.submodel("M")])
+    assert [str(point.submodel) for point in curve.points] == ["S*2+M*2", "M", "XL"]
+    batch = torch.cat(drawn.check)
+    full, small = (encoder.embed(batch, each) for each in (None, submodel))
+    value = {name: measure.value for name, measure in curve.points[0].measures.items()}
+    assert value["cosine"] == pytest.approx((full * small).sum(1).mean(), abs=1e-6)
+    assert value["cosine_p5"] == pytest.approx(np.percentile((full * small).sum(1), 5), abs=1e-6)
+    near, wanted = [], []
+    for query in range(len(batch)):
+        others = [row for row in range(len(batch)) if row != query]
+        near.append(sorted(others, key=lambda row: -small[query] @ full[row]))
+        wanted.append(sorted(others, key=lambda row: -full[query] @ full[row]))
+    same = [a[0] == b[0] for a, b in zip(near, wanted, strict=True)]
+    common = [len({*a[:10]} & {*b[:10]}) / 10 for a, b in zip(near, wanted, strict=True)]
+    assert value["equal_top1"] == pytest.approx(np.mean(same))
+    assert value["overlap_10"] == pytest.approx(np.mean(common))
+    right, best = ([drawn.labels[a[0]] for a in each] == drawn.labels for each in (near, wanted))
+    assert value["adaptive_1nn"] == pytest.approx(right.mean())
+    assert value["difference"] == pytest.approx(right.mean() - best.mean())
+    slice_of_m = (plain.embed(batch, plain.submodel("M")) * full).sum(1).mean()
+    assert curve.points[1].measures["slice_cosine"].value == pytest.approx(slice_of_m, abs=1e-6)
+    assert "slice_cosine" not in value
+    assert curve.points[2].measures["cosine"].value == pytest.approx(1, abs=1e-6)
+
+
+def test_a_table_has_the_same_columns_in_every_row(plain, refitted, drawn):
+    encoder = encoder_of(refitted)
+    table = compare(encoder, plain, drawn, encoder.space.curve).table()
+    assert len(table) == len(encoder.space.curve)
+    assert len({tuple(row) for row in table}) == 1
+    assert table[0]["queries"] == 20
+    assert table[0]["slice_cosine"] != ""
+    assert table[1]["slice_cosine"] == ""
+
+
+@pytest.mark.parametrize(
+    "measures, said",
+    [
+        ({"cosine": 0.95}, None),
+        ({"cosine": 0.85}, "S is not worth using: its cosine to the full encoder is 0.85"),
+        ({"cosine": 0.85, "difference": -0.01}, None),
+        ({"cosine": 0.99, "difference": -0.08}, "S is not worth using: it loses 8.0 points of 1-NN"),
+        ({"cosine": 0.97, "slice_cosine": 0.98}, "S is no closer to the full encoder than a plain slice"),
+    ],
+    ids=str,
+)
+def test_what_is_not_worth_using_is_said(measures, said):
+    estimates = {name: Estimate(value, (value, value)) for name, value in measures.items()}
+    warning = why_poor(Point(Submodel((1, 1), labels=("S", "S")), Cost(1, 1), 0.5, estimates))
+    assert (warning or "").startswith(said or "")
+    assert (warning is None) == (said is None)

@@ -1,0 +1,186 @@
+"""The measured curve: what is kept of what was checked, and what budgets then mean."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from entries import keys_of
+from small_world import files_of, random_matvit
+
+import matvit
+from indexes import Index
+from matvit import SubmodelError
+from matvit.errors import CheckpointError, UnknownModelError
+from retrieval import Encoder, Searcher, add_to_index
+from retrieval.encoding.drawn_images import DrawnImages
+from retrieval.measuring.evaluate import evaluate
+from retrieval.measuring.fit_curve import FittedCurve, fit_curve, fit_to_images, sense, sized
+from retrieval.measuring.plan import plan
+
+
+@pytest.fixture(scope="module")
+def fitted(plain: Encoder, drawn: DrawnImages) -> FittedCurve:
+    return fit_curve(plain, drawn)
+
+
+def test_sizes_are_whole_patches_below_the_own_one(plain: Encoder) -> None:
+    assert [submodel.image_size for submodel in sized(plain.space)] == [12, 8]  # Of 16, by patches of 4.
+    assert all(submodel.widths == plain.space.full.widths for submodel in sized(plain.space))
+
+
+def test_each_axis_is_measured_by_itself(plain: Encoder, drawn: DrawnImages) -> None:
+    told: list[tuple[object, ...]] = []
+    sensed = sense(plain, drawn, progress=lambda *each: told.append(each))
+    assert told[-1][1:] == (2 + 4 * 2 + 4 * 3, 2 + 4 * 2 + 4 * 3)
+    batch = torch.cat(drawn.check)
+    full = plain.embed(batch)
+
+    def loss(budget: str, batch: torch.Tensor = batch) -> float:
+        return float(((plain.embed(batch, plain.submodel(budget)) - full) ** 2).sum(1).mean())
+
+    assert sensed.sizes == {
+        None: 0,
+        **{side: pytest.approx(loss(f"XL@{side}px", torch.cat(drawn.resized[side]))) for side in (12, 8)},
+    }
+    assert sensed.merges[1] == {
+        1 / 16: pytest.approx(loss("XL~0+1+0*2")),
+        1 / 4: pytest.approx(loss("XL~0+4+0*2")),
+    }
+    assert sensed.widths[2] == {
+        128: 0,
+        **{width: pytest.approx(loss(f"128*2+{width}+128")) for width in (16, 32, 64)},
+    }
+
+
+def test_what_is_kept_is_closer_than_all_that_costs_less(fitted: FittedCurve, plain: Encoder) -> None:
+    checked = {point.submodel: point["cosine"].value for point in fitted.curve.points}
+    cost = {submodel: plain.cost(submodel).macs for submodel in checked}
+    assert list(fitted.cosines) == sorted(fitted.cosines, key=cost.__getitem__)
+    assert list(fitted.cosines)[-1] == plain.space.full
+    assert set(plain.space.mixnmatch[::2]) <= set(checked)
+    for submodel, cosine in checked.items():
+        cheaper = [other for other in checked if cost[other] < cost[submodel]]
+        best = max((checked[other] for other in cheaper), default=-1)
+        if cosine > best + 1e-6:
+            assert fitted.cosines[submodel] == pytest.approx(cosine, abs=1e-6)
+        elif cosine < best - 1e-6:
+            assert submodel not in fitted.cosines
+    assert any(not submodel.all_tokens for submodel in fitted.cosines)
+
+
+def test_the_curve_is_never_below_mixnmatch(fitted: FittedCurve, plain: Encoder) -> None:
+    for point in fitted.curve.points:
+        if point.submodel in plain.space.mixnmatch:
+            within = [c for s, c in fitted.cosines.items() if plain.cost(s).macs <= point.cost.macs]
+            assert max(within) >= point["cosine"].value - 1e-6
+
+
+def test_an_encoder_of_one_size_whose_tokens_do_not_merge_has_widths(many: Path) -> None:
+    size = {"input_size": (3, 16, 8)}
+    model = random_matvit(0, img_size=(16, 8), global_pool="max", pretrained_cfg_overlay=size)
+    encoder = Encoder(model, device=torch.device("cpu"), dtype=torch.float32)
+    assert sized(encoder.space) == ()
+    found = fit_curve(encoder, DrawnImages.read(str(many), encoder, fit=0, check=12))
+    assert all(submodel.all_tokens for submodel in found.cosines)
+
+
+# --- an index that keeps it ---
+
+
+@pytest.fixture(scope="module")
+def own(index: Path, many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = Path(shutil.copytree(index, tmp_path_factory.mktemp("fitted") / "own.index"))
+    fit_to_images(Searcher.open(place, device="cpu", dtype="fp32"), many, check=30).save(place)
+    return place
+
+
+def test_budgets_choose_from_the_curve_of_the_index(own: Path, index: Path, queries: Path) -> None:
+    searcher = Searcher.open(own, device="cpu", dtype="fp32")
+    space, cost = searcher.encoder.space, searcher.encoder.cost
+    kept = Index.open(own).manifest.curve
+    assert {str(submodel): cosine for submodel, cosine in space.measured.items()} == kept["cosines"]
+    costs = [cost(submodel).macs for submodel in space.curve]
+    assert costs == sorted(costs)
+    assert kept["images"] == 30
+    half = cost(space.full).macs / 2
+    wanted = max((s for s in space.curve if cost(s).macs <= half), key=lambda s: cost(s).macs)
+    assert searcher.query(files_of(queries)[0], budget="50%").submodel == wanted
+    assert searcher.submodel("S") == space.uniform("S")
+    before = Searcher.open(index, device="cpu", dtype="fp32")
+    assert before.encoder.space.curve == before.encoder.space.mixnmatch == space.mixnmatch
+
+
+def test_times_are_measured_along_the_curve(own: Path) -> None:
+    encoder = Searcher.open(own, device="cpu", dtype="fp32").encoder
+    profile = encoder.profile()
+    assert [point.submodel for point in profile.points] == list(encoder.space.curve)
+    assert all(point.measured for point in profile.points)
+    assert encoder.submodel(f"{max(point.ms for point in profile.points) + 1}ms") == encoder.space.full
+
+
+def test_evaluate_and_plan_show_the_curve_and_mixnmatch_on_request(own: Path, queries: Path) -> None:
+    searcher = Searcher.open(own, device="cpu", dtype="fp32")
+    space = searcher.encoder.space
+    shown = {point.submodel for point in evaluate(searcher, queries).points}
+    assert shown == set(space.curve)
+    both = {point.submodel for point in evaluate(searcher, queries, ["all", "mixnmatch"]).points}
+    assert both == {*space.curve, *space.mixnmatch}
+    model = Index.open(own).manifest.checkpoint
+    planned = plan(model, index=own)
+    assert planned.submodels == space.curve
+    assert [row["cosine"] for row in planned.to_dicts()] == list(space.measured.values())
+    everything = plan(model, index=own, mixnmatch=True)
+    assert set(everything.submodels) == both
+    assert plan(model).submodels == space.mixnmatch
+
+
+def test_the_curve_of_other_submodels_is_passed_over(
+    own: Path, refitted: matvit.Elastic, tmp_path: Path
+) -> None:
+    matvit.save(refitted, tmp_path / "elastic")
+    searcher = Searcher.open(own, model=tmp_path / "elastic", device="cpu", dtype="fp32")
+    assert searcher.encoder.space.curve == searcher.encoder.space.mixnmatch
+
+
+def test_rows_come_and_go_and_the_curve_stays(own: Path, tmp_path: Path, queries: Path) -> None:
+    place = Path(shutil.copytree(own, tmp_path / "index"))
+    curve = Index.open(place).manifest.curve
+    add_to_index(place, queries, device="cpu", dtype="fp32")
+    assert Index.open(place).manifest.curve == curve
+    opened = Index.open(place)
+    opened.remove(keys_of(opened)[:2], command="")
+    assert Index.open(place).manifest.curve == curve
+
+
+# --- a checkpoint that keeps it ---
+
+
+def test_a_checkpoint_keeps_the_curve(fitted: FittedCurve, original: matvit.Elastic, tmp_path: Path) -> None:
+    model = matvit.elastic(original)
+    model.measured = dict(fitted.cosines)
+    matvit.save(model, tmp_path / "model")
+    loaded = matvit.load(tmp_path / "model")
+    assert list(loaded.measured.items()) == list(fitted.cosines.items())
+    assert loaded.space.curve == tuple(fitted.cosines)
+    assert matvit.elastic(loaded).space.curve == tuple(fitted.cosines)
+    assert original.space.curve == original.space.mixnmatch
+    for submodel in loaded.space.curve[:3]:
+        if not any(submodel.merges):
+            assert not hasattr(loaded.extract(submodel), "measured")
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [["XL"], {"XL": "1"}, {"60%": 0.5}, {"XL*3": 0.5}, {"XL@7px": 0.5}, {"XL": True}, {"": 1}, 7],
+    ids=str,
+)
+def test_a_damaged_curve_is_one_line(original: matvit.Elastic, tmp_path: Path, curve: object) -> None:
+    matvit.save(original, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["matvit"]["curve"] = curve
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises((CheckpointError, UnknownModelError, SubmodelError)) as caught:
+        matvit.load(tmp_path / "model")
+    assert "\n" not in str(caught.value)
