@@ -69,7 +69,7 @@ def candidates(
     sensitivities: Sensitivities,
     shares: Sequence[float],
     *,
-    sizes_each: int = 2,
+    sizes_each: int = 4,
 ) -> tuple[Submodel, ...]:
     """Submodels that are expected to lose least, within shares of the full encoder's MACs.
 
@@ -85,7 +85,7 @@ def candidates(
             are not certain to lose more.
 
     Returns:
-        None twice, cheapest first.
+        Cheapest first, none twice.
     """
     paths = [list(_path(space, cost, sensitivities, size)) for size in sensitivities.sizes]
     full, chosen = cost(space.full).macs, {}
