@@ -27,7 +27,7 @@ def bench(
         typer.Option(
             "--submodel",
             "-s",
-            help="M, 60%, S*5+M*7, L@168px, XL~8...; repeatable. Default: every granularity.",
+            help="M, 60%, S*5+M*7, L@112px, XL~8...; repeatable. Default: every granularity.",
         ),
     ] = None,
     batch_size: Annotated[

@@ -1,4 +1,4 @@
-"""`matvit calibrate`: what the budget `auto` of an index shall mean."""
+"""`matvit calibrate`: the curve of an index, and what its budget `auto` shall mean."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +50,8 @@ def calibrate(
     --fit measures the curve: the submodels that stay closest to the full encoder, of all widths, image sizes
     and merges of tokens. Every budget chooses from it from then on. Labelled queries find the cheapest
     submodel of the curve that is promised to lose little, for the budget auto; they should be like those to
-    be asked for. One part of them chooses, with 95 % confidence; the others check the choice.
+    be asked for, and others than the images of --fit. One part of them chooses, with 95 % confidence; the
+    others check the choice.
 
     Example: matvit calibrate --fit photos/ -i photos.index
 

@@ -22,7 +22,7 @@ def plan(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Show only the submodel for this budget: M, 60%, 9gmacs, 25ms, L@168px, XL~8..."),
+        typer.Option(help="Show only the submodel for this budget: M, 60%, 9gmacs, 25ms, L@112px, XL~8..."),
     ] = None,
     measure: Annotated[
         bool,

@@ -38,7 +38,7 @@ def query(
         typer.Option(
             "--budget",
             "-b",
-            help="What a query may cost: M, 60%, 9gmacs, 25ms, L@168px, XL~8...",
+            help="What a query may cost: M, 60%, 9gmacs, 25ms, L@112px, XL~8...",
             show_default="the full encoder",
         ),
     ] = None,

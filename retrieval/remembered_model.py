@@ -17,6 +17,8 @@ from retrieval.errors import MissingModelError
 def curve_of(index: str | Path, model: Elastic) -> dict[Submodel, float]:
     """The curve that was measured for an index, of the submodels of a model; empty where there is none.
 
+    Where there is one, the model must have its weights.
+
     Raises:
         WrongEncoderError: The index was made by a model of another architecture.
         SubmodelError: What the index says is no curve of this model.
@@ -24,14 +26,13 @@ def curve_of(index: str | Path, model: Elastic) -> dict[Submodel, float]:
     """
     restore_index(Path(index))
     manifest = read_manifest(Path(index))
+    curve = manifest.curve
     made_by, architecture = manifest.encoder.architecture, model.pretrained_cfg["architecture"]
     if made_by != architecture:
         raise WrongEncoderError(f"{index} was made by a {made_by}, not by a {architecture}")
-    curve = manifest.curve
-    refits = tensors_sha256(model.extras) if model.extras else None
-    if curve is None or curve["refits"] != refits:
+    if curve is None or curve["refits"] != (tensors_sha256(model.extras) if model.extras else None):
         return {}
-    return read_curve(model.space, curve["cosines"])
+    return read_curve(model, curve["cosines"])
 
 
 def model_of(index: Store | str | Path) -> str:

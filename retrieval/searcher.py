@@ -36,6 +36,7 @@ class _State:
     """
 
     def __init__(self, store: Store, encoder: Encoder) -> None:
+        self.given = encoder
         self.encoder = encoder.reading_as(store.manifest.encoder.preprocess)
         store.manifest.require_encoder(self.encoder.identity)
         curve = store.manifest.curve
@@ -246,7 +247,7 @@ class Searcher:
                 pass
             with self._reopening:
                 if self._state is state:  # Else another thread has opened it.
-                    self._state = _State(state.store.reopened(), state.encoder)
+                    self._state = _State(state.store.reopened(), state.given)
         return answer(self._state)
 
 

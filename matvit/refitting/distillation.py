@@ -271,7 +271,7 @@ class _Student:
         )
         return self._with(refits, small)
 
-    def _with(self, refits: dict[str, Any], small: dict[str, Any]) -> Elastic:
+    def _with(self, refits: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Elastic:
         model = refitted(self._model, refits) if refits else elastic(self._model)
         return tuned(model, small, self._stretches) if small else model
 

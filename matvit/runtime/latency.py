@@ -1,4 +1,4 @@
-"""Measuring how long each submodel of the Mix'n'Match curve takes here, once: the profile is kept.
+"""Measuring how long each submodel of a curve takes here, once: the profile is kept.
 
 `matvit.submodels.profile` says what a profile is. They are kept as JSON under ``cache_dir() / "latency"``.
 """

@@ -125,15 +125,17 @@ def _path(
     now = candidate(state)
     while True:
         yield now
-        following = []
+        cheaper = []
         for layer, (width, parts) in enumerate(state):
-            steps = [(width + 1, parts)] if width + 1 < len(widths[layer]) else []
-            if sensitivities.merges[layer] and parts < _MOST:
-                steps.append((width, parts + 1))
-            for step in steps:
-                changed = [*state[:layer], step, *state[layer + 1 :]]
-                following.append((candidate(changed), changed))
-        cheaper = [(each, changed) for each, changed in following if each.macs < now.macs]
+            most = _MOST if sensitivities.merges[layer] else 0
+            narrower = [(width + 1, parts)] if width + 1 < len(widths[layer]) else []
+            # Of few patches, one part more may be no token more.
+            for steps in (narrower, [(width, more) for more in range(parts + 1, most + 1)]):
+                for step in steps:
+                    changed = [*state[:layer], step, *state[layer + 1 :]]
+                    if (found := candidate(changed)).macs < now.macs:
+                        cheaper.append((found, changed))
+                        break
         if not cheaper:
             return
         before = now

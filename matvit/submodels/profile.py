@@ -1,4 +1,4 @@
-"""Latency profiles as values: how long each submodel of the Mix'n'Match curve takes, and where.
+"""Latency profiles as values: how long each submodel of a curve takes, and where.
 
 A time belongs to a `Setting`: a processor, number format, batch size and thread count. A profile holds one
 median a submodel. Those that were not run lie between measured neighbours, on a straight line in MACs, and
@@ -55,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Profile:
-    """Times along the whole Mix'n'Match curve.
+    """Times along a whole curve.
 
     Args:
         setting: Where and how they were measured.

@@ -167,6 +167,11 @@ class SubmodelSpace:
         """The submodel that keeps the least everywhere, S."""
         return self.uniform(next(iter(self.granularities)))
 
+    def uncharted(self, submodels: Iterable[Submodel]) -> list[Submodel]:
+        """Those whose times do not lie between those of the curve's, which are of other kinds."""
+        charted = set(self.curve)
+        return [s for s in submodels if s not in charted and (self.measured or not s.all_tokens)]
+
     def uniform(self, granularity: str) -> Submodel:
         """The submodel with the same granularity in every layer."""
         return self.labelled((granularity,) * self.depth)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
@@ -14,7 +15,7 @@ def is_plain(block: Any) -> bool:
 
 
 def attend(
-    attn: Any, x_BND: Tensor, *, answers: int | None = None, sizes_BN: Tensor | None = None
+    attn: Attention, x_BND: Tensor, *, answers: int | None = None, sizes_BN: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What timm's `Attention` answers, and the keys.
 
@@ -52,6 +53,6 @@ def attend(
     return attn.proj_drop(attn.proj(answer)), k
 
 
-def size_bias(sizes_BN: Tensor, dtype: Any) -> Tensor:
+def size_bias(sizes_BN: Tensor, dtype: torch.dtype) -> Tensor:
     """What to add to scores of attention, (B, 1, 1, N), so that a token counts as often as it stands for."""
     return sizes_BN.log().to(dtype)[:, None, None]

@@ -8,6 +8,7 @@ alike: an image may be embedded a little differently in another batch.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -59,10 +60,10 @@ def merge(
     Returns:
         Tokens (B, N - count, D) and their sizes: the prefix, what stays of the first set, the second set.
     """
-    # Neighbours in bfloat16 are so alike that their order would be lost.
-    keys = F.normalize(keys_BNK[:, prefix:].float(), dim=-1)
-    count = min(count, keys.shape[1] // 2)
-    likeness, partner = (keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)).max(-1)
+    count = min(count, (x_BND.shape[1] - prefix) // 2)
+    if not count:
+        return x_BND, sizes_BN
+    likeness, partner = _likeness(keys_BNK[:, prefix:]).max(-1)
     ranked = likeness.argsort(dim=-1, descending=True, stable=True)
     going, staying = ranked[:, :count], ranked[:, count:].sort(-1).values
     # Sums, and behind them how many were summed up.
@@ -74,6 +75,18 @@ def merge(
     sums = torch.cat([first.gather(1, _wide(staying, first)), second], 1)
     merged, sizes = sums[..., :-1] / sums[..., -1:], sums[..., -1]
     return torch.cat([x_BND[:, :prefix], merged.to(x_BND)], 1), torch.cat([sizes_BN[:, :prefix], sizes], 1)
+
+
+def _likeness(keys_BNK: Tensor) -> Tensor:
+    """Cosines of every first one's key with every second one's, in float32.
+
+    Neighbours in bfloat16 are so alike that their order would be lost.
+    """
+    keys = F.normalize(keys_BNK.float(), dim=-1)
+    device = keys.device.type
+    exact = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with exact:
+        return keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)
 
 
 def _wide(index_BN: Tensor, like: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 The submodels of a stretch see fewer tokens than the full encoder, or narrower layers, in about the same way.
 What puts that right is small: norms, biases, layer scales, the class token and its like, and positions. A
-stretch has its own of these, less than 1 % of an encoder's numbers; all else it shares with the full encoder,
-which goes without them and so stays itself.
+stretch has its own of these, 1 to 3 % of an encoder's numbers, most of them positions; all else it shares
+with the full encoder, which goes without them and so stays itself.
 
 Tensors are named as in the encoder, behind the number of their stretch: ``0.blocks.3.norm1.weight``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from matvit.errors import SubmodelError
 from matvit.submodels.cost import CostModel
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
+from matvit.vision.image_size import resized
 
 _POSITIONS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 _SPAN = 1.6
@@ -57,15 +59,18 @@ class Tuned(nn.Module):
         Raises:
             SubmodelError: One is missing, superfluous or of another shape.
         """
-        for submodel in self.stretches:
-            found = {name: tuple(tensor.shape) for name, tensor in self.of(submodel).items()}
-            wanted = {name: tuple(tensor.shape) for name, tensor in small_tensors(encoder, submodel)}
-            if wrong := {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}:
-                name = min(wrong)
-                raise SubmodelError(
-                    f"the tensors of the stretch of {submodel} are not those of this encoder: {name} is "
-                    f"{found.get(name, 'missing')} and should be {wanted.get(name, 'absent')}"
-                )
+        found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        wanted = {
+            f"{number}.{name}": tuple(tensor.shape)
+            for submodel, number in self.stretches.items()
+            for name, tensor in small_tensors(encoder, submodel)
+        }
+        if wrong := {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}:
+            name = min(wrong)
+            raise SubmodelError(
+                f"the tensors of stretches are not those of this encoder's: {name} is "
+                f"{found.get(name, 'missing')} and should be {wanted.get(name, 'absent')}"
+            )
 
 
 def stretches(curve: Sequence[Submodel], cost: CostModel) -> dict[Submodel, int]:
@@ -92,7 +97,8 @@ def small_tensors(encoder: ElasticEncoder, submodel: Submodel) -> Iterator[tuple
 
     Those of a layer's hidden units are of no use to submodels whose narrower layers were refitted.
     """
-    whole = encoder.cut(Submodel(encoder.space.full.layers, image_size=submodel.image_size))
+    size = submodel.image_size
+    whole: Any = encoder if size is None else resized(encoder, size)
     for name, tensor in whole.named_parameters():
         is_small = tensor.dim() == 1 or name in _POSITIONS
         if is_small and not name.startswith("head"):  # An embedding needs no classifier.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from matvit.errors import CheckpointError, NonsenseError, SubmodelError, UnknownModelError
 from matvit.files.atomic import reads_whole, restore, whole_directory
-from matvit.submodels.submodel import GRANULARITIES, Submodel, SubmodelSpace
+from matvit.submodels.submodel import GRANULARITIES, Submodel
 from matvit.vision.architectures import check_arguments
 from matvit.vision.elastic_vit import Elastic, elastic, plain_architecture, refitted, tuned
 from matvit.vision.ffn import TimmEncoder, hidden_units
@@ -192,28 +192,45 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         model = elastic(net, granularities=granularities).eval()
         if ours.get("refitted") or ours.get("stretches"):
             model = _with_extras(model, directory, ours)
-        model.measured = read_curve(model.space, ours.get("curve", {}))
+        model.measured = read_curve(model, ours.get("curve", {}))
         return model
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error
 
 
-def read_curve(space: SubmodelSpace, cosines: Any) -> dict[Submodel, float]:
+def read_curve(model: Elastic, cosines: Any) -> dict[Submodel, float]:
     """The measured curve of an encoder, of spellings and cosines as they were written down, in any order.
 
     Raises:
-        SubmodelError: One of them is no submodel of this encoder, or no cosine.
+        SubmodelError: One of them is no submodel of this encoder, or no cosine, or the full one is missing.
     """
-    if not isinstance(cosines, dict):
-        raise SubmodelError(f"a curve maps submodels to cosines, got {cosines!r}")
-    curve: dict[Submodel, float] = {}
-    for spelled, cosine in cosines.items():
+    cost, curve = model.cost, _submodels(model, cosines)
+    for submodel, cosine in curve.items():
+        is_number = isinstance(cosine, int | float) and not isinstance(cosine, bool)
+        if not is_number or not -1 <= cosine <= 1:  # a NaN is not
+            raise SubmodelError(f"{submodel}: {cosine!r} is no cosine")
+    if curve and model.space.full not in curve:
+        raise SubmodelError(f"a curve ends with the full encoder, {model.space.full}")
+    return {s: float(curve[s]) for s in sorted(curve, key=lambda s: cost(s).macs)}
+
+
+def _submodels(model: Elastic, values: Any) -> dict[Submodel, Any]:
+    """Values by submodels of a model, which were written by their spellings.
+
+    Raises:
+        SubmodelError: One is no submodel of this encoder, or costs more than the full one, as nothing that is
+            measured or taught does.
+    """
+    if not isinstance(values, dict):
+        raise SubmodelError(f"submodels are mapped to what they have, got {values!r}")
+    space, cost = model.space, model.cost
+    found: dict[Submodel, Any] = {}
+    for spelled, value in values.items():
         submodel = space.parse(spelled)
-        if submodel is None or isinstance(cosine, bool) or not isinstance(cosine, int | float):
-            raise SubmodelError(f"{spelled!r}: {cosine!r} is no submodel with its cosine")
-        curve[submodel] = float(cosine)
-    # What is dearer is closer, or it is no curve.
-    return {submodel: curve[submodel] for submodel in sorted(curve, key=curve.__getitem__)}
+        if submodel is None or cost(submodel).macs > cost(space.full).macs:
+            raise SubmodelError(f"{spelled!r} is no submodel of this encoder")
+        found[submodel] = value
+    return found
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -260,7 +277,7 @@ def _with_extras(model: Elastic, directory: Path, ours: Mapping[str, Any]) -> El
         small = {name.removeprefix(_TUNED): t for name, t in tensors.items() if name.startswith(_TUNED)}
         if ours.get("refitted"):
             model = refitted(model, {name: t for name, t in tensors.items() if not name.startswith(_TUNED)})
-        return tuned(model, small, _stretches(model, ours["stretches"])) if "stretches" in ours else model
+        return tuned(model, small, _submodels(model, ours["stretches"])) if "stretches" in ours else model
     except FileNotFoundError:
         raise CheckpointError(f"{directory} has no {EXTRAS}, which its submodels need") from None
     except SafetensorError as error:
@@ -269,15 +286,6 @@ def _with_extras(model: Elastic, directory: Path, ours: Mapping[str, Any]) -> El
         raise CheckpointError(f"cannot read {file}: {error}") from error
     except SubmodelError as error:
         raise CheckpointError(f"{file} does not fit {WEIGHTS}: {error}") from error
-
-
-def _stretches(model: Elastic, numbers: Any) -> dict[Submodel, int]:
-    if not isinstance(numbers, dict):
-        raise SubmodelError(f"stretches map submodels to numbers, got {numbers!r}")
-    found = {model.space.parse(spelled): number for spelled, number in numbers.items()}
-    if None in found or not all(type(number) is int for number in found.values()):
-        raise SubmodelError(f"stretches map submodels to numbers, got {numbers!r}")
-    return {submodel: number for submodel, number in found.items() if submodel is not None}
 
 
 def _is_utf8(path: Path) -> bool:

@@ -90,15 +90,12 @@ class DrawnImages:
         count = Count(progress, "images read", wanted)
         samples: list[Sample] = []
         images: list[Tensor] = []
+        contents: list[str] = []
         failures: list[Failure] = []
-        resized: dict[int, list[Tensor]] = {
-            submodel.image_size: [] for submodel in submodels if submodel.image_size is not None
-        }
-        for batch in batches(parts, encoder, batch_size=BATCH, workers=workers, submodels=submodels):
+        for batch in batches(parts, encoder, batch_size=BATCH, workers=workers):
             samples += batch.samples
             images += batch.images
-            for size, others in batch.resized.items():
-                resized[size] += others
+            contents += batch.contents
             failures += batch.failures
             count(len(batch.samples) + len(batch.failures))
         if len(images) < 4:
@@ -115,8 +112,36 @@ class DrawnImages:
             _stacked([images[i] for i in checked]),
             None if None in labels else np.array(labels),
             tuple(failures),
-            {size: _stacked([others[i] for i in checked]) for size, others in resized.items()},
+            _resized(parts, encoder, [contents[i] for i in checked], submodels, workers),
         )
+
+
+def _resized(
+    parts: Sequence[Part],
+    encoder: Encoder,
+    contents: Sequence[str],
+    submodels: Sequence[Submodel],
+    workers: int | None,
+) -> dict[int, tuple[Tensor, ...]]:
+    """Images of these contents at other sizes, in this order; they are read again, and no others decoded."""
+    sizes = {submodel.image_size for submodel in submodels if submodel.image_size is not None}
+    found: dict[int, dict[str, Tensor]] = {size: {} for size in sizes}
+    others = _AllBut(frozenset(contents))
+    again = batches(parts, encoder, batch_size=BATCH, workers=workers, known=others, submodels=submodels)
+    for batch in again if sizes else ():
+        for size, images in batch.resized.items():
+            found[size] |= zip(batch.contents, images, strict=True)
+    return {size: _stacked([images[content] for content in contents]) for size, images in found.items()}
+
+
+@dataclass(frozen=True)
+class _AllBut:
+    """Every content but some."""
+
+    some: frozenset[str]
+
+    def __contains__(self, content: object) -> bool:
+        return content not in self.some
 
 
 def _stacked(images: list[Tensor]) -> tuple[Tensor, ...]:

@@ -177,7 +177,7 @@ class Encoder:
         """
         other = copy(self)
         other.model = matvit.elastic(self.model)
-        other.model.measured = read_curve(self.space, dict(cosines))
+        other.model.measured = read_curve(self.model, dict(cosines))
         other.space, other.latency, other._measuring = other.model.space, None, Lock()
         return other
 
@@ -206,11 +206,10 @@ class Encoder:
     def profile(self, submodels: Sequence[Submodel] = ()) -> Profile:
         """How long its submodels take for a single image, measured here if they never were.
 
-        Widths that lie between measured ones are interpolated; of `submodels`, those that see fewer tokens
-        are measured too.
+        Widths that lie between measured ones are interpolated; of `submodels`, others are measured too.
         """
+        also = self.space.uncharted(submodels)
         with self._measuring:  # Threads that measure at once would measure each other.
-            also = tuple(submodel for submodel in submodels if not submodel.all_tokens)
             if self.latency is None or not all(self.latency.point(each).measured for each in also):
                 self.latency = latency.measure(
                     self.model, device=self.device, dtype=self.dtype, also=also, progress=self._progress

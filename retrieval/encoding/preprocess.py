@@ -49,6 +49,7 @@ class Preprocess:
         except NonsenseError as error:
             raise NonsenseError(f"its preprocessing makes no sense: {error}") from error
         self._config = self.data
+        self._transforms: dict[int, Callable[[Image.Image], Tensor]] = {}
         self._take(AS_SEEN)
 
     def _take(self, reading: Reading) -> None:
@@ -71,7 +72,9 @@ class Preprocess:
         other = copy(self)
         config = self._config | {"input_size": (self.data["input_size"][0], image_size, image_size)}
         _check(config)
-        other._transform = _transform(config, self._mode)
+        if image_size not in self._transforms:
+            self._transforms[image_size] = _transform(config, self._mode)
+        other._transform = self._transforms[image_size]
         return other
 
     def __call__(self, image: ImageLike) -> Tensor:

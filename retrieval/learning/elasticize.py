@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import matvit
+from matvit.errors import TrainingError
 from matvit.files.atomic import discard, write_text
 from matvit.files.lock import exclusive
 from matvit.progress import Progress, silent
@@ -24,7 +25,7 @@ from matvit.refitting.distillation import Lessons, distil
 from matvit.refitting.first_pass import elasticize as refit
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
-from matvit.runtime.latency import measure as measure_times
+from matvit.training.saved_state import is_kept
 from matvit.vision.elastic_vit import Elastic
 from matvit.weights.checkpoint import REPORT, check_place, load, notes_of, save, saved, weights_sha256
 from retrieval.encoding.drawn_images import DrawnImages
@@ -160,6 +161,8 @@ def elasticize(
         RefitError: It is refitted already, has nothing to refit, or the images tell too little.
         ImageSourceError: There is no such source, or it has too few images.
         CheckpointError: The model is damaged, or `output` holds something else.
+        TrainingError: Lessons that were stopped there were others.
+        BusyError: Another process works for the same `output`.
     """
     lessons = _lessons(epochs, minutes, teach, seed)
     state = None
@@ -214,10 +217,8 @@ def elasticize(
             elastic, found, fit = fitted()
         curve = found.curve
         if measure:
-            fewer = [point.submodel for point in curve.points if not point.submodel.all_tokens]
-            runs = _encoder(elastic, "").model
-            times = measure_times(runs, device=where, dtype=torch.float32, also=fewer, progress=progress)
-            curve = curve.timed(times)
+            encoder = _encoder(elastic, str(output or model))
+            curve = curve.timed(encoder.profile([point.submodel for point in curve.points]))
     return Elasticized(
         model=elastic,
         curve=curve,
@@ -244,9 +245,15 @@ def _kept_fit(
 ) -> tuple[Elastic, Fit]:
     """The fit that lessons which were stopped began with, if it is what is asked for, or else a new one."""
     place = state / "fitted" if state else None
-    if place and (notes := notes_of(place)).get("asked") == asked:
-        _log.info("%s: fitted before", place)
-        return load(place), Fit(**notes["fit"])
+    if state and place and (notes := notes_of(place)):
+        if notes.get("asked") == asked:
+            _log.info("%s: fitted before", place)
+            return load(place), Fit(**notes["fit"])
+        if is_kept(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
+            raise TrainingError(
+                f"{state} keeps lessons of another encoder, of other images or options: give the command "
+                "that began them to go on, or remove it to begin anew"
+            )
     elastic, _, fit = fitted()
     if place:
         save(elastic, place, asked=asked, fit=asdict(fit))

@@ -110,7 +110,7 @@ def calibrate(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Calibration:
-    """Find the cheapest submodel of the Mix'n'Match curve that can be promised.
+    """Find the cheapest submodel of the curve that can be promised.
 
     Args:
         searcher: The index and its encoder.

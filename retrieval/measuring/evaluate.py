@@ -52,8 +52,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure the retrieval of queries encoded by each of several submodels.
 
-    Every image is decoded and preprocessed once, whatever the number of submodels, and the corpus is read
-    once for some thousand vectors of all of them.
+    Every image is decoded once, and preprocessed once for each size that submodels read, whatever their
+    number; the corpus is read once for some thousand vectors of all of them.
 
     Args:
         searcher: The index and its encoder.

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from indexes.directory.change import note_curve
 from matvit.progress import Count, Progress, silent
@@ -173,10 +172,11 @@ def sense(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent)
     smaller = sized(space)
     runs = sum(map(len, narrower)) + space.depth * len(shares) + len(smaller)
     count = Count(progress, "axes measured", runs)
-    wanted_QD = _embedded(encoder, images, full)
+    seen = {each.image_size: torch.cat(images.check_for(each))[:SENSED] for each in (full, *smaller)}
+    wanted_QD = encoder.embed(seen[None])
 
     def loss(submodel: Submodel) -> float:
-        found_QD = _embedded(encoder, images, space.check(submodel))
+        found_QD = encoder.embed(seen[submodel.image_size], space.check(submodel))
         count()
         return float(np.square(found_QD - wanted_QD).sum(1).mean())
 
@@ -193,17 +193,12 @@ def sense(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent)
     return Sensitivities(sizes, merges, widths)
 
 
-def _embedded(encoder: Encoder, images: DrawnImages, submodel: Submodel) -> NDArray[np.float32]:
-    first = torch.cat(images.check_for(submodel))[:SENSED]
-    return encoder.embed(first, submodel)
-
-
 def _frontier(curve: Curve) -> dict[Submodel, float]:
-    """The points that no cheaper one is as close to the full encoder as."""
+    """The points that no cheaper one is as close to the full encoder as, and that encoder."""
     kept: dict[Submodel, float] = {}
     closest = -1.0
-    for point in curve.points:
-        cosine = 1.0 if point.share_of_full == 1 else point["cosine"].value
-        if cosine > closest:
+    *others, full = sorted(curve.points, key=lambda point: (point.cost.macs, -point["cosine"].value))
+    for point in others:
+        if (cosine := point["cosine"].value) > closest:
             kept[point.submodel] = closest = cosine
-    return kept
+    return kept | {full.submodel: 1.0}

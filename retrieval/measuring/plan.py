@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import matvit
+from indexes.disk.manifest import read_manifest
 from matvit.progress import Progress, silent
 from matvit.runtime.device import pick_device, pick_dtype
 from matvit.runtime.latency import measure as measure_times
@@ -118,10 +119,14 @@ def plan(
         UnknownModelError: There is no such model.
         CheckpointError: It is damaged, or cannot be downloaded.
         BudgetError: No submodel fits the budget.
+        WrongEncoderError: The index was made by a model of another architecture.
+        SubmodelError: What the index says is no curve of this model.
         IndexDamagedError: There is no whole index.
         DeviceError: The device or number format is not to be had here.
     """
-    encoder = matvit.load(model, weights=False, progress=progress)
+    has_curve = index is not None and read_manifest(Path(index)).curve is not None
+    # Weights tell whose submodels the curve is of.
+    encoder = matvit.load(model, weights=has_curve, progress=progress)
     embed_only(encoder)
     if index is not None:
         encoder.measured = curve_of(index, encoder) or encoder.measured
@@ -149,5 +154,5 @@ def plan(
         both = dict.fromkeys((*chosen, *space.mixnmatch))
         chosen = tuple(sorted(both, key=lambda submodel: cost(submodel).macs))
     timed = measure or (budget is not None and is_time(budget))
-    fewer_tokens = [submodel for submodel in chosen if not submodel.all_tokens]  # Never interpolated.
-    return Plan(str(model), chosen, space.full, cost, times(*fewer_tokens) if timed else None, space.measured)
+    profile = times(*space.uncharted(chosen)) if timed else None
+    return Plan(str(model), chosen, space.full, cost, profile, space.measured)

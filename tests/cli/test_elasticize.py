@@ -121,6 +121,28 @@ def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: py
     assert refits[0] == refits[1]
 
 
+def test_lessons_that_were_stopped_keep_the_fit_that_they_began_with(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("--limit", "10", "--check", "8", "--epochs", "3", "--teach", "20")
+    monkeypatch.setattr("matvit.refitting.distillation.SAVE_SECONDS", 0)
+    with monkeypatch.context() as stopping:
+
+        def stop(told: str, *of: object) -> None:
+            if told.startswith("epoch") and of[0] == 2:
+                raise KeyboardInterrupt
+
+        stopping.setattr("matvit.refitting.distillation._log.info", stop)
+        assert run(tmp_path / "out", *command).code != 0
+    fitted = (tmp_path / "out.partial" / "fitted" / "elastic.safetensors").read_bytes()
+    for other in (("--seed", "1"), ("--limit", "9")):
+        done = run(tmp_path / "out", *command, *other)
+        one_line(done, 1, "keeps lessons of another encoder, of other images or options")
+        assert "axes measured" not in done.err
+    assert (tmp_path / "out.partial" / "fitted" / "elastic.safetensors").read_bytes() == fitted
+    assert run(tmp_path / "out", *command).code == 0
+
+
 def test_so_many_minutes(run: Callable, tmp_path: Path) -> None:
     done = run(tmp_path / "out", "--limit", "10", "--check", "8", "--minutes", "0.02", "--teach", "20")
     assert done.code == 0

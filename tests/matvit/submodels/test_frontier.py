@@ -88,6 +88,15 @@ def test_what_was_measured_is_said_again() -> None:
     assert sensed.merging(1, 1 / 4) == pytest.approx(0.008)
 
 
+def test_few_patches_merge_too() -> None:
+    grid = Tokens((16, 16), (4, 4), prefix=1)  # 16 patches: one part of 32 is no token.
+    space = SubmodelSpace((64, 64), {"L": 0.5, "XL": 1.0}, tokens=grid)
+    cost = CostModel(Cost(0, 0), (LayerCost(Cost(8, 8), token=100, pair=2, match=1),) * 2, grid)
+    sensed = Sensitivities({None: 0.0}, ({0.25: 1e-6},) * 2, WIDE)
+    (found,) = candidates(space, cost, sensed, [0.8])
+    assert any(found.merges)
+
+
 def test_an_encoder_without_axes_has_the_full_one_alone() -> None:
     sensed = Sensitivities({None: 0.0}, NO_MERGES, WIDE)
     assert candidates(SPACE, COST, sensed, [0.5]) == ()

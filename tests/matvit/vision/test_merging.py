@@ -51,8 +51,9 @@ def test_merging_is_that_of_the_reference(patches, prefix, seed, data):
     sizes = torch.randint(1, 9, shape, generator=generator).float()
     merged, left = merge(x, keys, sizes, count, prefix)
     for image in range(2):
-        most = min(count, patches // 2)
-        wanted, wanted_left = reference(x[image], keys[image], sizes[image].double(), most, prefix)
+        wanted, wanted_left = x[image], sizes[image].double()
+        if most := min(count, patches // 2):
+            wanted, wanted_left = reference(x[image], keys[image], wanted_left, most, prefix)
         torch.testing.assert_close(merged[image], wanted)
         torch.testing.assert_close(left[image].double(), wanted_left)
     assert torch.equal(left.sum(1), sizes.sum(1))
@@ -152,6 +153,28 @@ def test_a_pooled_token_alone_is_read_of_merged_tokens_too(make_tiny, images):
         submodel = schedule(model, merges)
         torch.testing.assert_close(own(images, submodel), model(images, submodel), rtol=1e-5, atol=1e-6)
         assert own.cost(submodel).macs == counted(lambda x, each=submodel: own(x, each), images)
+
+
+@torch.no_grad()
+def test_merges_may_outlast_the_patches(make_tiny, images):
+    model = make_tiny(class_token=False, global_pool="avg")
+    for budget in ("XL~8", "XL~99", "S~1@4px", "XL~3@8px"):
+        submodel = model.submodel(budget)
+        side = submodel.image_size or 16
+        x = images[..., :side, :side].contiguous()
+        assert model(x, submodel).isfinite().all()
+        assert model.cost(submodel).macs == counted(lambda x, each=submodel: model(x, each), x)
+
+
+@torch.no_grad()
+def test_autocast_chooses_the_same_tokens():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 200, 8, generator=generator)
+    keys = 1 + 1e-3 * torch.randn(1, 200, 16, generator=generator)  # Alike, as neighbours are.
+    wanted = merge(x, keys, torch.ones(1, 200), 40, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = merge(x, keys, torch.ones(1, 200), 40, 0)
+    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
 
 
 def test_images_do_not_touch_each_other(tiny, images):

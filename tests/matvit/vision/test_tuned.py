@@ -93,8 +93,18 @@ def test_tensors_of_another_encoder_are_refused_by_name(tiny, change):
         tensors["0.blocks.1.nothing"] = torch.zeros(1)
     else:
         tensors[name] = torch.zeros(7)
-    with pytest.raises(SubmodelError, match=r"^the tensors of the stretch of .*: blocks\.1\.n"):
+    with pytest.raises(SubmodelError, match=r"^the tensors of stretches are .*: 0\.blocks\.1\.n"):
         tuned(tiny, tensors, numbers)
+
+
+def test_tensors_of_no_stretch_and_of_stretches_that_are_taught_again_are_checked(tiny):
+    whole = {tiny.submodel("XL@8px"): 0}
+    tensors = shifted(tiny, whole)
+    with pytest.raises(SubmodelError, match=r"9\.norm\.weight is \(32,\) and should be absent"):
+        tuned(tiny, tensors | {"9.norm.weight": torch.zeros(32)}, whole)
+    model = tuned(tiny, tensors, whole)
+    with pytest.raises(SubmodelError, match=r"0\.norm\.weight is \(5,\) and should be \(32,\)"):
+        tuned(model, tensors | {"0.norm.weight": torch.zeros(5)}, whole)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ def test_a_pickled_copy_gives_the_same_tensors(arguments: dict, corpus: Path) ->
 
 
 def test_no_weights_travel_to_other_processes(encoder: Encoder) -> None:
-    assert len(pickle.dumps(encoder.preprocess)) < 5000
+    assert len(pickle.dumps(encoder.preprocess)) < 6000
 
 
 @pytest.mark.parametrize("kind", [AttributeError, TypeError, ValueError, LookupError, RuntimeError])

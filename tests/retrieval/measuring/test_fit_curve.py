@@ -10,13 +10,15 @@ from entries import keys_of
 from small_world import files_of, random_matvit
 
 import matvit
-from indexes import Index
+from indexes import Index, UnknownKeyError
 from matvit import SubmodelError
 from matvit.errors import CheckpointError, UnknownModelError
 from retrieval import Encoder, Searcher, add_to_index
 from retrieval.encoding.drawn_images import DrawnImages
+from retrieval.measuring.curve import Curve, Point
+from retrieval.measuring.estimate import Estimate
 from retrieval.measuring.evaluate import evaluate
-from retrieval.measuring.fit_curve import FittedCurve, fit_curve, fit_to_images, sense, sized
+from retrieval.measuring.fit_curve import FittedCurve, _frontier, fit_curve, fit_to_images, sense, sized
 from retrieval.measuring.plan import plan
 
 
@@ -86,6 +88,21 @@ def test_an_encoder_of_one_size_whose_tokens_do_not_merge_has_widths(many: Path)
     assert all(submodel.all_tokens for submodel in found.cosines)
 
 
+def point(plain: Encoder, budget: str, cosine: float) -> Point:
+    submodel = plain.submodel(budget)
+    cost = plain.cost(submodel)
+    share = cost.macs / plain.cost(plain.space.full).macs
+    return Point(submodel, cost, share, {"cosine": Estimate(cosine, (cosine, cosine))})
+
+
+def test_of_equal_costs_the_closer_one_is_kept_and_the_full_encoder_always(plain: Encoder) -> None:
+    points = [("S", 0.5), ("XL*1+L*1+XL*2", 0.9), ("L*1+XL*3", 0.99), ("XL*3+L*1", 1.0), ("XL", 0.9999)]
+    made = tuple(point(plain, *each) for each in points)
+    kept = _frontier(Curve(made, plain.cost(plain.space.full), 1))
+    assert [str(submodel) for submodel in kept] == ["S", "L*1+XL*3", "XL*3+L*1", "XL"]
+    assert kept[plain.space.full] == 1
+
+
 # --- an index that keeps it ---
 
 
@@ -144,6 +161,37 @@ def test_the_curve_of_other_submodels_is_passed_over(
     assert searcher.encoder.space.curve == searcher.encoder.space.mixnmatch
 
 
+def test_other_widths_are_timed_themselves(own: Path) -> None:
+    encoder = Searcher.open(own, device="cpu", dtype="fp32").encoder
+    profile = encoder.profile([encoder.space.uniform("S"), encoder.submodel("M@8px")])
+    assert profile.point(encoder.space.uniform("S")).measured
+    assert profile.point(encoder.submodel("M@8px")).measured
+
+
+def test_an_index_that_is_replaced_takes_its_curve_along(own: Path, index: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(own, tmp_path / "index"))
+    searcher = Searcher.open(place, device="cpu", dtype="fp32")
+    assert searcher.encoder.space.measured
+    shutil.rmtree(place)
+    shutil.copytree(index, place)
+    with pytest.raises(UnknownKeyError):
+        searcher.query_key("no such key")
+    assert not searcher.encoder.space.measured
+
+
+def test_the_model_of_refits_is_planned_for_its_index(
+    own: Path, refitted: matvit.Elastic, many: Path, tmp_path: Path
+) -> None:
+    elastic = tmp_path / "elastic"
+    matvit.save(refitted, elastic)
+    place = Path(shutil.copytree(own, tmp_path / "index"))
+    assert plan(elastic, index=place).submodels == refitted.space.mixnmatch
+    searcher = Searcher.open(place, model=elastic, device="cpu", dtype="fp32")
+    found = fit_to_images(searcher, many, check=12)
+    found.save(place)
+    assert plan(elastic, index=place).submodels == tuple(found.cosines)
+
+
 def test_rows_come_and_go_and_the_curve_stays(own: Path, tmp_path: Path, queries: Path) -> None:
     place = Path(shutil.copytree(own, tmp_path / "index"))
     curve = Index.open(place).manifest.curve
@@ -173,7 +221,10 @@ def test_a_checkpoint_keeps_the_curve(fitted: FittedCurve, original: matvit.Elas
 
 @pytest.mark.parametrize(
     "curve",
-    [["XL"], {"XL": "1"}, {"60%": 0.5}, {"XL*3": 0.5}, {"XL@7px": 0.5}, {"XL": True}, {"": 1}, 7],
+    [
+        *(["XL"], {"XL": "1"}, {"60%": 0.5}, {"XL*3": 0.5}, {"XL@7px": 0.5}, {"XL": True}, {"": 1}, 7),
+        *({"S": 0.5}, {"XL": 10**400}, {"XL": float("nan")}, {"XL": 1, "XL@99999999996px": 0.5}),
+    ],
     ids=str,
 )
 def test_a_damaged_curve_is_one_line(original: matvit.Elastic, tmp_path: Path, curve: object) -> None:
