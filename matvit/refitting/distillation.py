@@ -290,10 +290,7 @@ class _Student:
         if not state.is_kept(directory):
             return False
         if state.progress_in(directory).get("of") != self.position.of:
-            raise TrainingError(
-                f"{directory} keeps lessons of another encoder, of other images or options: give the command "
-                "that began them to go on, or remove it to begin anew"
-            )
+            raise others_lessons(directory)
         modules = {"learning": self._learning}
         self.position = state.read(directory, lambda kept: _Position(**kept), modules, self._optimizer)
         return True
@@ -307,6 +304,14 @@ class _Student:
         for image in self._images:
             digest.update(image.cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def others_lessons(directory: Path) -> TrainingError:
+    """What to say of a directory that keeps what was not asked for."""
+    return TrainingError(
+        f"{directory} keeps lessons of another encoder, of other images or options: give the command that "
+        "began them to go on, or remove it to begin anew"
+    )
 
 
 def _to_learn(tensors: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:

@@ -193,9 +193,14 @@ class Elastic(_Encoder):
     @torch.inference_mode(False)
     @torch.enable_grad()
     def cut(self, submodel: Submodel, *, copy: bool = False) -> Any:
-        """A submodel as a module to be run: what `extract` gives, and those that timm has no class for.
+        """A submodel as a module to be run, whether timm has a class for it or not.
 
-        Arguments and errors are those of `extract`.
+        Args:
+            submodel: Which one.
+            copy: See `extract`.
+
+        Raises:
+            SubmodelError: It does not fit this encoder.
         """
         plain = self._cut_to(self.space.check(submodel))
         del plain.granularities, plain.refits, plain.tuned, plain.measured

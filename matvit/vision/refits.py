@@ -14,17 +14,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from matvit.errors import SubmodelError
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Layer
 from matvit.vision.ffn import cut_ffn, ffns, hidden_of, output_of, unit_shapes, with_tensors
+from matvit.vision.named_tensors import NamedTensors
 
 _OUTPUT = re.compile(r"(?P<ffn>.+)\.(?P<layer>\w+)\.(?P<width>\d+)\.(?P<key>\w+)")
 
 
-class Refits(nn.Module):
+class Refits(NamedTensors):
     """Tensors of narrow FFNs, none of them in the encoder's `state_dict`.
 
     Args:
@@ -32,10 +33,7 @@ class Refits(nn.Module):
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        for name, tensor in tensors.items():
-            # torch keeps dots in names for modules.
-            self.register_buffer(name.replace(".", "/"), tensor, persistent=False)
+        super().__init__(tensors)
         outputs = [found for name in tensors if (found := _OUTPUT.fullmatch(name))]
         self._largest: dict[str, int] = {}
         for found in outputs:
@@ -45,16 +43,6 @@ class Refits(nn.Module):
             ffn: [name.removeprefix(f"{ffn}.") for name in inputs if name.startswith(f"{ffn}.")]
             for ffn in self._largest
         }
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {name.replace("/", "."): tensor for name, tensor in self.named_buffers()}
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of the tensors, which the encoder's own come on top of."""
-        return sum(tensor.nbytes for tensor in self.buffers())
 
     def cut_ffn(self, name: str, ffn: Any, kept: Layer) -> Any:
         """The FFN of a submodel: see `matvit.vision.ffn.cut_ffn`."""

@@ -12,20 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from matvit.errors import SubmodelError
 from matvit.submodels.cost import CostModel
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
 from matvit.vision.image_size import resized
+from matvit.vision.named_tensors import NamedTensors
 
 _POSITIONS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 _SPAN = 1.6
 """From the cheapest to the dearest submodel of a stretch, multiply-accumulates grow by no more than that."""
 
 
-class Tuned(nn.Module):
+class Tuned(NamedTensors):
     """Tensors of stretches, none of them in the encoder's `state_dict`.
 
     Args:
@@ -34,16 +35,8 @@ class Tuned(nn.Module):
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], stretches: Mapping[Submodel, int]) -> None:
-        super().__init__()
+        super().__init__(tensors)
         self.stretches = dict(stretches)
-        for name, tensor in tensors.items():
-            # torch keeps dots in names for modules.
-            self.register_buffer(name.replace(".", "/"), tensor, persistent=False)
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {name.replace("/", "."): tensor for name, tensor in self.named_buffers()}
 
     def of(self, submodel: Submodel) -> dict[str, Tensor]:
         """The tensors of a submodel's stretch as they are named in the encoder; none off the stretches."""

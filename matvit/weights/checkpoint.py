@@ -192,7 +192,8 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         model = elastic(net, granularities=granularities).eval()
         if ours.get("refitted") or ours.get("stretches"):
             model = _with_extras(model, directory, ours)
-        model.measured = read_curve(model, ours.get("curve", {}))
+        if "curve" in ours:
+            model.measured = read_curve(model, ours["curve"])
         return model
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 
 import matvit
-from matvit.errors import TrainingError
 from matvit.files.atomic import discard, write_text
 from matvit.files.lock import exclusive
 from matvit.progress import Progress, silent
 from matvit.refitting.along_paths import refit_along_paths
-from matvit.refitting.distillation import Lessons, distil
+from matvit.refitting.distillation import Lessons, distil, others_lessons
 from matvit.refitting.first_pass import elasticize as refit
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
@@ -250,10 +249,7 @@ def _kept_fit(
             _log.info("%s: fitted before", place)
             return load(place), Fit(**notes["fit"])
         if is_kept(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
-            raise TrainingError(
-                f"{state} keeps lessons of another encoder, of other images or options: give the command "
-                "that began them to go on, or remove it to begin anew"
-            )
+            raise others_lessons(state)
     elastic, _, fit = fitted()
     if place:
         save(elastic, place, asked=asked, fit=asdict(fit))

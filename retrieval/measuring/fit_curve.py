@@ -157,7 +157,7 @@ def checked(
     Arguments are those of `fit_curve`.
     """
     curve = compare(encoder, sliced, images, [*submodels, encoder.space.full], progress=progress)
-    return FittedCurve(curve, _frontier(curve), encoder.refits, images.failures)
+    return FittedCurve(curve, _frontier(curve, encoder.space.full), encoder.refits, images.failures)
 
 
 def sense(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent) -> Sensitivities:
@@ -193,12 +193,12 @@ def sense(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent)
     return Sensitivities(sizes, merges, widths)
 
 
-def _frontier(curve: Curve) -> dict[Submodel, float]:
+def _frontier(curve: Curve, full: Submodel) -> dict[Submodel, float]:
     """The points that no cheaper one is as close to the full encoder as, and that encoder."""
     kept: dict[Submodel, float] = {}
     closest = -1.0
-    *others, full = sorted(curve.points, key=lambda point: (point.cost.macs, -point["cosine"].value))
-    for point in others:
-        if (cosine := point["cosine"].value) > closest:
+    for point in sorted(curve.points, key=lambda point: (point.cost.macs, -point["cosine"].value)):
+        cosine = point["cosine"].value
+        if point.cost.macs < curve.full.macs and cosine > closest:
             kept[point.submodel] = closest = cosine
-    return kept | {full.submodel: 1.0}
+    return kept | {full: 1.0}

@@ -4,7 +4,7 @@ import csv
 import errno
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -44,7 +44,7 @@ def test_what_is_told_and_kept(run: Callable, checkpoint: Path, corpus: Path, el
     model, original = library.load(elastic), library.load(checkpoint)
     assert {str(submodel): cosine for submodel, cosine in model.measured.items()} == told["curve"]
     assert weights_sha256(model) == weights_sha256(original)
-    assert told["extra_bytes"] == model.refits.memory_bytes > 0
+    assert told["extra_bytes"] == sum(tensor.nbytes for tensor in model.extras.values()) > 0
     assert torch.equal(model.head.weight, original.head.weight)
     with (elastic / "report" / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -96,9 +96,10 @@ def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path
     assert weights_sha256(library.load(tmp_path / "out")) == weights_sha256(library.load(checkpoint))
 
 
-def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ("--limit", "10", "--check", "8", "--epochs", "3", "--teach", "20")
-    assert run(tmp_path / "whole", *command).code == 0
+def stop_while_learning(
+    run: Callable, output: Path, command: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run it until the second epoch."""
     monkeypatch.setattr("matvit.refitting.distillation.SAVE_SECONDS", 0)
     with monkeypatch.context() as stopping:
 
@@ -107,7 +108,13 @@ def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: py
                 raise KeyboardInterrupt
 
         stopping.setattr("matvit.refitting.distillation._log.info", stop)
-        assert run(tmp_path / "out", *command).code != 0
+        assert run(output, *command).code != 0
+
+
+def test_what_was_stopped_goes_on(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("--limit", "10", "--check", "8", "--epochs", "3", "--teach", "20")
+    assert run(tmp_path / "whole", *command).code == 0
+    stop_while_learning(run, tmp_path / "out", command, monkeypatch)
     assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == ["out.partial"]
     done = run(tmp_path / "out", *command)
     assert done.code == 0
@@ -125,15 +132,7 @@ def test_lessons_that_were_stopped_keep_the_fit_that_they_began_with(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("--limit", "10", "--check", "8", "--epochs", "3", "--teach", "20")
-    monkeypatch.setattr("matvit.refitting.distillation.SAVE_SECONDS", 0)
-    with monkeypatch.context() as stopping:
-
-        def stop(told: str, *of: object) -> None:
-            if told.startswith("epoch") and of[0] == 2:
-                raise KeyboardInterrupt
-
-        stopping.setattr("matvit.refitting.distillation._log.info", stop)
-        assert run(tmp_path / "out", *command).code != 0
+    stop_while_learning(run, tmp_path / "out", command, monkeypatch)
     fitted = (tmp_path / "out.partial" / "fitted" / "elastic.safetensors").read_bytes()
     for other in (("--seed", "1"), ("--limit", "9")):
         done = run(tmp_path / "out", *command, *other)
