@@ -38,7 +38,7 @@ def main() -> None:
         hidden = hidden_of(ffn)
         layer.register_forward_pre_hook(lambda _, x, n=name, h=hidden: seen[n].append(x[0][..., -h:]))
     with torch.inference_mode():
-        for batch in images.fit:
+        for batch in images.fit.batches():
             full.forward_features(batch)
     tensors = {}
     for name, ffn, widths in named_ffns(full):

@@ -50,7 +50,7 @@ def elasticize(
         int | None,
         typer.Option(
             min=2,
-            help="Images to learn from with them, at most; all stay in memory. Default: 5000.",
+            help="Images to learn from with them, at most. Default: 5000.",
             show_default=False,
         ),
     ] = None,

@@ -3,15 +3,18 @@
 A refit makes each layer answer as the full layer does on the full encoder's inputs; what goes wrong in one
 layer, the next ones never learn of. Here whole submodels learn the full encoder's embedding y of an image x,
 
-    loss = sum over submodels s of  1 - cos(z_s(x), y),
+    loss = sum over submodels s of  log(mean over images x of  1 - cos(z_s(x), y)),
 
 by gradients, as in knowledge distillation (Hinton, Vinyals and Dean, arXiv 1503.02531), with the cosine of
-embeddings in place of class probabilities. Where the curve of the encoder was measured, each step takes one
-of its submodels from each of two stretches in turn (`matvit.vision.tuned`), the images resized to what they
-read; what learns are the small tensors of these stretches and what was refitted. Where it was not, each step
-takes every granularity below the full one and one random submodel of the Mix'n'Match curve (none where the
-full encoder is drawn), so that the submodels between stay as good as their neighbours, and what was refitted
-learns. The encoder's own tensors, and with them the full encoder, stay as they are.
+embeddings in place of class probabilities. The logarithm lets submodels that share tensors come closer by
+like shares of what they lack, so that none that is close already is given up for one that is far.
+
+Where the curve of the encoder was measured, each step takes one of its submodels from each of two stretches
+in turn (`matvit.vision.tuned`), the images resized to what they read; what learns are the small tensors of
+these stretches and what was refitted. Where it was not, each step takes every granularity below the full one
+and one random submodel of the Mix'n'Match curve (none where the full encoder is drawn), so that the submodels
+between stay as good as their neighbours, and what was refitted learns. The encoder's own tensors, and with
+them the full encoder, stay as they are.
 
 Every draw depends on the seed and the step alone, so that what was stopped goes on as if it had not been.
 """
@@ -33,6 +36,7 @@ from torch import Tensor, nn
 from matvit.errors import RefitError, TrainingError
 from matvit.files.atomic import tidy
 from matvit.progress import Progress, silent
+from matvit.refitting.teacher_embeddings import Images, teacher_embeddings
 from matvit.submodels.submodel import Submodel
 from matvit.training import saved_state as state
 from matvit.training import submodel_sampling
@@ -49,6 +53,9 @@ _log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 120.0
 _WARM_UP = 20  # Steps
+_CLOSE = 1e-3
+"""Of one minus the cosine: what is closer than that has little to learn."""
+_POSITION = "position"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ class Lessons:
 
 def distil(
     model: Elastic,
-    batches: Sequence[Tensor],
+    images: Images,
     lessons: Lessons,
     *,
     held_out: Sequence[Tensor] = (),
@@ -92,13 +99,15 @@ def distil(
 
     Args:
         model: A refitted encoder, or one whose curve was measured; it is left alone.
-        batches: Preprocessed images (B, C, H, W), thousands of them: on a few hundred, submodels learn those.
+        images: Preprocessed, thousands of them: on a few hundred, submodels learn those.
         lessons: How long, and how.
-        held_out: Other images, to measure on; nothing is chosen by them.
-        kept: A directory to keep the state in, every two minutes and at the end. If these very lessons were
-            stopped there, they go on. It is the caller's to keep others from (`matvit.files.lock`), and to
-            remove once the result is safe (`matvit.files.atomic.discard`).
-        progress: Told of the steps, or seconds, of distillation. The log tells, after each epoch and at the
+        held_out: Other images (B, C, H, W), to measure on; nothing is chosen by them.
+        kept: A directory to keep the full encoder's embeddings in, and the state, every two minutes and at
+            the end. If these very lessons were stopped there, they go on. It is the caller's to keep others
+            from (`matvit.files.lock`), and to remove once the result is safe
+            (`matvit.files.atomic.discard`).
+        progress: Told of the images that the full encoder embeds, and of the steps, or seconds, of
+            distillation. The log tells, after each epoch and at the
             end, the mean cosine to the full encoder on images held out: of each granularity, or of the first
             submodel of each stretch.
 
@@ -111,11 +120,12 @@ def distil(
             "only a refitted encoder, or one with a measured curve, has something to teach without changing "
             "its full encoder"
         )
-    if not sum(map(len, batches)):
+    if not len(images):
         raise RefitError("there are no images to learn from")
-    student = _Student(model, batches, lessons)
+    student = _Student(model, images, lessons)
     if kept and student.resume(kept):
         _log.info("%s: going on after %s steps", kept, student.position.step)
+    student.see_teacher(kept, progress)
     shown = student.embed(None, held_out)
 
     def tell(epoch: int) -> None:
@@ -153,8 +163,8 @@ class _Student:
         shown: Submodels to tell of.
     """
 
-    def __init__(self, model: Elastic, batches: Sequence[Tensor], lessons: Lessons) -> None:
-        self._model = model
+    def __init__(self, model: Elastic, images: Images, lessons: Lessons) -> None:
+        self._model, self._taught_by = model, ""
         own = model.refits.tensors if model.refits else {}
         self._refits, self._small, self._stretches = _to_learn(own), {}, {}
         if curve := model.space.measured.keys() - {model.space.full}:
@@ -163,12 +173,10 @@ class _Student:
         self._encoder = self._with(self._refits, self._small)
         embed_only(self._encoder)
         self._encoder.eval()
-        self._weights = weights_sha256(model)
-        self._images = [image for batch in batches for image in batch]
-        self._wanted = self.embed(None, batches)
-        self._lessons = lessons
+        self._images, self._lessons = images, lessons
+        self._wanted = torch.empty(0)
         space = self._encoder.space
-        count = len(self._images)
+        count = len(images)
         self._order = Order((count,), min(count, lessons.batch_size), lessons.seed)
         self.shown = _first_of_each(self._stretches) or space.uniforms()[:-1]
         self._between = submodel_sampling.mixnmatch(space, seed=lessons.seed)
@@ -178,6 +186,16 @@ class _Student:
         rate = lessons.learning_rate
         self._optimizer = torch.optim.AdamW(self._learning.parameters(), lr=rate, weight_decay=0)
         self.position = _Position("")
+
+    def see_teacher(self, kept: Path | None, progress: Progress) -> None:
+        """Have the full encoder embed all images, but those that it has embedded for `kept` before."""
+        self._wanted = teacher_embeddings(
+            self._images,
+            lambda batch: self.embed(None, [batch]),
+            embedding_width(self._encoder),
+            file=kept / f"embeddings-{self._taught_by[:16]}" if kept else None,
+            progress=progress,
+        )
 
     @torch.no_grad()
     def embed(self, submodel: Submodel | None, batches: Sequence[Tensor]) -> Tensor:
@@ -229,14 +247,14 @@ class _Student:
             )
         _, rows = self._order.step(step)
         x = torch.stack([self._images[row] for row in rows]).to(next(self._encoder.parameters()))
-        y_BD = self._wanted[torch.from_numpy(rows).to(self._wanted.device)]
+        y_BD = self._wanted[torch.from_numpy(rows)].to(x)
         self._optimizer.zero_grad()
         for submodel in self._drawn(step):
             loss: Any = 1 - F.cosine_similarity(self._embedded(x, submodel), y_BD).mean()
             if not loss.isfinite():
                 raise RefitError(f"the loss of {submodel} is not finite: try a lower learning rate")
             # The encoder's own parameters may want gradients for somebody else.
-            loss.backward(inputs=self._used_by(submodel))
+            (loss + _CLOSE).log().backward(inputs=self._used_by(submodel))
         self._optimizer.step()
 
     def _drawn(self, step: int) -> list[Submodel]:
@@ -277,7 +295,8 @@ class _Student:
 
     def save(self, directory: Path) -> None:
         """Keep all that is needed to go on."""
-        state.write(directory, asdict(self.position), {"learning": self._learning}, self._optimizer)
+        modules = {"learning": self._learning}
+        state.write(directory / _POSITION, asdict(self.position), modules, self._optimizer)
 
     def resume(self, directory: Path) -> bool:
         """Go on from what a directory keeps, if it keeps anything; only then it is one to save to.
@@ -285,25 +304,38 @@ class _Student:
         Raises:
             TrainingError: It is of other lessons, or damaged.
         """
-        tidy(directory)
-        self.position.of = self._identity()
-        if not state.is_kept(directory):
+        position = directory / _POSITION
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise TrainingError(f"cannot resume from {directory}: Not a directory") from error
+        tidy(position)
+        self._taught_by = _identity(self._model, self._images)
+        told = f"{self._taught_by} {self._lessons}"
+        told += "".join(f" {submodel} {number}" for submodel, number in self._stretches.items())
+        self.position.of = sha256(told.encode()).hexdigest()
+        if not state.is_kept(position):
             return False
-        if state.progress_in(directory).get("of") != self.position.of:
+        if state.progress_in(position).get("of") != self.position.of:
             raise others_lessons(directory)
         modules = {"learning": self._learning}
-        self.position = state.read(directory, lambda kept: _Position(**kept), modules, self._optimizer)
+        self.position = state.read(position, lambda kept: _Position(**kept), modules, self._optimizer)
         return True
 
-    def _identity(self) -> str:
-        """Of encoder, images and lessons; not of the refit, whose last bits depend on the machine."""
-        first = self._images[0]
-        told = f"{self._weights} {len(self._images)} {tuple(first.shape)} {first.dtype} {self._lessons}"
-        told += "".join(f" {submodel} {number}" for submodel, number in self._stretches.items())
-        digest = sha256(told.encode())
-        for image in self._images:
-            digest.update(image.cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()
+
+def _identity(model: Elastic, images: Images) -> str:
+    """Of encoder and images; not of a refit, whose last bits depend on the machine."""
+    first = images[0]
+    told = f"{weights_sha256(model)} {len(images)} {tuple(first.shape)} {first.dtype}"
+    digest = sha256(told.encode())
+    for row in range(len(images)):
+        digest.update(images[row].cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def began(directory: Path) -> bool:
+    """Whether lessons were stopped that kept their state in a directory."""
+    return state.is_kept(directory / _POSITION)
 
 
 def others_lessons(directory: Path) -> TrainingError:
@@ -323,7 +355,7 @@ def _small_tensors(model: Elastic, numbers: Mapping[Submodel, int]) -> dict[str,
     tensors: dict[str, Tensor] = {}
     for number, submodel in enumerate(_first_of_each(numbers)):
         learnt = model.tuned.of(submodel) if model.tuned else {}
-        for name, tensor in (learnt or dict(small_tensors(model, submodel))).items():
+        for name, tensor in (learnt or dict(small_tensors(model))).items():
             tensors[f"{number}.{name}"] = tensor
     return tensors
 

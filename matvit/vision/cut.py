@@ -36,16 +36,13 @@ def cut(
         cut_ffn: What makes its FFNs.
         small: Tensors that it has in place of the encoder's: see `matvit.vision.tuned`.
     """
-    anywhere = {name: tensor for name, tensor in small.items() if name != "pos_embed"}
-    own, blocks = with_tensors(replaced(encoder, kind), anywhere), {}
+    own, blocks = with_tensors(replaced(encoder, kind), small), {}
     for (name, block), kept in zip(own.blocks.named_children(), submodel.layers, strict=True):
         if kept.ffn < hidden_units(block):
             blocks[name] = cut_block(f"blocks.{name}", block, kept, cut_ffn)
     own = replaced(own, blocks=replaced(own.blocks, **blocks))
     if submodel.image_size is not None:
         own = resized(own, submodel.image_size)
-    if "pos_embed" in small:  # It is of that size.
-        own = replaced(own, pos_embed=small["pos_embed"])
     return merging(own, submodel.merges) if any(submodel.merges) else own
 
 

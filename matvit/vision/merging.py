@@ -60,21 +60,23 @@ def merge(
     Returns:
         Tokens (B, N - count, D) and their sizes: the prefix, what stays of the first set, the second set.
     """
-    count = min(count, (x_BND.shape[1] - prefix) // 2)
+    B, N, _ = x_BND.shape
+    count = min(count, (N - prefix) // 2)
     if not count:
         return x_BND, sizes_BN
     likeness, partner = _likeness(keys_BNK[:, prefix:]).max(-1)
     ranked = likeness.argsort(dim=-1, descending=True, stable=True)
     going, staying = ranked[:, :count], ranked[:, count:].sort(-1).values
-    # Sums, and behind them how many were summed up.
-    sums = torch.cat([x_BND * sizes_BN[..., None], sizes_BN[..., None]], -1)[:, prefix:]
-    first, second = sums[:, ::2], sums[:, 1::2]
-    second = second.scatter_add(
-        1, _wide(partner.gather(1, going), second), first.gather(1, _wide(going, first))
-    )
-    sums = torch.cat([first.gather(1, _wide(staying, first)), second], 1)
-    merged, sizes = sums[..., :-1] / sums[..., -1:], sums[..., -1]
-    return torch.cat([x_BND[:, :prefix], merged.to(x_BND)], 1), torch.cat([sizes_BN[:, :prefix], sizes], 1)
+    places = torch.arange(N, device=x_BND.device).expand(B, -1)
+    kept = torch.cat([places[:, :prefix], prefix + 2 * staying, places[:, prefix + 1 :: 2]], 1)
+    going, into = prefix + 2 * going, prefix + staying.shape[1] + partner.gather(1, going)
+    parts, before = sizes_BN.gather(1, going), sizes_BN.gather(1, kept)
+    sizes = before.scatter_add(1, into, parts)
+    # So that a token which nothing merges into stays as it is, to the bit.
+    means = _rows(x_BND, kept) * (before / sizes)[..., None]
+    added = _rows(x_BND, going) * (parts / sizes.gather(1, into))[..., None]
+    means = means.flatten(0, 1).index_add(0, _of_all(into, N - count), added.flatten(0, 1))
+    return means.view(B, N - count, -1).to(x_BND), sizes
 
 
 def _likeness(keys_BNK: Tensor) -> Tensor:
@@ -89,8 +91,16 @@ def _likeness(keys_BNK: Tensor) -> Tensor:
         return keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)
 
 
-def _wide(index_BN: Tensor, like: Tensor) -> Tensor:
-    return index_BN[..., None].expand(-1, -1, like.shape[-1])
+def _rows(x_BND: Tensor, index_BK: Tensor) -> Tensor:
+    """Some tokens of each image, whole rows at a time."""
+    B, N, _ = x_BND.shape
+    return x_BND.flatten(0, 1).index_select(0, _of_all(index_BK, N)).view(B, index_BK.shape[1], -1)
+
+
+def _of_all(index_BK: Tensor, count: int) -> Tensor:
+    """Where tokens are among those of all images, of which each has so many."""
+    starts = torch.arange(0, len(index_BK) * count, count, device=index_BK.device)
+    return (index_BK + starts[:, None]).flatten()
 
 
 class _Merging(nn.Module):

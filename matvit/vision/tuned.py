@@ -1,15 +1,14 @@
 """Small tensors that stretches of a measured curve have of their own.
 
-The submodels of a stretch see fewer tokens than the full encoder, or narrower layers, in about the same way.
-What puts that right is small: norms, biases, layer scales, the class token and its like, and positions. A
-stretch has its own of these, 1 to 3 % of an encoder's numbers, most of them positions; all else it shares
-with the full encoder, which goes without them and so stays itself.
+The submodels of a stretch cost about the same: they see fewer tokens than the full encoder, or have narrower
+layers. What puts that right is small: norms, biases, layer scales, the class token and its like, and
+positions, which each image size resamples. A stretch has its own of these, 1 to 3 % of an encoder's numbers,
+most of them positions; all else it shares with the full encoder, which goes without them and so stays itself.
 
 Tensors are named as in the encoder, behind the number of their stretch: ``0.blocks.3.norm1.weight``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from torch import Tensor
@@ -18,11 +17,10 @@ from matvit.errors import SubmodelError
 from matvit.submodels.cost import CostModel
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
-from matvit.vision.image_size import resized
 from matvit.vision.named_tensors import NamedTensors
 
 _POSITIONS = ("cls_token", "dist_token", "reg_token", "pos_embed")
-_SPAN = 1.6
+_SPAN = 2.0
 """From the cheapest to the dearest submodel of a stretch, multiply-accumulates grow by no more than that."""
 
 
@@ -53,11 +51,9 @@ class Tuned(NamedTensors):
             SubmodelError: One is missing, superfluous or of another shape.
         """
         found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        wanted = {
-            f"{number}.{name}": tuple(tensor.shape)
-            for submodel, number in self.stretches.items()
-            for name, tensor in small_tensors(encoder, submodel)
-        }
+        shapes = {name: tuple(tensor.shape) for name, tensor in small_tensors(encoder)}
+        numbers = set(self.stretches.values())
+        wanted = {f"{number}.{name}": shape for number in numbers for name, shape in shapes.items()}
         if wrong := {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}:
             name = min(wrong)
             raise SubmodelError(
@@ -74,24 +70,21 @@ def stretches(curve: Sequence[Submodel], cost: CostModel) -> dict[Submodel, int]
         cost: What they cost.
     """
     numbers: dict[Submodel, int] = {}
-    number = -1
-    for _, run in groupby(curve, key=lambda submodel: submodel.image_size):
-        start = 0.0
-        for submodel in run:
-            macs = cost(submodel).macs
-            if not start or macs > _SPAN * start:
-                number, start = number + 1, macs
-            numbers[submodel] = number
+    number, start = -1, 0.0
+    for submodel in curve:
+        macs = cost(submodel).macs
+        if macs > _SPAN * start:
+            number, start = number + 1, macs
+        numbers[submodel] = number
     return numbers
 
 
-def small_tensors(encoder: ElasticEncoder, submodel: Submodel) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a submodel that its stretch has of its own, by name: all but matrices and filters.
+def small_tensors(encoder: ElasticEncoder) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a stretch has of its own, by name: all but an encoder's matrices and filters.
 
     Those of a layer's hidden units are of no use to submodels whose narrower layers were refitted.
     """
-    size = submodel.image_size
-    whole: Any = encoder if size is None else resized(encoder, size)
+    whole: Any = encoder
     for name, tensor in whole.named_parameters():
         is_small = tensor.dim() == 1 or name in _POSITIONS
         if is_small and not name.startswith("head"):  # An embedding needs no classifier.

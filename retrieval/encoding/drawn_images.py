@@ -4,13 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from matvit.files.full_disk import naming
 from matvit.progress import Count, Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.encoding.batches import batches
@@ -23,18 +26,48 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Some of many images (C, H, W), by row; from a file, each is read as it is needed.
+
+    Args:
+        of: All of them, (N, C, H, W).
+        rows: Which of them.
+    """
+
+    of: Tensor
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.of[int(self.rows[row])]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.of[int(row)] for row in self.rows)
+
+    def first(self, count: int) -> "Rows":
+        """The first of them, so many at most."""
+        return Rows(self.of, self.rows[:count])
+
+    def batches(self) -> tuple[Tensor, ...]:
+        """All of them, (B, C, H, W), in memory."""
+        return _stacked([*self])
+
+
+@dataclass(frozen=True)
 class DrawnImages:
     """Preprocessed images to fit to and to check on.
 
     Attributes:
-        fit: In batches (B, C, H, W).
-        check: The others, likewise.
+        fit: Those to fit to.
+        check: The others, in batches (B, C, H, W).
         labels: Of `check`, where the source has them; None where one is missing.
         failures: What could not be read.
         resized: `check` at other sizes, by the pixels of a side.
     """
 
-    fit: tuple[Tensor, ...]
+    fit: Rows
     check: tuple[Tensor, ...]
     labels: NDArray[np.str_] | None
     failures: tuple[Failure, ...]
@@ -44,16 +77,11 @@ class DrawnImages:
         """The images to check on at the size that a submodel reads."""
         return self.check if submodel.image_size is None else self.resized[submodel.image_size]
 
-    def first(self, count: int) -> tuple[Tensor, ...]:
-        """The first images to fit to, so many at most, in batches."""
-        taken = [batch[: max(0, count - start * BATCH)] for start, batch in enumerate(self.fit)]
-        return tuple(batch for batch in taken if len(batch))
-
     def digest(self, count: int) -> str:
         """What identifies the first images to fit to, and those to check on."""
         digest = sha256()
-        for batch in (*self.first(count), *self.check):
-            digest.update(batch.contiguous().view(torch.uint8).numpy().data)
+        for images in chain(self.fit.first(count), self.check):
+            digest.update(images.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @classmethod
@@ -67,6 +95,7 @@ class DrawnImages:
         submodels: Sequence[Submodel] = (),
         seed: int = 0,
         workers: int | None = None,
+        directory: Path | None = None,
         progress: Progress = silent,
     ) -> "DrawnImages":
         """Draw images from a source, of which only those drawn are read, or the first of each shard.
@@ -79,6 +108,8 @@ class DrawnImages:
             submodels: The images to check on come at the sizes that these read, too.
             seed: Of the draw.
             workers: Processes that decode: see `retrieval.encoding.batches`.
+            directory: Where the pixels lie while they are in use, in a file that has no name from then on;
+                None is memory.
             progress: Told of the images that are read.
 
         Raises:
@@ -89,15 +120,16 @@ class DrawnImages:
         parts = tuple(_first(part, -(-wanted // len(parts))) for part in parts)
         count = Count(progress, "images read", wanted)
         samples: list[Sample] = []
-        images: list[Tensor] = []
+        pixels = _Pixels(directory)
         contents: list[str] = []
         failures: list[Failure] = []
         for batch in batches(parts, encoder, batch_size=BATCH, workers=workers):
             samples += batch.samples
-            images += batch.images
+            pixels.add(batch.images)
             contents += batch.contents
             failures += batch.failures
             count(len(batch.samples) + len(batch.failures))
+        images = pixels.joined()
         if len(images) < 4:
             raise ImageSourceError(
                 f"{text}: {len(images)} images that can be read are too few to fit and to check; "
@@ -108,12 +140,48 @@ class DrawnImages:
         checked, fitted = mixed[:held_out], mixed[held_out:][:fit]
         labels = [samples[i].label for i in checked]
         return cls(
-            _stacked([images[i] for i in fitted]),
-            _stacked([images[i] for i in checked]),
+            Rows(images, fitted),
+            Rows(images, checked).batches(),
             None if None in labels else np.array(labels),
             tuple(failures),
             _resized(parts, encoder, [contents[i] for i in checked], submodels, workers),
         )
+
+
+class _Pixels:
+    """Batches of images that become one tensor, in memory or mapped from a file."""
+
+    def __init__(self, directory: Path | None) -> None:
+        # Not in a `with` block: it is gone once it is closed, or forgotten.
+        self._file = NamedTemporaryFile(dir=directory, prefix="pixels-") if directory else None  # noqa: SIM115
+        self._batches: list[Tensor] = []
+        self._like, self._count = torch.empty(0), 0
+
+    def add(self, images: Tensor) -> None:
+        """Append a batch (B, C, H, W); an empty one has no shape."""
+        if not len(images):
+            return
+        self._like, self._count = images[0], self._count + len(images)
+        if self._file is None:
+            self._batches.append(images)
+            return
+        with naming(Path(self._file.name)):
+            self._file.write(images.contiguous().view(torch.uint8).numpy().data)
+
+    def joined(self) -> Tensor:
+        """All of them, (N, C, H, W)."""
+        if self._file is None:
+            return torch.cat(self._batches) if self._batches else self._like
+        if not self._count:
+            return self._like
+        with naming(Path(self._file.name)):
+            self._file.flush()
+        like = self._like
+        whole = torch.from_file(
+            self._file.name, shared=False, size=self._count * like.numel(), dtype=like.dtype
+        )
+        self._file.close()
+        return whole.view(self._count, *like.shape)
 
 
 def _resized(

@@ -20,11 +20,10 @@ from matvit.files.atomic import discard, write_text
 from matvit.files.lock import exclusive
 from matvit.progress import Progress, silent
 from matvit.refitting.along_paths import refit_along_paths
-from matvit.refitting.distillation import Lessons, distil, others_lessons
+from matvit.refitting.distillation import Lessons, began, distil, others_lessons
 from matvit.refitting.first_pass import elasticize as refit
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
-from matvit.training.saved_state import is_kept
 from matvit.vision.elastic_vit import Elastic
 from matvit.weights.checkpoint import REPORT, check_place, load, notes_of, save, saved, weights_sha256
 from retrieval.encoding.drawn_images import DrawnImages
@@ -144,7 +143,7 @@ def elasticize(
         sequential: Refit each granularity once more, layer by layer: see `matvit.refitting.along_paths`.
         epochs: Then let the submodels learn the full encoder's embeddings, seeing each image so often.
         minutes: The same, for so long.
-        teach: Images to learn from with them, at most; all stay in memory. None is `TAUGHT`.
+        teach: Images to learn from with them, at most. None is `TAUGHT`.
         whole_curve: Check the whole Mix'n'Match curve, not only some of it.
         measure: Also measure milliseconds an image, once.
         seed: Of the draw of images.
@@ -170,7 +169,9 @@ def elasticize(
             check_place(output)  # If it cannot be written to, better now than after the work.
             output = Path(output)
             held.enter_context(exclusive(output))  # Two that work for the same place would both lose.
-            state = output.with_name(f"{output.name}.partial") if lessons else None
+            if lessons:
+                state = output.with_name(f"{output.name}.partial")
+                state.mkdir(exist_ok=True)
         where = pick_device(device)
         original = ready(matvit.load(model, progress=progress)).to(where)
         sliced = _encoder(original, str(model))
@@ -183,16 +184,17 @@ def elasticize(
             submodels=sized(sliced.space),
             seed=seed,
             workers=workers,
+            directory=state,
             progress=progress,
         )
         others = sliced.space.mixnmatch if whole_curve else sliced.space.uniforms()
 
         def fitted() -> tuple[Elastic, FittedCurve, Fit]:
             """The encoder refitted, with its curve."""
-            found = refit(original, drawn.first(limit), progress=progress)
+            found = refit(original, drawn.fit.first(limit).batches(), progress=progress)
             elastic = found.model
             if sequential:
-                elastic = refit_along_paths(elastic, drawn.first(limit), progress=progress)
+                elastic = refit_along_paths(elastic, drawn.fit.first(limit).batches(), progress=progress)
             encoder = _encoder(elastic, str(output or model))
             curve = fit_curve(encoder, drawn, others=others, sliced=sliced, progress=progress)
             elastic.measured = dict(curve.cosines)
@@ -203,7 +205,7 @@ def elasticize(
             elastic, fit = _kept_fit(state, asked, fitted)
             elastic = distil(
                 elastic.to(where),
-                drawn.first(taught),
+                drawn.fit.first(taught),
                 lessons,
                 held_out=drawn.check,
                 kept=state / "lessons" if state else None,
@@ -248,7 +250,7 @@ def _kept_fit(
         if notes.get("asked") == asked:
             _log.info("%s: fitted before", place)
             return load(place), Fit(**notes["fit"])
-        if is_kept(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
+        if began(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
             raise others_lessons(state)
     elastic, _, fit = fitted()
     if place:

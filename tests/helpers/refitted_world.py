@@ -37,4 +37,4 @@ def drawn(many, plain):
 
 @pytest.fixture(scope="session")
 def refitted(original, drawn):
-    return elasticize(original, drawn.fit).model
+    return elasticize(original, drawn.fit.batches()).model

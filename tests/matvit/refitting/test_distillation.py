@@ -42,7 +42,7 @@ def test_submodels_come_closer_and_the_full_encoder_stays(refitted, caplog):
     steps = []
     taught = distil(
         model,
-        [*pictures(96, 2).split(32)],
+        pictures(96, 2),
         Lessons(epochs=4, batch_size=16),
         held_out=[images],
         progress=lambda *step: steps.append(step),
@@ -65,7 +65,7 @@ def test_submodels_come_closer_and_the_full_encoder_stays(refitted, caplog):
 def test_the_same_seed_teaches_the_same(refitted):
     _, model = refitted
     one, same, other = (
-        distil(model, [pictures(20, 2)], Lessons(epochs=1, batch_size=8, seed=seed)).refits.tensors
+        distil(model, pictures(20, 2), Lessons(epochs=1, batch_size=8, seed=seed)).refits.tensors
         for seed in (0, 0, 1)
     )
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
@@ -75,11 +75,11 @@ def test_the_same_seed_teaches_the_same(refitted):
 def test_what_cannot_be_taught(refitted):
     plain, model = refitted
     with pytest.raises(RefitError, match="only a refitted encoder"):
-        distil(matvit.elastic(plain), [pictures(4, 0)], Lessons(epochs=1))
+        distil(matvit.elastic(plain), pictures(4, 0), Lessons(epochs=1))
     with pytest.raises(RefitError, match="not finite: try a lower learning rate"):
-        distil(model, [pictures(4, 0)], Lessons(epochs=9, learning_rate=1e38))
+        distil(model, pictures(4, 0), Lessons(epochs=9, learning_rate=1e38))
     with pytest.raises(RefitError, match="no images"):
-        distil(model, [], Lessons(epochs=1))
+        distil(model, torch.empty(0), Lessons(epochs=1))
     for wrong in ({}, {"epochs": 1, "minutes": 1}):
         with pytest.raises(ValueError, match="say how many epochs, or how many minutes"):
             Lessons(**wrong)
@@ -96,7 +96,7 @@ class StoppedError(Exception):
 
 def stop_at(wanted):
     def progress(what, done, total):
-        if done == wanted:
+        if done == wanted and what.startswith("steps"):
             raise StoppedError
 
     return progress
@@ -108,19 +108,20 @@ def test_what_was_stopped_goes_on_to_the_same_end(refitted, tmp_path, monkeypatc
     _, model = refitted
     monkeypatch.setattr("matvit.refitting.distillation.SAVE_SECONDS", 0)
     lessons = Lessons(epochs=4, batch_size=8)
-    whole = distil(model, [pictures(20, 2)], lessons).refits.tensors
+    whole = distil(model, pictures(20, 2), lessons).refits.tensors
     steps = []
     with pytest.raises(StoppedError):
-        distil(model, [pictures(20, 2)], lessons, kept=tmp_path / "kept", progress=stop_at(stop))
+        distil(model, pictures(20, 2), lessons, kept=tmp_path / "kept", progress=stop_at(stop))
     again = distil(
         model,
-        [pictures(20, 2)],
+        pictures(20, 2),
         lessons,
         kept=tmp_path / "kept",
-        progress=lambda _, done, total: steps.append((done, total)),
+        progress=lambda what, done, total: steps.append((what, done, total)),
     )
     assert f"{tmp_path / 'kept'}: going on after {stop - 1} steps" in caplog.messages
-    assert steps == [(step, 8) for step in range(stop, 9)]
+    embedded = ("images embedded by the full encoder", 20, 20)
+    assert steps == [embedded, *(("steps of distillation", step, 8) for step in range(stop, 9))]
     assert all(torch.equal(tensor, whole[name]) for name, tensor in again.refits.tensors.items())
 
 
@@ -128,56 +129,56 @@ def test_what_was_stopped_goes_on_to_the_same_end(refitted, tmp_path, monkeypatc
 def test_what_is_kept_of_other_lessons_is_not_lost(refitted, tmp_path, other):
     plain, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
-    distil(model, [pictures(20, 2)], lessons, kept=kept)
-    before = {file.name: file.read_bytes() for file in kept.iterdir()}
+    distil(model, pictures(20, 2), lessons, kept=kept)
+    before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
     changed = deepcopy(plain)
     with torch.no_grad():
         next(changed.parameters()).add_(0.01)
     one_other = {
-        "images": lambda: (model, [pictures(20, 3)], lessons),
-        "lessons": lambda: (model, [pictures(20, 2)], Lessons(epochs=1, batch_size=8, seed=1)),
-        "model": lambda: (elasticize(changed, [pictures(24, 0)]).model, [pictures(20, 2)], lessons),
+        "images": lambda: (model, pictures(20, 3), lessons),
+        "lessons": lambda: (model, pictures(20, 2), Lessons(epochs=1, batch_size=8, seed=1)),
+        "model": lambda: (elasticize(changed, [pictures(24, 0)]).model, pictures(20, 2), lessons),
     }[other]()
     with pytest.raises(TrainingError, match="keeps lessons of another encoder, of other images or options"):
         distil(*one_other, kept=kept)
-    assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
+    assert {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
 
 
 def test_a_kill_while_saving_loses_nothing_and_leaves_nothing(refitted, tmp_path, caplog):
     caplog.set_level("INFO")
     _, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
-    distil(model, [pictures(20, 2)], lessons, kept=kept)
-    kept.rename(tmp_path / ".matvit-old-kept")
-    (tmp_path / ".matvit-new-kept").mkdir()
-    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    distil(model, pictures(20, 2), lessons, kept=kept)
+    (kept / "position").rename(kept / ".matvit-old-position")
+    (kept / ".matvit-new-position").mkdir()
+    distil(model, pictures(20, 2), lessons, kept=kept)
     assert f"{kept}: going on after 2 steps" in caplog.messages
-    assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+    assert {file.name[:10] for file in kept.iterdir()} == {"position", "embeddings"}
 
 
 def test_a_file_of_that_name_is_refused_before_the_work_and_left_alone(refitted, tmp_path):
     _, model = refitted
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(TrainingError, match=r"^cannot resume from .*kept: .*Not a directory"):
-        distil(model, [pictures(20, 2)], Lessons(epochs=1, batch_size=8), kept=tmp_path / "kept")
+        distil(model, pictures(20, 2), Lessons(epochs=1, batch_size=8), kept=tmp_path / "kept")
     assert (tmp_path / "kept").read_text() == "mine"
 
 
 def test_damaged_state_is_refused(refitted, tmp_path):
     _, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
-    distil(model, [pictures(20, 2)], lessons, kept=kept)
-    (kept / "state.safetensors").write_bytes(b"")
+    distil(model, pictures(20, 2), lessons, kept=kept)
+    (kept / "position" / "state.safetensors").write_bytes(b"")
     with pytest.raises(TrainingError, match="cannot resume from"):
-        distil(model, [pictures(20, 2)], lessons, kept=kept)
+        distil(model, pictures(20, 2), lessons, kept=kept)
     for text in ("{", "{}", "[]"):
-        (kept / "state.json").write_text(text)
+        (kept / "position" / "state.json").write_text(text)
         with pytest.raises(TrainingError, match="cannot resume from"):
-            distil(model, [pictures(20, 2)], lessons, kept=kept)
-    (kept / "photo.jpg").touch()
-    (kept / "state.json").unlink()
+            distil(model, pictures(20, 2), lessons, kept=kept)
+    (kept / "position" / "photo.jpg").touch()
+    (kept / "position" / "state.json").unlink()
     with pytest.raises(TrainingError, match="cannot resume from"):
-        distil(model, [pictures(20, 2)], lessons, kept=kept)
+        distil(model, pictures(20, 2), lessons, kept=kept)
 
 
 @pytest.mark.parametrize("gone", [["state.json"], ["state.safetensors"], ["state.json", "state.safetensors"]])
@@ -185,12 +186,12 @@ def test_what_an_earlier_version_had_half_removed_stops_nothing(refitted, tmp_pa
     caplog.set_level("INFO")
     _, model = refitted
     kept, lessons = tmp_path / "kept", Lessons(epochs=1, batch_size=8)
-    distil(model, [pictures(20, 2)], lessons, kept=kept)
+    distil(model, pictures(20, 2), lessons, kept=kept)
     for name in gone:
-        (kept / name).unlink()
-    distil(model, [pictures(20, 2)], lessons, kept=kept)
+        (kept / "position" / name).unlink()
+    distil(model, pictures(20, 2), lessons, kept=kept)
     assert "going on" not in caplog.text
-    assert {file.name for file in kept.iterdir()} == {"state.json", "state.safetensors"}
+    assert {file.name for file in (kept / "position").iterdir()} == {"state.json", "state.safetensors"}
 
 
 def test_minutes_in_place_of_epochs(refitted, monkeypatch, caplog):
@@ -201,10 +202,11 @@ def test_minutes_in_place_of_epochs(refitted, monkeypatch, caplog):
     steps = []
     taught = distil(
         model,
-        [pictures(20, 2)],
+        pictures(20, 2),
         Lessons(minutes=1, batch_size=1),
         progress=lambda what, done, total: steps.append((what, done, total)),
     )
+    assert steps.pop(0) == ("images embedded by the full encoder", 20, 20)
     assert [what for what, _, _ in steps] == ["seconds of distillation"] * len(steps)
     assert [done for _, done, _ in steps][-1] == 60 == steps[-1][2]
     assert 1 < len(steps) < 11
@@ -239,7 +241,7 @@ def test_the_points_of_a_measured_curve_come_closer_and_the_rest_stays(measured,
     # Smooth ones, which are the same at half the size.
     images = pictures(112, 2)[..., ::8, ::8].repeat_interleave(8, -1).repeat_interleave(8, -2)
     learnt, checked = images[:96], images[96:]
-    taught = distil(measured, [*learnt.split(32)], Lessons(epochs=8, batch_size=16), held_out=[checked])
+    taught = distil(measured, learnt, Lessons(epochs=8, batch_size=16), held_out=[checked])
     with torch.no_grad():
         assert torch.equal(taught(checked), measured(checked))
         full = measured.forward_head(measured.forward_features(checked), pre_logits=True)
@@ -264,11 +266,11 @@ def test_the_points_of_a_measured_curve_come_closer_and_the_rest_stays(measured,
 def test_an_encoder_without_refits_learns_along_its_curve(make_architecture):
     model = matvit.elastic(make_architecture("augreg"))
     model.measured = {model.submodel("XL~4+4+0"): 0.5, model.space.full: 1.0}
-    taught = distil(model, [pictures(32, 2)], Lessons(epochs=2, batch_size=16))
+    taught = distil(model, pictures(32, 2), Lessons(epochs=2, batch_size=16))
     assert taught.refits is None
     assert set(taught.tuned.stretches) == {model.submodel("XL~4+4+0")}
     small = {name: t.clone() for name, t in taught.tuned.tensors.items()}
-    further = distil(taught, [pictures(32, 3)], Lessons(epochs=1, batch_size=16, learning_rate=1e-6))
+    further = distil(taught, pictures(32, 3), Lessons(epochs=1, batch_size=16, learning_rate=1e-6))
     assert not all(torch.equal(t, small[name]) for name, t in further.tuned.tensors.items())
     for name, tensor in further.tuned.tensors.items():  # It begins where the others ended.
         torch.testing.assert_close(tensor, small[name], rtol=0, atol=1e-5)
@@ -278,13 +280,13 @@ def test_an_encoder_without_refits_learns_along_its_curve(make_architecture):
 def test_lessons_along_a_curve_go_on_where_they_were_stopped(measured, tmp_path, monkeypatch):
     monkeypatch.setattr("matvit.refitting.distillation.SAVE_SECONDS", 0)
     lessons = Lessons(epochs=4, batch_size=8)
-    whole = distil(measured, [pictures(20, 2)], lessons).extras
+    whole = distil(measured, pictures(20, 2), lessons).extras
     with pytest.raises(StoppedError):
-        distil(measured, [pictures(20, 2)], lessons, kept=tmp_path / "kept", progress=stop_at(5))
-    again = distil(measured, [pictures(20, 2)], lessons, kept=tmp_path / "kept").extras
+        distil(measured, pictures(20, 2), lessons, kept=tmp_path / "kept", progress=stop_at(5))
+    again = distil(measured, pictures(20, 2), lessons, kept=tmp_path / "kept").extras
     assert again.keys() == whole.keys()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
     other = matvit.elastic(measured)
     other.measured = dict(list(measured.measured.items())[1:])
     with pytest.raises(TrainingError, match="keeps lessons of another encoder"):
-        distil(other, [pictures(20, 2)], lessons, kept=tmp_path / "kept")
+        distil(other, pictures(20, 2), lessons, kept=tmp_path / "kept")
