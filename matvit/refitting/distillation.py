@@ -47,7 +47,7 @@ from matvit.vision.projection import embedding_width
 from matvit.vision.tuned import small_tensors, stretches
 from matvit.weights.checkpoint import weights_sha256
 
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 _log = logging.getLogger(__name__)
 

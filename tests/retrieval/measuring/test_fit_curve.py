@@ -18,7 +18,15 @@ from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.measuring.curve import Curve, Point
 from retrieval.measuring.estimate import Estimate
 from retrieval.measuring.evaluate import evaluate
-from retrieval.measuring.fit_curve import FittedCurve, _frontier, fit_curve, fit_to_images, sense, sized
+from retrieval.measuring.fit_curve import (
+    SENSED,
+    FittedCurve,
+    _frontier,
+    fit_curve,
+    fit_to_images,
+    sense,
+    sized,
+)
 from retrieval.measuring.plan import plan
 
 
@@ -36,7 +44,7 @@ def test_each_axis_is_measured_by_itself(plain: Encoder, drawn: DrawnImages) -> 
     told: list[tuple[object, ...]] = []
     sensed = sense(plain, drawn, progress=lambda *each: told.append(each))
     assert told[-1][1:] == (2 + 4 * 2 + 4 * 3, 2 + 4 * 2 + 4 * 3)
-    batch = torch.cat(drawn.check)
+    batch = torch.cat(drawn.check)[:SENSED]
     full = plain.embed(batch)
 
     def loss(budget: str, batch: torch.Tensor = batch) -> float:
@@ -44,7 +52,10 @@ def test_each_axis_is_measured_by_itself(plain: Encoder, drawn: DrawnImages) -> 
 
     assert sensed.sizes == {
         None: 0,
-        **{side: pytest.approx(loss(f"XL@{side}px", torch.cat(drawn.resized[side]))) for side in (12, 8)},
+        **{
+            side: pytest.approx(loss(f"XL@{side}px", torch.cat(drawn.resized[side])[:SENSED]))
+            for side in (12, 8)
+        },
     }
     assert sensed.merges[1] == {
         1 / 16: pytest.approx(loss("XL~0+1+0*2")),
