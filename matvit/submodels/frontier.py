@@ -21,6 +21,11 @@ _DOUBT = 3.0
 """A loss is up to so many times what was expected."""
 _ROUNDING = 1e-9
 """Losses below that are none."""
+_MERGE = 0.004
+"""The time that choosing tokens takes in a layer, as a share of the full encoder's, for one image on a CPU.
+
+Hardly any of it are multiply-accumulates (`benchmarks/results/knob`).
+"""
 _POWER = 2.0
 """Of the share that merges, with which its loss grows where only one share was measured."""
 
@@ -55,10 +60,14 @@ class Sensitivities:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A submodel, what it costs, and what it is expected to lose."""
+    """A submodel, what it costs, and what it is expected to lose.
+
+    `effort` is its cost in time, in multiply-accumulates that take as long.
+    """
 
     submodel: Submodel
     macs: int
+    effort: float
     loss: float
 
 
@@ -72,8 +81,8 @@ def candidates(
 ) -> tuple[Submodel, ...]:
     """Submodels that are expected to lose least, within shares of the full encoder's MACs.
 
-    At every image size, the step that loses least for what it saves is taken again and again: a layer that
-    keeps the next smaller width, or merges one 32nd more of its patches. That takes arithmetic alone.
+    At every image size, the step that loses least for the time it saves is taken again and again: a layer
+    that keeps the next smaller width, or merges some more 32nds of its patches. That takes arithmetic alone.
 
     Args:
         space: Of the encoder.
@@ -97,7 +106,7 @@ def candidates(
         best.sort(key=lambda each: each.loss)
         for each in best[:sizes_each]:
             if each.loss <= _DOUBT * best[0].loss:
-                chosen[each.submodel] = each.macs
+                chosen[space.check(each.submodel)] = each.macs
     return tuple(sorted(chosen, key=chosen.__getitem__))
 
 
@@ -106,6 +115,7 @@ def _path(
 ) -> Iterator[Candidate]:
     """Ever cheaper submodels at one image size, by the step that loses least for what it saves."""
     widths = [sorted(each, reverse=True) for each in sensitivities.widths]
+    price = _MERGE * cost(space.full).macs
     state = [(0, 0)] * space.depth  # Of each layer: which width, and how many parts merge.
 
     def candidate(state: Sequence[tuple[int, int]]) -> Candidate:
@@ -118,8 +128,9 @@ def _path(
             loss += sensitivities.widths[layer][kept]
             if parts:
                 loss += sensitivities.merging(layer, parts / _STEPS)
-        submodel = space.check(Submodel(layers, image_size=size))
-        return Candidate(submodel, cost(submodel).macs, loss)
+        submodel = Submodel(layers, image_size=size)
+        macs, merging = cost(submodel).macs, sum(merged > 0 for merged in submodel.merges)
+        return Candidate(submodel, macs, macs + merging * price, loss)
 
     now = candidate(state)
     while True:
@@ -128,16 +139,18 @@ def _path(
         for layer, (width, parts) in enumerate(state):
             most = _MOST if sensitivities.merges[layer] else 0
             narrower = [(width + 1, parts)] if width + 1 < len(widths[layer]) else []
-            # Of few patches, one part more may be no token more.
             for steps in (narrower, [(width, more) for more in range(parts + 1, most + 1)]):
                 for step in steps:
                     changed = [*state[:layer], step, *state[layer + 1 :]]
-                    if (found := candidate(changed)).macs < now.macs:
+                    # To begin with, merging a little may save less time than it takes; of few patches, one
+                    # part more may be no token more.
+                    if (found := candidate(changed)).effort < now.effort:
                         cheaper.append((found, changed))
-                        break
+                        if parts:
+                            break
         if not cheaper:
             return
         before = now
         now, state = min(
-            cheaper, key=lambda each: (each[0].loss - before.loss) / (before.macs - each[0].macs)
+            cheaper, key=lambda each: (each[0].loss - before.loss) / (before.effort - each[0].effort)
         )

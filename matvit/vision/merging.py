@@ -99,6 +99,8 @@ def _rows(x_BND: Tensor, index_BK: Tensor) -> Tensor:
 
 def _of_all(index_BK: Tensor, count: int) -> Tensor:
     """Where tokens are among those of all images, of which each has so many."""
+    if len(index_BK) == 1:
+        return index_BK[0]
     starts = torch.arange(0, len(index_BK) * count, count, device=index_BK.device)
     return (index_BK + starts[:, None]).flatten()
 
