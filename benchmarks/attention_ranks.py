@@ -6,8 +6,7 @@ Scores of a head are x_i' M x_j for tokens x behind a norm, with M = Wq' Wk, bia
 that changes them least, over pairs of tokens drawn independently, comes from the singular values of
 C^1/2 M C^1/2, where C is the tokens' second moment. What a head adds is Wo Wv x; of rank r, and with the mean
 put right, from the singular values of Wo Wv S^1/2, where S is their covariance. A loss is the mean squared
-distance of unit embeddings, as in `matvit.submodels.frontier`, of other images than those that gave C;
-merges and smaller images stand beside it.
+distance of unit embeddings, as in `matvit.submodels.frontier`, of other images than those that gave C.
 """
 
 import argparse
@@ -20,10 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import matvit
-from matvit.submodels.submodel import Layer, Submodel
 from retrieval import Encoder
 from retrieval.encoding.drawn_images import DrawnImages
-from retrieval.measuring.fit_curve import sense, sized
 
 SHARES = (3 / 4, 1 / 2)
 """Of a head's width that are kept."""
@@ -39,14 +36,14 @@ def main() -> None:
     options = parser.parse_args()
     model = matvit.load(options.model)
     encoder = Encoder(model, device=torch.device("cpu"), dtype=torch.float32, location=options.model)
-    images = DrawnImages.read(options.images, encoder, fit=48, check=32, submodels=sized(encoder.space))
+    images = DrawnImages.read(options.images, encoder, fit=48, check=32)
     full, checked = encoder.cost(encoder.space.full).macs, torch.cat(images.check)
     wanted = torch.from_numpy(encoder.embed(checked))
 
-    def show(axis: str, layer: object, saved: float, loss: float) -> None:
+    def show(axis: str, layer: int, saved: float, loss: float) -> None:
         a_percent = loss / saved / 100
         print(
-            f"{axis:18} layer {layer!s:>3}: loss {loss:.5f}, saves {saved:6.2%}: {a_percent:.5f} a %",
+            f"{axis:18} layer {layer:2}: loss {loss:.5f}, saves {saved:6.2%}: {a_percent:.5f} a %",
             flush=True,
         )
 
@@ -61,17 +58,6 @@ def main() -> None:
                 whole = tokens * attn.attn_dim * (2 * attn.attn_dim + tokens)
                 show(f"{axis} {share:.0%}", number, (1 - share) * whole / full, loss)
                 attn.load_state_dict(kept)
-    sensed = sense(encoder, images)
-    for number, merges in enumerate(sensed.merges):
-        for share, loss in merges.items():
-            layers = list(encoder.space.full.layers)
-            merged = round(share * encoder.space.tokens.patches(None))
-            layers[number] = Layer(layers[number].ffn, merged)
-            show(f"merging {share:.0%}", number, 1 - encoder.cost(Submodel(layers)).macs / full, loss)
-    for size, loss in sensed.sizes.items():
-        if size is not None:
-            smaller = Submodel(encoder.space.full.layers, image_size=size)
-            show(f"images of {size} px", "all", 1 - encoder.cost(smaller).macs / full, loss)
     print(*times(model.blocks[0].attn, encoder.space.tokens.patches(None) + 1), sep="\n")
 
 
