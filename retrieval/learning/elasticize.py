@@ -7,7 +7,7 @@ for the rest.
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -172,6 +172,7 @@ def elasticize(
             if lessons:
                 state = output.with_name(f"{output.name}.partial")
                 state.mkdir(exist_ok=True)
+                held.callback(_remove_if_empty, state)  # Of what failed before there was anything to keep.
         where = pick_device(device)
         original = ready(matvit.load(model, progress=progress)).to(where)
         sliced = _encoder(original, str(model))
@@ -230,6 +231,11 @@ def elasticize(
         notes=notes_of(model),
         state=state,
     )
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,8 @@ def test_mistakes_are_one_line(
             run(out, "--minutes", minutes), 2, "minutes have no end" if minutes == "inf" else "--minutes"
         )
     one_line(run(out, "--teach", "100"), 2, "teach needs epochs or minutes")
-    one_line(run(out, images=corpus / "red" / "00.jpg"), 2, "1 images that can be read are too few")
+    for lessons in ((), ("--epochs", "1")):
+        one_line(run(out, *lessons, images=corpus / "red" / "00.jpg"), 2, "1 images that can be read are too")
     if not elastic.exists():
         run(elastic, "--limit", "4", "--check", "4")
     one_line(run(out, model=elastic), 2, "this model is refitted already: give the one that it came from")
@@ -230,7 +231,7 @@ def test_mistakes_are_one_line(
     full.mkdir()
     (full / "thesis.tex").write_text("years of work")
     one_line(run(full), 1, "holds something else than a checkpoint")
-    assert not out.exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["full"]
 
 
 def test_images_all_alike_and_activations_that_are_not_finite(run: Callable, tmp_path: Path) -> None:
