@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import apply_rot_embed_cat
 from timm.layers.attention import Attention
+from timm.models.eva import EvaAttention
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
@@ -51,6 +53,36 @@ def attend(
     if attn.gate is not None:
         answer = answer * attn.gate(asking).sigmoid()
     return attn.proj_drop(attn.proj(answer)), k
+
+
+def answer_for_first(attn: EvaAttention, x_BND: Tensor, rope: Tensor | None) -> Tensor:
+    """What timm's `EvaAttention` answers for the first token, one without a position: (B, 1, D).
+
+    Args:
+        attn: One of these modules.
+        x_BND: Tokens.
+        rope: As in timm: what keys of patches are rotated by.
+    """
+    asking = x_BND[:, :1]
+    if attn.qkv is None:
+        q, k, v = attn.q_proj(asking), attn.k_proj(x_BND), attn.v_proj(x_BND)
+    else:
+        asked, *read = attn.qkv.weight.chunk(3)
+        q = F.linear(asking, asked, attn.q_bias)
+        k, v = (F.linear(x_BND, w, b) for w, b in zip(read, (attn.k_bias, attn.v_bias), strict=True))
+    q, k, v = (each.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for each in (q, k, v))
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    if rope is not None:
+        prefix = attn.num_prefix_tokens
+        patches = apply_rot_embed_cat(k[:, :, prefix:], rope, half=attn.rotate_half)
+        k = torch.cat([k[:, :, :prefix], patches], 2)
+    answer = F.scaled_dot_product_attention(
+        q.type_as(v), k.type_as(v), v, dropout_p=attn.attn_drop.p if attn.training else 0.0
+    )
+    answer = attn.norm(answer.transpose(1, 2).flatten(2))
+    if attn.gate is not None:
+        answer = answer * attn.gate(asking).sigmoid()
+    return attn.proj_drop(attn.proj(answer))
 
 
 def size_bias(sizes_BN: Tensor, dtype: torch.dtype) -> Tensor:

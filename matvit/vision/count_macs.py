@@ -18,7 +18,7 @@ from matvit.submodels.cost import Cost, CostModel, LayerCost, PoolCost
 from matvit.submodels.tokens import Tokens
 from matvit.vision.attention import is_plain
 from matvit.vision.ffn import TimmEncoder, hidden_units, unit_size
-from matvit.vision.pooled_token import PooledTokenBlock
+from matvit.vision.pooled_token import PooledTokenBlock, PooledTokenEvaBlock
 
 
 def cost_model(model: TimmEncoder, tokens: Tokens) -> CostModel:
@@ -58,9 +58,9 @@ def _layer_cost(block: Any) -> LayerCost:
     every_token = _linear_weights(block) - hidden_units(block) * weights
     pair = _attention_macs(block)
     match = block.attn.head_dim if is_plain(block) else 0
-    if not isinstance(block, PooledTokenBlock):
+    if not isinstance(block, PooledTokenBlock | PooledTokenEvaBlock):
         return LayerCost(unit, token=every_token, pair=pair, match=match)
-    keys = 2 * block.attn.attn_dim * block.attn.qkv.in_features
+    keys = 2 * block.attn.proj.weight.numel()  # Of keys and values, which are as wide as what they become.
     return LayerCost(unit, token=every_token - keys, key=keys, pair=pair, answers=1)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from matvit.errors import UnknownModelError
 from matvit.submodels.submodel import Layer
-from matvit.vision.pooled_token import PooledTokenBlock
+from matvit.vision.pooled_token import PooledTokenBlock, PooledTokenEvaBlock
 from matvit.vision.views import replaced
 
 TimmEncoder: TypeAlias = VisionTransformer | Eva
@@ -47,7 +47,14 @@ _LAYOUTS: Mapping[type, _Layout] = {
     ParallelScalingBlock: _Layout({"in_proj": 1}, ["mlp_out_proj", "out_proj"]),
     DiffParallelScalingBlock: _Layout({"in_proj": 1}, ["out_proj"]),
 }
-_BLOCKS_WITH_AN_FFN = (Block, PooledTokenBlock, ResPostBlock, EvaBlock, EvaBlockPostNorm)
+_BLOCKS_WITH_AN_FFN = (
+    Block,
+    PooledTokenBlock,
+    ResPostBlock,
+    EvaBlock,
+    PooledTokenEvaBlock,
+    EvaBlockPostNorm,
+)
 
 
 def ffns(block: Any) -> dict[str, Any]:

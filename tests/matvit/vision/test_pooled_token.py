@@ -7,12 +7,13 @@ import timm
 import torch
 from counting import counted
 from timm.layers.attention import Attention
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block
 
 import matvit
 from matvit import Submodel
 from matvit.vision.embedding import embed_only
-from matvit.vision.pooled_token import PooledTokenBlock
+from matvit.vision.pooled_token import PooledTokenBlock, PooledTokenEvaBlock
 
 CONFIGURATIONS = {
     "plain": {},
@@ -48,13 +49,14 @@ def test_every_encoder_embeds_as_before_at_what_torch_counts(twins):
     last, submodel = own.blocks[-1], own.space.smallest
     for each in (own.space.full, submodel):
         assert own.cost(each).macs == counted(lambda x, each=each: own(x, each), images)
-    reads_one = isinstance(last, PooledTokenBlock)
+    reads_one = isinstance(last, PooledTokenBlock | PooledTokenEvaBlock)
+    before = model.blocks[-1]
     assert reads_one == (
-        type(model).__name__ == "MatViT"
+        type(model).__name__ in ("MatViT", "MatEva")
         and model.global_pool == "token"
         and model.attn_pool is None
-        and type(model.blocks[-1]) is Block
-        and type(model.blocks[-1].attn) is Attention
+        and (type(before), type(getattr(before, "attn", None)))
+        in ((Block, Attention), (EvaBlock, EvaAttention))
     )
     alike = own.cost(submodel) == matvit.elastic(plain).cost(submodel)
     assert alike != reads_one
@@ -72,6 +74,39 @@ def test_every_submodel_embeds_as_before(make_tiny, images, configuration):
         assert own.cost(submodel).macs == counted(lambda x, each=submodel: own(x, each), x)
         assert own.cost(submodel).macs < model.cost(submodel).macs
         assert own.cost(submodel).params == model.cost(submodel).params
+
+
+EVA_CONFIGURATIONS = {
+    "plain": {},
+    "queries, keys and values apart": {"qkv_fused": False, "swiglu_mlp": True},
+    "rotary positions": {"use_rot_pos_emb": True, "use_abs_pos_emb": False},
+    "rotary, mixed": {"use_rot_pos_emb": True, "rope_type": "mixed", "num_reg_tokens": 2},
+    "rotary, half": {"use_rot_pos_emb": True, "rope_rotate_half": True, "no_embed_class": True},
+    "norms and scales": {"qk_norm": True, "scale_attn_inner": True, "scale_mlp": True, "init_values": 0.5},
+    "no bias": {"qkv_bias": False, "qkv_fused": False},
+}
+
+
+@pytest.mark.parametrize("configuration", EVA_CONFIGURATIONS.values(), ids=EVA_CONFIGURATIONS)
+@torch.no_grad()
+def test_every_submodel_of_an_eva_embeds_as_before(configuration):
+    torch.manual_seed(0)
+    shape = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2}
+    plain = Eva(**shape, **configuration, num_classes=0, global_pool="token").eval()
+    for parameter in plain.parameters():  # Biases begin with zero, which hides them.
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    model = matvit.elastic(plain)
+    own = embedder(model)
+    assert type(own.blocks[-1]) is PooledTokenEvaBlock
+    for submodel in (model.space.full, *model.space.curve[:3], model.submodel("M@8px")):
+        side = submodel.image_size or 16
+        x = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(own(x, submodel), model(x, submodel), rtol=1e-5, atol=1e-6)
+        assert own.cost(submodel).macs == counted(lambda x, each=submodel: own(x, each), x)
+        assert own.cost(submodel).macs < model.cost(submodel).macs
+    assert type(own.extract(own.space.full).blocks[-1]) is EvaBlock
+    with pytest.raises(ValueError, match="takes no attention mask"):
+        own(torch.randn(1, 3, 16, 16), is_causal=True)
 
 
 def test_a_twelfth_of_a_small_encoder_is_saved():
