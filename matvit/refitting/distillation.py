@@ -10,11 +10,11 @@ embeddings in place of class probabilities. The logarithm lets submodels that sh
 like shares of what they lack, so that none that is close already is given up for one that is far.
 
 Where the curve of the encoder was measured, each step takes one of its submodels from each of two stretches
-in turn (`matvit.vision.tuned`), the images resized to what they read; what learns are the small tensors of
-these stretches and what was refitted. Where it was not, each step takes every granularity below the full one
-and one random submodel of the Mix'n'Match curve (none where the full encoder is drawn), so that the submodels
-between stay as good as their neighbours, and what was refitted learns. The encoder's own tensors, and with
-them the full encoder, stay as they are.
+in turn (`matvit.vision.tuned`), none of those that were found all but the full encoder's equal, the images
+resized to what they read; what learns are the small tensors of these stretches and what was refitted. Where
+it was not, each step takes every granularity below the full one and one random submodel of the Mix'n'Match
+curve (none where the full encoder is drawn), so that the submodels between stay as good as their neighbours,
+and what was refitted learns. The encoder's own tensors, and with them the full encoder, stay as they are.
 
 Every draw depends on the seed and the step alone, so that what was stopped goes on as if it had not been.
 """
@@ -53,8 +53,10 @@ _log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 120.0
 _WARM_UP = 20  # Steps
-_CLOSE = 1e-3
-"""Of one minus the cosine: what is closer than that has little to learn."""
+_EQUAL = 1e-3
+"""Of one minus the cosine: where less is lacking, coming closer counts for little."""
+_CLOSE = 5e-3
+"""Of one minus the cosine: submodels of a curve that are closer have less to learn than lessons disturb."""
 _POSITION = "position"
 
 
@@ -115,7 +117,7 @@ def distil(
         RefitError: The model has nothing to teach, there are no images, or the loss is no longer finite.
         TrainingError: What was kept is damaged or of other lessons, or cannot be written.
     """
-    if model.refits is None and not model.measured:
+    if model.refits is None and not _far(model):
         raise RefitError(
             "only a refitted encoder, or one with a measured curve, has something to teach without changing "
             "its full encoder"
@@ -167,8 +169,8 @@ class _Student:
         self._model, self._taught_by = model, ""
         own = model.refits.tensors if model.refits else {}
         self._refits, self._small, self._stretches = _to_learn(own), {}, {}
-        if curve := model.space.measured.keys() - {model.space.full}:
-            self._stretches = stretches([s for s in model.space.curve if s in curve], model.cost)
+        if far := _far(model):
+            self._stretches = stretches(far, model.cost)
             self._small = _to_learn(_small_tensors(model, self._stretches))
         self._encoder = self._with(self._refits, self._small)
         embed_only(self._encoder)
@@ -254,7 +256,7 @@ class _Student:
             if not loss.isfinite():
                 raise RefitError(f"the loss of {submodel} is not finite: try a lower learning rate")
             # The encoder's own parameters may want gradients for somebody else.
-            (loss + _CLOSE).log().backward(inputs=self._used_by(submodel))
+            (loss + _EQUAL).log().backward(inputs=self._used_by(submodel))
         self._optimizer.step()
 
     def _drawn(self, step: int) -> list[Submodel]:
@@ -344,6 +346,11 @@ def others_lessons(directory: Path) -> TrainingError:
         f"{directory} keeps lessons of another encoder, of other images or options: give the command that "
         "began them to go on, or remove it to begin anew"
     )
+
+
+def _far(model: Elastic) -> list[Submodel]:
+    """The submodels of a measured curve that have something to learn."""
+    return [s for s in model.space.curve if 1 - model.measured.get(s, 1) >= _CLOSE]
 
 
 def _to_learn(tensors: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:

@@ -290,3 +290,14 @@ def test_lessons_along_a_curve_go_on_where_they_were_stopped(measured, tmp_path,
     other.measured = dict(list(measured.measured.items())[1:])
     with pytest.raises(TrainingError, match="keeps lessons of another encoder"):
         distil(other, pictures(20, 2), lessons, kept=tmp_path / "kept")
+
+
+def test_a_submodel_that_is_close_already_is_not_disturbed(measured):
+    model = matvit.elastic(measured)
+    close = model.submodel("XL~4+2+1")
+    model.measured = {**measured.measured, close: 0.996}
+    taught = distil(model, pictures(32, 2), Lessons(epochs=1, batch_size=16))
+    assert set(taught.tuned.stretches) == measured.measured.keys() - {model.space.full, close}
+    images = pictures(4, 1)
+    with torch.no_grad():
+        assert torch.equal(taught(images, close), model(images, close))
