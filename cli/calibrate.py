@@ -47,11 +47,11 @@ def calibrate(
 ) -> None:
     """Measure which submodels are worth their costs on your images; the index keeps what was found.
 
-    --fit measures the curve: the submodels that stay closest to the full encoder, of all widths, image sizes
-    and merges of tokens. Every budget chooses from it from then on. Labelled queries find the cheapest
-    submodel of the curve that is promised to lose little, for the budget auto; they should be like those to
-    be asked for, and others than the images of --fit. One part of them chooses, with 95 % confidence; the
-    others check the choice.
+    --fit measures the curve: the submodels that find most of what the full encoder finds, of all widths,
+    image sizes and merges of tokens. Every budget chooses from it from then on. Labelled queries find the
+    cheapest submodel of the curve that is promised to lose little, for the budget auto; they should be like
+    those to be asked for, and others than the images of --fit. One part of them chooses, with 95 %
+    confidence; the others check the choice.
 
     Example: matvit calibrate --fit photos/ -i photos.index
 

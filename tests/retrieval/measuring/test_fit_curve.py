@@ -22,6 +22,7 @@ from retrieval.measuring.fit_curve import (
     SENSED,
     FittedCurve,
     _frontier,
+    agreement,
     fit_curve,
     fit_to_images,
     sense,
@@ -67,27 +68,30 @@ def test_each_axis_is_measured_by_itself(plain: Encoder, drawn: DrawnImages) -> 
     }
 
 
-def test_what_is_kept_is_closer_than_all_that_costs_less(fitted: FittedCurve, plain: Encoder) -> None:
-    checked = {point.submodel: point["cosine"].value for point in fitted.curve.points}
+def test_what_is_kept_is_better_than_all_that_costs_less(fitted: FittedCurve, plain: Encoder) -> None:
+    checked = {point.submodel: agreement(point) for point in fitted.curve.points}
     cost = {submodel: plain.cost(submodel).macs for submodel in checked}
     assert list(fitted.cosines) == sorted(fitted.cosines, key=cost.__getitem__)
     assert list(fitted.cosines)[-1] == plain.space.full
     assert set(plain.space.mixnmatch[::2]) <= set(checked)
-    for submodel, cosine in checked.items():
-        cheaper = [other for other in checked if cost[other] < cost[submodel]]
-        best = max((checked[other] for other in cheaper), default=-1)
-        if cosine > best + 1e-6:
-            assert fitted.cosines[submodel] == pytest.approx(cosine, abs=1e-6)
-        elif cosine < best - 1e-6:
-            assert submodel not in fitted.cosines
+    assert set(sized(plain.space)) <= set(checked)
+    for submodel, (overlap, cosine) in checked.items():
+        if submodel != plain.space.full:
+            cheaper = [other for other in checked if cost[other] < cost[submodel]]
+            beside = [other for other in checked if cost[other] == cost[submodel]]
+            best = max((checked[other] for other in cheaper), default=(-1, -1))
+            is_kept = (overlap, cosine) > best and (overlap, cosine) == max(map(checked.get, beside))
+            assert (submodel in fitted.cosines) == is_kept
+            assert fitted.cosines.get(submodel, cosine) == cosine
     assert any(not submodel.all_tokens for submodel in fitted.cosines)
 
 
 def test_the_curve_is_never_below_mixnmatch(fitted: FittedCurve, plain: Encoder) -> None:
     for point in fitted.curve.points:
         if point.submodel in plain.space.mixnmatch:
-            within = [c for s, c in fitted.cosines.items() if plain.cost(s).macs <= point.cost.macs]
-            assert max(within) >= point["cosine"].value - 1e-6
+            within = [p for p in fitted.curve.points if p.submodel in fitted.cosines]
+            within = [agreement(p) for p in within if p.cost.macs <= point.cost.macs]
+            assert max(within) >= agreement(point)
 
 
 def test_an_encoder_of_one_size_whose_tokens_do_not_merge_has_widths(many: Path) -> None:
@@ -103,7 +107,8 @@ def point(plain: Encoder, budget: str, cosine: float) -> Point:
     submodel = plain.submodel(budget)
     cost = plain.cost(submodel)
     share = cost.macs / plain.cost(plain.space.full).macs
-    return Point(submodel, cost, share, {"cosine": Estimate(cosine, (cosine, cosine))})
+    same = Estimate(cosine, (cosine, cosine))
+    return Point(submodel, cost, share, {"cosine": same, "overlap_10": same})
 
 
 def test_of_equal_costs_the_closer_one_is_kept_and_the_full_encoder_always(plain: Encoder) -> None:
