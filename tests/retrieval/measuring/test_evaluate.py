@@ -253,7 +253,9 @@ def test_queries_that_can_only_be_wrong_are_left_out_and_counted(
     result = evaluate(searcher, open_source(folder), curve, batch_size=3)
     known = evaluate(searcher, open_source(without_red), curve)
     assert (result.queries, result.alone, known.queries, known.alone) == (16, 4, 16, 0)
-    assert [point.row() for point in result.points] == [point.row() for point in known.points]
+    # Not to the last bit, which hangs on the images that are embedded together.
+    rows = [pytest.approx(point.row(), abs=2e-6) for point in known.points]
+    assert [point.row() for point in result.points] == rows
 
     lonely = shutil.copytree(corpus, tmp_path / "lonely")
     for file in files_of(lonely / "red")[1:]:
