@@ -106,12 +106,10 @@ def distil(
         held_out: Other images (B, C, H, W), to measure on; nothing is chosen by them.
         kept: A directory to keep the full encoder's embeddings in, and the state, every two minutes and at
             the end. If these very lessons were stopped there, they go on. It is the caller's to keep others
-            from (`matvit.files.lock`), and to remove once the result is safe
-            (`matvit.files.atomic.discard`).
+            from (`matvit.files.lock`), and to remove once the result is safe (`matvit.files.atomic.discard`).
         progress: Told of the images that the full encoder embeds, and of the steps, or seconds, of
-            distillation. The log tells, after each epoch and at the
-            end, the mean cosine to the full encoder on images held out: of each granularity, or of the first
-            submodel of each stretch.
+            distillation. The log tells, after each epoch and at the end, the mean cosine to the full encoder
+            on images held out: of each granularity, or of the first submodel of each stretch.
 
     Raises:
         RefitError: The model has nothing to teach, there are no images, or the loss is no longer finite.

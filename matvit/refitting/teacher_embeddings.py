@@ -43,9 +43,10 @@ def teacher_embeddings(
     count = Count(progress, "images embedded by the full encoder", len(images))
     kept = np.empty((0, width), np.float32)
     if file is not None and file.exists():
-        # What was stopped within a row did not embed its image.
+        # What was stopped within a row did not embed its image, nor did what a crash left as zeros.
         whole = file.stat().st_size // (4 * width) * width
         kept = np.fromfile(file, np.float32, min(whole, len(images) * width)).reshape(-1, width)
+        kept = kept[: np.logical_and.accumulate(kept.any(1)).sum()]
     blocks = [torch.from_numpy(kept)]
     if len(kept):
         count(len(kept))

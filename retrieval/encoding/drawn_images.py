@@ -6,7 +6,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -108,8 +108,8 @@ class DrawnImages:
             submodels: The images to check on come at the sizes that these read, too.
             seed: Of the draw.
             workers: Processes that decode: see `retrieval.encoding.batches`.
-            directory: Where the pixels lie while they are in use, in a file that has no name from then on;
-                None is memory.
+            directory: Where the pixels lie while they are in use, in a file without a name; None is
+                memory.
             progress: Told of the images that are read.
 
         Raises:
@@ -152,9 +152,9 @@ class _Pixels:
     """Batches of images that become one tensor, in memory or mapped from a file."""
 
     def __init__(self, directory: Path | None) -> None:
-        # Not in a `with` block: it is gone once it is closed, or forgotten.
-        self._file = NamedTemporaryFile(dir=directory, prefix="pixels-") if directory else None  # noqa: SIM115
-        self._batches: list[Tensor] = []
+        # Without a name, so that nothing is left of it once it is closed, or the process is killed.
+        self._file = TemporaryFile(dir=directory) if directory else None  # noqa: SIM115
+        self._directory, self._batches = directory, list[Tensor]()
         self._like, self._count = torch.empty(0), 0
 
     def add(self, images: Tensor) -> None:
@@ -162,26 +162,22 @@ class _Pixels:
         if not len(images):
             return
         self._like, self._count = images[0], self._count + len(images)
-        if self._file is None:
+        if self._file is None or self._directory is None:
             self._batches.append(images)
             return
-        with naming(Path(self._file.name)):
+        with naming(self._directory):
             self._file.write(images.contiguous().view(torch.uint8).numpy().data)
+            self._file.flush()
 
     def joined(self) -> Tensor:
         """All of them, (N, C, H, W)."""
-        if self._file is None:
-            return torch.cat(self._batches) if self._batches else self._like
         if not self._count:
             return self._like
-        with naming(Path(self._file.name)):
-            self._file.flush()
-        like = self._like
-        whole = torch.from_file(
-            self._file.name, shared=False, size=self._count * like.numel(), dtype=like.dtype
-        )
-        self._file.close()
-        return whole.view(self._count, *like.shape)
+        if self._file is None:
+            return torch.cat(self._batches)
+        whole = torch.from_numpy(np.memmap(self._file, np.uint8, "c"))
+        self._file.close()  # What is mapped stays.
+        return whole.view(self._like.dtype).view(self._count, *self._like.shape)
 
 
 def _resized(

@@ -201,7 +201,8 @@ def _frontier(curve: Curve, full: Submodel) -> dict[Submodel, float]:
     kept: dict[Submodel, float] = {}
     best = (-1.0, -1.0)
     # Of equal costs the best first, which lets no other pass.
-    for point in sorted(sorted(curve.points, key=agreement, reverse=True), key=lambda point: point.cost.macs):
+    best_first = sorted(curve.points, key=agreement, reverse=True)
+    for point in sorted(best_first, key=lambda point: point.cost.macs):
         if point.cost.macs < curve.full.macs and agreement(point) > best:
             kept[point.submodel], best = point["cosine"].value, agreement(point)
     return kept | {full: 1.0}

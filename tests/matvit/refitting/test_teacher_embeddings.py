@@ -39,7 +39,7 @@ def test_every_image_is_embedded_once(tmp_path, file):
     assert told[-1] == (70, 70)
 
 
-@pytest.mark.parametrize("torn", [0, 5, -7])
+@pytest.mark.parametrize("torn", [0, 5, -7, 32 * 18 * 4])
 def test_what_was_stopped_goes_on(tmp_path, torn):
     file = tmp_path / "embeddings"
     with pytest.raises(KeyboardInterrupt):

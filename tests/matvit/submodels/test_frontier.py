@@ -38,6 +38,16 @@ def test_merges_go_to_the_layers_that_bear_them() -> None:
     assert share(found) <= 0.98
 
 
+def test_no_layer_merges_that_saves_less_time_than_merging_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sensed = Sensitivities({None: 0.0}, ({0.25: 0.001}, {0.25: 0.001}), WIDE)
+    # Merging a quarter of the tokens saves 5.5 % of all in the second layer, and 22 % in the first.
+    for price, layers in ((0.0, (True, True)), (0.06, (True, False)), (0.5, (False, False))):
+        monkeypatch.setattr("matvit.submodels.frontier._MERGE", price)
+        found = candidates(SPACE, COST, sensed, [part / 20 for part in range(10, 20)])
+        merges = [any(submodel.merges[layer] for submodel in found) for layer in (0, 1)]
+        assert tuple(merges) == layers
+
+
 def test_a_smaller_image_is_taken_where_it_loses_less_than_merging() -> None:
     merges = ({0.25: 0.02}, {0.25: 0.02})
     for loss, sizes in ((1e-6, {32}), (10.0, {None})):
