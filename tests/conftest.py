@@ -1,8 +1,13 @@
 """What every test shares: fixtures of `helpers/*_world.py` and the rules of the markers."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# Processes that test beside each other share the cores, and so do those that they start: before torch counts.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 pytest_plugins = ["small_world", "refitted_world"]
 

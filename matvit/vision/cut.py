@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from matvit.submodels.submodel import Submodel
+from matvit.vision.alignment import Alignment, aligned
 from matvit.vision.ffn import CutFFN, Runs, TimmEncoder, cut_block, cut_ffn, hidden_units
 from matvit.vision.image_size import resized
 from matvit.vision.merging import merging
@@ -26,6 +27,7 @@ def cut(
     submodel: Submodel,
     cut_ffn: CutFFN = cut_ffn,
     small: Mapping[str, Tensor] = MappingProxyType({}),
+    alignment: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Any:
     """A submodel as an encoder, which shares all tensors with the full one.
 
@@ -35,6 +37,7 @@ def cut(
         submodel: One that fits the encoder.
         cut_ffn: What makes its FFNs.
         small: Tensors that it has in place of the encoder's: see `matvit.vision.tuned`.
+        alignment: Of its embeddings, if any: see `matvit.vision.alignment`.
     """
     own, blocks = with_tensors(replaced(encoder, kind), small), {}
     for (name, block), kept in zip(own.blocks.named_children(), submodel.layers, strict=True):
@@ -43,17 +46,23 @@ def cut(
     own = replaced(own, blocks=replaced(own.blocks, **blocks))
     if submodel.image_size is not None:
         own = resized(own, submodel.image_size)
+    if alignment:
+        own = aligned(own, Alignment(**alignment))
     return merging(own, submodel.merges) if any(submodel.merges) else own
 
 
 def own_tensors(encoder: nn.Module) -> dict[int, nn.Parameter]:
     """What `copy.deepcopy` takes as its memo to give a cut encoder compact parameters in place of its views.
 
-    Layers in several runs become plain linear layers, in place.
+    Layers in several runs, and alignments, become plain linear layers, in place.
     """
     for parent in list(encoder.modules()):
         parent._modules.update(
-            {name: child.joined() for name, child in parent.named_children() if isinstance(child, Runs)}
+            {
+                name: child.joined()
+                for name, child in parent.named_children()
+                if isinstance(child, Runs | Alignment)
+            }
         )
     return {
         id(view): nn.Parameter(view.detach().clone(memory_format=torch.contiguous_format), view.requires_grad)

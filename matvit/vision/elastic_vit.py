@@ -21,6 +21,7 @@ from matvit.submodels.budget import resolve
 from matvit.submodels.cost import CostModel
 from matvit.submodels.profile import Profile
 from matvit.submodels.submodel import GRANULARITIES, Submodel, SubmodelSpace
+from matvit.vision.alignment import Alignments
 from matvit.vision.count_macs import cost_model
 from matvit.vision.cut import cut, own_tensors
 from matvit.vision.ffn import TimmEncoder, cut_ffn, hidden_units
@@ -41,6 +42,7 @@ class Elastic(_Encoder):
         granularities: Name -> share of each layer's hidden units that it keeps, smallest first.
         refits: What the submodels of a refitted encoder use in place of its first hidden units, or None.
         tuned: What stretches of the measured curve use in place of its small tensors, or None.
+        alignments: What moves embeddings of submodels to the full encoder's, or None.
         measured: See `matvit.submodels.submodel.SubmodelSpace`; empty where the curve is Mix'n'Match.
 
     Args:
@@ -60,6 +62,7 @@ class Elastic(_Encoder):
     granularities: Mapping[str, float]
     refits: Refits | None
     tuned: Tuned | None
+    alignments: Alignments | None
     measured: Mapping[Submodel, float]
 
     def __init__(self, *, granularities: Mapping[str, float] = GRANULARITIES, **arguments: Any) -> None:
@@ -69,9 +72,10 @@ class Elastic(_Encoder):
     def _nest(self, granularities: Mapping[str, float]) -> None:
         # Made here once, so that what does not nest and wrong granularities show where they are given.
         self.granularities, self.refits = granularities, getattr(self, "refits", None)
-        self.tuned, self.measured = getattr(self, "tuned", None), getattr(self, "measured", {})
+        self.tuned, self.alignments = getattr(self, "tuned", None), getattr(self, "alignments", None)
+        self.measured = getattr(self, "measured", {})
         self.granularities = dict(self.space.granularities)
-        for beside in (self.refits, self.tuned):
+        for beside in (self.refits, self.tuned, self.alignments):
             if beside is not None:
                 beside.check(self)
 
@@ -95,9 +99,11 @@ class Elastic(_Encoder):
 
     @property
     def extras(self) -> dict[str, Tensor]:
-        """What only submodels use, by name: refitted FFNs, and the small tensors of stretches."""
-        tuned = {f"tuned.{name}": tensor for name, tensor in self.tuned.tensors.items()} if self.tuned else {}
-        return (self.refits.tensors if self.refits else {}) | tuned
+        """What only submodels use, by name: refitted FFNs, small tensors of stretches, and alignments."""
+        extras = dict(self.refits.tensors) if self.refits else {}
+        for kind, own in (("tuned", self.tuned), ("alignments", self.alignments)):
+            extras |= {f"{kind}.{name}": tensor for name, tensor in own.tensors.items()} if own else {}
+        return extras
 
     def submodel(self, budget: str | Submodel | None, profile: Profile | None = None) -> Submodel:
         """The submodel for a budget: see `matvit.submodels.budget.resolve`.
@@ -203,7 +209,7 @@ class Elastic(_Encoder):
             SubmodelError: It does not fit this encoder.
         """
         plain = self._cut_to(self.space.check(submodel))
-        del plain.granularities, plain.refits, plain.tuned, plain.measured
+        del plain.granularities, plain.refits, plain.tuned, plain.alignments, plain.measured
         for attribute in ("pretrained_cfg", "default_cfg"):
             if "architecture" in (config := getattr(plain, attribute, {})):
                 setattr(plain, attribute, {**config, "architecture": plain_architecture(self)})
@@ -232,8 +238,14 @@ class Elastic(_Encoder):
         return self._cut_to(submodel)
 
     def _cut_to(self, submodel: Submodel) -> Any:
-        small = self.tuned.of(submodel) if self.tuned else {}
-        return cut(self, self.timm_class, submodel, self.refits.cut_ffn if self.refits else cut_ffn, small)
+        return cut(
+            self,
+            self.timm_class,
+            submodel,
+            self.refits.cut_ffn if self.refits else cut_ffn,
+            self.tuned.of(submodel) if self.tuned else {},
+            self.alignments.of(submodel) if self.alignments else {},
+        )
 
 
 class MatViT(Elastic, VisionTransformer):
@@ -335,6 +347,25 @@ def tuned(model: Elastic, tensors: Mapping[str, Tensor], stretches: Mapping[Subm
     new = elastic(model)
     new.tuned = Tuned(tensors, stretches)
     new.tuned.check(new)
+    return new
+
+
+def with_alignments(
+    model: Elastic, tensors: Mapping[str, Tensor], numbers: Mapping[Submodel, int]
+) -> Elastic:
+    """An elastic encoder, the embeddings of some of whose submodels are aligned; it shares all else.
+
+    Args:
+        model: It is left alone.
+        tensors: See `matvit.vision.alignment`; without any, no submodel is aligned.
+        numbers: Of the submodels.
+
+    Raises:
+        SubmodelError: The tensors are not those that the submodels need.
+    """
+    new = elastic(model)
+    new.alignments = Alignments(tensors, numbers) if tensors else None
+    new._nest(new.granularities)
     return new
 
 

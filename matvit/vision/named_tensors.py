@@ -1,8 +1,13 @@
 """Tensors by name that go where a model goes, and are none of its own."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+
+from matvit.errors import SubmodelError
+from matvit.submodels.protocol import ElasticEncoder
+from matvit.submodels.submodel import Submodel
 
 
 class NamedTensors(nn.Module):
@@ -22,3 +27,44 @@ class NamedTensors(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return {name.replace("/", "."): tensor for name, tensor in self.named_buffers()}
+
+
+class NumberedTensors(NamedTensors):
+    """Tensors that some submodels have of their own.
+
+    Args:
+        tensors: By name, behind the number of the submodels that have them: ``0.norm.weight``.
+        numbers: Of submodels; those of one number share all.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], numbers: Mapping[Submodel, int]) -> None:
+        super().__init__(tensors)
+        self.numbers = dict(numbers)
+
+    @abstractmethod
+    def shapes(self, encoder: ElasticEncoder) -> Mapping[str, tuple[int, ...]]:
+        """Of the tensors of one number, by name."""
+
+    def of(self, submodel: Submodel) -> dict[str, Tensor]:
+        """The tensors of a submodel, without their number; none of a submodel that has none."""
+        number = self.numbers.get(submodel)
+        if number is None:
+            return {}
+        start = f"{number}."
+        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+
+    def check(self, encoder: ElasticEncoder) -> None:
+        """Raise unless these are tensors for submodels of an encoder.
+
+        Raises:
+            SubmodelError: One is missing, superfluous or of another shape.
+        """
+        found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        shapes, numbers = self.shapes(encoder), set(self.numbers.values())
+        wanted = {f"{number}.{name}": shape for number in numbers for name, shape in shapes.items()}
+        if wrong := {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}:
+            name = min(wrong)
+            raise SubmodelError(
+                f"tensors that submodels have of their own are not those of this encoder: {name} is "
+                f"{found.get(name, 'missing')} and should be {wanted.get(name, 'absent')}"
+            )

@@ -8,58 +8,27 @@ most of them positions; all else it shares with the full encoder, which goes wit
 Tensors are named as in the encoder, behind the number of their stretch: ``0.blocks.3.norm1.weight``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from matvit.errors import SubmodelError
 from matvit.submodels.cost import CostModel
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
-from matvit.vision.named_tensors import NamedTensors
+from matvit.vision.named_tensors import NumberedTensors
 
 _POSITIONS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 _SPAN = 2.0
 """From the cheapest to the dearest submodel of a stretch, multiply-accumulates grow by no more than that."""
 
 
-class Tuned(NamedTensors):
-    """Tensors of stretches, none of them in the encoder's `state_dict`.
+class Tuned(NumberedTensors):
+    """Tensors of stretches, none of them in the encoder's `state_dict`; a number is that of a stretch."""
 
-    Args:
-        tensors: By name: see above.
-        stretches: The number of each submodel's stretch.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], stretches: Mapping[Submodel, int]) -> None:
-        super().__init__(tensors)
-        self.stretches = dict(stretches)
-
-    def of(self, submodel: Submodel) -> dict[str, Tensor]:
-        """The tensors of a submodel's stretch as they are named in the encoder; none off the stretches."""
-        number = self.stretches.get(submodel)
-        if number is None:
-            return {}
-        start = f"{number}."
-        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
-
-    def check(self, encoder: ElasticEncoder) -> None:
-        """Raise unless these are tensors of an encoder's stretches.
-
-        Raises:
-            SubmodelError: One is missing, superfluous or of another shape.
-        """
-        found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        shapes = {name: tuple(tensor.shape) for name, tensor in small_tensors(encoder)}
-        numbers = set(self.stretches.values())
-        wanted = {f"{number}.{name}": shape for number in numbers for name, shape in shapes.items()}
-        if wrong := {name for name in found.keys() | wanted if found.get(name) != wanted.get(name)}:
-            name = min(wrong)
-            raise SubmodelError(
-                f"the tensors of stretches are not those of this encoder's: {name} is "
-                f"{found.get(name, 'missing')} and should be {wanted.get(name, 'absent')}"
-            )
+    def shapes(self, encoder: ElasticEncoder) -> dict[str, tuple[int, ...]]:
+        """Of the small tensors of an encoder."""
+        return {name: tuple(tensor.shape) for name, tensor in small_tensors(encoder)}
 
 
 def stretches(curve: Sequence[Submodel], cost: CostModel) -> dict[Submodel, int]:

@@ -26,14 +26,14 @@ from matvit.errors import CheckpointError, NonsenseError, SubmodelError, Unknown
 from matvit.files.atomic import reads_whole, restore, whole_directory
 from matvit.submodels.submodel import GRANULARITIES, Submodel
 from matvit.vision.architectures import check_arguments
-from matvit.vision.elastic_vit import Elastic, elastic, plain_architecture, refitted, tuned
+from matvit.vision.elastic_vit import Elastic, elastic, plain_architecture, refitted, tuned, with_alignments
 from matvit.vision.ffn import TimmEncoder, hidden_units
 from matvit.vision.plain_timm import asked, plain_model
 from matvit.vision.projection import projection_of
 
 WEIGHTS, CONFIG, EXTRAS = "model.safetensors", "config.json", "elastic.safetensors"
-_TUNED = "tuned."
-_OWN_NOTES = {"architecture", "granularities", "refitted", "widths", "curve", "stretches"}
+_TUNED, _ALIGNMENTS = "tuned.", "alignments."
+_OWN_NOTES = {"architecture", "granularities", "refitted", "widths", "curve", "stretches", "aligned"}
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _TRANSFORMERS = {"model_type", "architectures", "transformers_version"}
 """What the configs of Hugging Face transformers have, and timm's have not."""
@@ -78,7 +78,9 @@ def saved(model: TimmEncoder, directory: str | Path, **notes: Any) -> Iterator[P
         if model.refits is not None:
             notes["refitted"] = True
         if model.tuned is not None:
-            notes["stretches"] = {str(submodel): n for submodel, n in model.tuned.stretches.items()}
+            notes["stretches"] = {str(submodel): n for submodel, n in model.tuned.numbers.items()}
+        if model.alignments is not None:
+            notes["aligned"] = {str(submodel): n for submodel, n in model.alignments.numbers.items()}
         if model.measured:
             notes["curve"] = {str(submodel): cosine for submodel, cosine in model.measured.items()}
         plain, model_args = model.extract(model.space.full, copy=False), {}
@@ -190,7 +192,7 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {error}") from error
     try:
         model = elastic(net, granularities=granularities).eval()
-        if ours.get("refitted") or ours.get("stretches"):
+        if any(ours.get(extra) for extra in ("refitted", "stretches", "aligned")):
             model = _with_extras(model, directory, ours)
         if "curve" in ours:
             model.measured = read_curve(model, ours["curve"])
@@ -275,10 +277,17 @@ def _with_extras(model: Elastic, directory: Path, ours: Mapping[str, Any]) -> El
     file, like = directory / EXTRAS, next(model.parameters())
     try:
         tensors = {name: tensor.to(like) for name, tensor in load_file(file).items()}
-        small = {name.removeprefix(_TUNED): t for name, t in tensors.items() if name.startswith(_TUNED)}
+        small, alignments = (
+            {name.removeprefix(kind): tensors.pop(name) for name in [*tensors] if name.startswith(kind)}
+            for kind in (_TUNED, _ALIGNMENTS)
+        )
         if ours.get("refitted"):
-            model = refitted(model, {name: t for name, t in tensors.items() if not name.startswith(_TUNED)})
-        return tuned(model, small, _submodels(model, ours["stretches"])) if "stretches" in ours else model
+            model = refitted(model, tensors)
+        if "stretches" in ours:
+            model = tuned(model, small, _submodels(model, ours["stretches"]))
+        if "aligned" in ours:
+            model = with_alignments(model, alignments, _submodels(model, ours["aligned"]))
+        return model
     except FileNotFoundError:
         raise CheckpointError(f"{directory} has no {EXTRAS}, which its submodels need") from None
     except SafetensorError as error:

@@ -6,7 +6,7 @@ for the rest.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -19,11 +19,13 @@ import matvit
 from matvit.files.atomic import discard, write_text
 from matvit.files.lock import exclusive
 from matvit.progress import Progress, silent
+from matvit.refitting.align import align, only
 from matvit.refitting.along_paths import refit_along_paths
 from matvit.refitting.distillation import Lessons, began, distil, others_lessons
 from matvit.refitting.first_pass import elasticize as refit
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
+from matvit.submodels.submodel import Submodel
 from matvit.vision.elastic_vit import Elastic
 from matvit.weights.checkpoint import REPORT, check_place, load, notes_of, save, saved, weights_sha256
 from retrieval.encoding.drawn_images import DrawnImages
@@ -31,7 +33,7 @@ from retrieval.encoding.encoder import Encoder
 from retrieval.errors import LessonsError
 from retrieval.measuring.against_full import why_poor
 from retrieval.measuring.curve import Curve
-from retrieval.measuring.fit_curve import FittedCurve, checked, fit_curve, sized
+from retrieval.measuring.fit_curve import checked, proposed, sized
 from retrieval.showing.csv_table import write_csv
 from retrieval.sources.sample import Failure
 
@@ -39,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 TAUGHT = 5000
 """Images to learn from, unless one says how many."""
+_ALIGNING = 200
+"""Images to align by: half as many again told nothing more of DINOv2 ViT-S/14."""
 
 
 @dataclass(frozen=True)
@@ -190,16 +194,25 @@ def elasticize(
         )
         others = sliced.space.mixnmatch if whole_curve else sliced.space.uniforms()
 
-        def fitted() -> tuple[Elastic, FittedCurve, Fit]:
+        def on_curve(elastic: Elastic, submodels: Sequence[Submodel]) -> tuple[Elastic, Curve]:
+            """The encoder with aligned submodels, those that are worth it on its curve; and all checked."""
+            some = drawn.fit.first(min(limit, _ALIGNING)).batches()
+            elastic = align(elastic, submodels, some, progress=progress)
+            encoder = _encoder(elastic, str(output or model))
+            found = checked(encoder, drawn, submodels, sliced=sliced, progress=progress)
+            elastic = only(elastic, [*found.cosines, *others])
+            elastic.measured = dict(found.cosines)
+            return elastic, found.curve
+
+        def fitted() -> tuple[Elastic, Curve, Fit]:
             """The encoder refitted, with its curve."""
             found = refit(original, drawn.fit.first(limit).batches(), progress=progress)
             elastic = found.model
             if sequential:
                 elastic = refit_along_paths(elastic, drawn.fit.first(limit).batches(), progress=progress)
             encoder = _encoder(elastic, str(output or model))
-            curve = fit_curve(encoder, drawn, others=others, sliced=sliced, progress=progress)
-            elastic.measured = dict(curve.cosines)
-            return elastic, curve, Fit(found.images, found.tokens, found.widest)
+            submodels = [*proposed(encoder, drawn, progress=progress), *others]
+            return *on_curve(elastic, submodels), Fit(found.images, found.tokens, found.widest)
 
         if lessons:
             asked = f"{weights_sha256(original)} {limit} {sequential} {whole_curve} {drawn.digest(limit)}"
@@ -212,12 +225,9 @@ def elasticize(
                 kept=state / "lessons" if state else None,
                 progress=progress,
             )
-            encoder = _encoder(elastic, str(output or model))
-            found = checked(encoder, drawn, [*elastic.measured, *others], sliced=sliced, progress=progress)
-            elastic.measured = dict(found.cosines)
+            elastic, curve = on_curve(elastic, [*elastic.measured, *others])
         else:
-            elastic, found, fit = fitted()
-        curve = found.curve
+            elastic, curve, fit = fitted()
         if measure:
             encoder = _encoder(elastic, str(output or model))
             curve = curve.timed(encoder.profile([point.submodel for point in curve.points]))
@@ -248,7 +258,7 @@ class Fit:
 
 
 def _kept_fit(
-    state: Path | None, asked: str, fitted: Callable[[], tuple[Elastic, FittedCurve, Fit]]
+    state: Path | None, asked: str, fitted: Callable[[], tuple[Elastic, Curve, Fit]]
 ) -> tuple[Elastic, Fit]:
     """The fit that lessons which were stopped began with, if it is what is asked for, or else a new one."""
     place = state / "fitted" if state else None

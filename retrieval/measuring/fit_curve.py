@@ -123,28 +123,25 @@ def sized(space: SubmodelSpace) -> tuple[Submodel, ...]:
     return tuple(Submodel(space.full.layers, image_size=size) for size in sizes if 0 < size < side)
 
 
-def fit_curve(
-    encoder: Encoder,
-    images: DrawnImages,
-    *,
-    others: Sequence[Submodel] = (),
-    sliced: Encoder | None = None,
-    progress: Progress = silent,
-) -> FittedCurve:
+def fit_curve(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent) -> FittedCurve:
     """Measure the curve of an encoder.
 
     Args:
         encoder: Whose submodels are measured.
         images: Those to check on are used; they come at the sizes of `sized`.
-        others: Submodels that may be on the curve, beside those proposed and some of Mix'n'Match.
-        sliced: See `compare`.
         progress: Told of the images that are embedded.
     """
+    return checked(encoder, images, proposed(encoder, images, progress=progress), progress=progress)
+
+
+def proposed(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent) -> list[Submodel]:
+    """Submodels that may be on the curve of an encoder, by what each axis loses.
+
+    Arguments are those of `fit_curve`.
+    """
     space = encoder.space
-    proposed = candidates(space, encoder.cost, sense(encoder, images, progress=progress), SHARES)
-    some = space.mixnmatch[:: max(1, space.depth // 2)]
-    submodels = [*proposed, *sized(space), *some, *others]
-    return checked(encoder, images, submodels, sliced=sliced, progress=progress)
+    best = candidates(space, encoder.cost, sense(encoder, images, progress=progress), SHARES)
+    return [*best, *sized(space), *space.mixnmatch[:: max(1, space.depth // 2)]]
 
 
 def checked(
@@ -157,7 +154,12 @@ def checked(
 ) -> FittedCurve:
     """Measure submodels; those of them are the curve that no cheaper one is as good as.
 
-    Arguments are those of `fit_curve`.
+    Args:
+        encoder: Whose submodels are measured.
+        images: Those to check on are used.
+        submodels: Which.
+        sliced: See `compare`.
+        progress: Told of the images that are embedded.
     """
     curve = compare(encoder, sliced, images, [*submodels, encoder.space.full], progress=progress)
     return FittedCurve(curve, _frontier(curve, encoder.space.full), encoder.refits, images.failures)

@@ -253,7 +253,7 @@ def test_the_points_of_a_measured_curve_come_closer_and_the_rest_stays(measured,
         for submodel in measured.measured:
             if submodel != measured.space.full:
                 assert close(taught, submodel) > close(measured, submodel)
-    assert set(taught.tuned.stretches) == measured.measured.keys() - {measured.space.full}
+    assert set(taught.tuned.numbers) == measured.measured.keys() - {measured.space.full}
     assert list(taught.measured) == list(measured.measured)
     assert taught.head.weight is measured.head.weight
     assert measured.tuned is None
@@ -268,7 +268,7 @@ def test_an_encoder_without_refits_learns_along_its_curve(make_architecture):
     model.measured = {model.submodel("XL~4+4+0"): 0.5, model.space.full: 1.0}
     taught = distil(model, pictures(32, 2), Lessons(epochs=2, batch_size=16))
     assert taught.refits is None
-    assert set(taught.tuned.stretches) == {model.submodel("XL~4+4+0")}
+    assert set(taught.tuned.numbers) == {model.submodel("XL~4+4+0")}
     small = {name: t.clone() for name, t in taught.tuned.tensors.items()}
     further = distil(taught, pictures(32, 3), Lessons(epochs=1, batch_size=16, learning_rate=1e-6))
     assert not all(torch.equal(t, small[name]) for name, t in further.tuned.tensors.items())
@@ -297,7 +297,7 @@ def test_a_submodel_that_is_close_already_is_not_disturbed(measured):
     close = model.submodel("XL~4+2+1")
     model.measured = {**measured.measured, close: 0.996}
     taught = distil(model, pictures(32, 2), Lessons(epochs=1, batch_size=16))
-    assert set(taught.tuned.stretches) == measured.measured.keys() - {model.space.full, close}
+    assert set(taught.tuned.numbers) == measured.measured.keys() - {model.space.full, close}
     images = pictures(4, 1)
     with torch.no_grad():
         assert torch.equal(taught(images, close), model(images, close))

@@ -251,7 +251,8 @@ def test_training_is_the_loop_written_out(run, folder, tmp_path, optim, optimize
         torch.nn.utils.clip_grad_norm_(oracle.parameters(), 0.5)
         stepping.step()
     for name, parameter in oracle.named_parameters():
-        torch.testing.assert_close(done.model.get_parameter(name), parameter, rtol=1e-3, atol=1e-4)
+        # A step is 0.01; the sums' last bits, which hang on the processor, grow with each.
+        torch.testing.assert_close(done.model.get_parameter(name), parameter, rtol=1e-3, atol=5e-4)
 
 
 def test_the_same_seed_gives_the_same_run(run):

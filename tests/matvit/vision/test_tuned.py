@@ -90,7 +90,9 @@ def test_tensors_of_another_encoder_are_refused_by_name(tiny, change):
         tensors["0.blocks.1.nothing"] = torch.zeros(1)
     else:
         tensors[name] = torch.zeros(7)
-    with pytest.raises(SubmodelError, match=r"^the tensors of stretches are .*: 0\.blocks\.1\.n"):
+    with pytest.raises(
+        SubmodelError, match=r"^tensors that submodels have of their own are .*: 0\.blocks\.1\.n"
+    ):
         tuned(tiny, tensors, numbers)
 
 
@@ -110,7 +112,7 @@ def test_a_checkpoint_keeps_them(tiny, images, tmp_path):
     model = tuned(tiny, shifted(tiny, numbers), numbers)
     matvit.save(model, tmp_path / "model")
     loaded = matvit.load(tmp_path / "model")
-    assert loaded.tuned.stretches == numbers
+    assert loaded.tuned.numbers == numbers
     for submodel in numbers:
         x = images if submodel.image_size is None else images[..., :8, :8].contiguous()
         assert torch.equal(loaded(x, submodel), model(x, submodel))
