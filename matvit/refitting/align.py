@@ -51,7 +51,7 @@ def align(
     if not aligns(model) or images < RANK:
         return model
     count = Count(progress, "images aligned", (1 + len(wanted)) * images)
-    embedder = elastic(model)
+    embedder = elastic(model).eval()
     embed_only(embedder)
     wanted_ND = embedded(embedder, full, batches, count)
     tensors: dict[str, Tensor] = {}
@@ -88,7 +88,7 @@ def fit(found_ND: Tensor, wanted_ND: Tensor, *, rank: int = RANK) -> dict[str, T
     Returns:
         ``bias`` (D), ``down`` (R, D) and ``up`` (D, R), in float64: see `matvit.vision.alignment`.
     """
-    found_ND, wanted_ND = found_ND.double(), wanted_ND.double()
+    found_ND, wanted_ND = found_ND.cpu().double(), wanted_ND.cpu().double()
     images, width = found_ND.shape
     mean_D, target_D = found_ND.mean(0), wanted_ND.mean(0)
     centred_ND = found_ND - mean_D

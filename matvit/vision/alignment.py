@@ -72,7 +72,7 @@ class Alignment(nn.Module):
         width = len(self.bias)
         plain = nn.Linear(width, width, device=self.bias.device, dtype=self.bias.dtype)
         with torch.no_grad():
-            plain.weight.copy_(torch.eye(width) + (self.up.double() @ self.down.double()).cpu())
+            plain.weight.copy_(torch.eye(width) + self.up.cpu().double() @ self.down.cpu().double())
             plain.bias.copy_(self.bias)
         return plain
 

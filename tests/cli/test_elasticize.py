@@ -33,16 +33,18 @@ def run(matvit: Callable, checkpoint: Path, corpus: Path) -> Callable:
 
 
 def test_what_is_told_and_kept(run: Callable, checkpoint: Path, corpus: Path, elastic: Path) -> None:
-    done = run(elastic, "--limit", "30", "--check", "10", "--json")
+    done = run(elastic, "--limit", "32", "--check", "8", "--json")
     assert done.code == 0
     told = json.loads(done.out)
-    assert (told["images"], told["checked"], told["tokens"]) == (30, 10, 30 * 17)
+    assert (told["images"], told["checked"], told["tokens"]) == (32, 8, 32 * 17)
     checked = {point["submodel"]: point["cosine"] for point in told["points"]}
     assert {"S", "M", "L", "XL", *told["curve"]} <= set(checked)
     for submodel, cosine in told["curve"].items():
         assert checked[submodel] == pytest.approx(cosine, abs=1e-6)
     model, original = library.load(elastic), library.load(checkpoint)
     assert {str(submodel): cosine for submodel, cosine in model.measured.items()} == told["curve"]
+    aligned = set(map(str, model.alignments.numbers))
+    assert {"S", "M"} <= aligned <= {"S", "M", "L", *told["curve"]} - {"XL"}
     assert weights_sha256(model) == weights_sha256(original)
     assert told["extra_bytes"] == sum(tensor.nbytes for tensor in model.extras.values()) > 0
     assert torch.equal(model.head.weight, original.head.weight)
