@@ -68,11 +68,11 @@ def elasticize(
     """Make a pretrained Vision Transformer elastic, without labels.
 
     The full encoder stays the original bit for bit, so an index that the original made takes queries of every
-    submodel: matvit query IMAGE -i INDEX -m DIR --budget M. The directory also holds a report on images that
-    were not fitted to: table, figure and command. The submodels that are worth most at their cost, of all
-    widths, image sizes and merges of tokens, are the curve that budgets choose from; with --epochs or
-    --minutes, that curve learns. What was stopped meanwhile goes on, from at most two minutes before, when
-    the same command is given again.
+    submodel: matvit query IMAGE -i INDEX -m DIR --budget M. Narrower layers are refitted, and embeddings of
+    submodels aligned with its own. The directory also holds a report on images that were not fitted to:
+    table, figure and command. The submodels that are worth most at their cost, of all widths, image sizes and
+    merges of tokens, are the curve that budgets choose from; with --epochs or --minutes, that curve learns.
+    What was stopped meanwhile goes on, from at most two minutes before, when the same command is given again.
 
     Example: matvit elasticize vit_base_patch14_dinov2.lvd142m --images photos/ -o dinov2-elastic/
 

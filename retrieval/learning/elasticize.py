@@ -1,8 +1,8 @@
 """A pretrained encoder made elastic from a user's images, and what its submodels are worth on others of them.
 
-Some of the images fit the submodels (see `matvit.refitting.first_pass`); the others, which the fit has not
-seen, are a small corpus embedded by the full encoder, in which each of them, embedded by a submodel, looks
-for the rest.
+Some of the images fit the submodels (see `matvit.refitting.first_pass`) and align them (see
+`matvit.refitting.align`); the others, which the fit has not seen, are a small corpus embedded by the full
+encoder, in which each of them, embedded by a submodel, looks for the rest.
 """
 
 import logging
