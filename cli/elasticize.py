@@ -26,6 +26,13 @@ def elasticize(
     ],
     limit: Annotated[int, typer.Option(min=2, help="Images to fit to, at most.")] = 300,
     check: Annotated[int, typer.Option(min=2, help="Other images to check on, at most.")] = 200,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Whether narrower layers are refitted: not, for an encoder that was trained nested.",
+        ),
+    ] = True,
     sequential: Annotated[
         bool,
         typer.Option(
@@ -77,6 +84,8 @@ def elasticize(
     Example: matvit elasticize vit_base_patch14_dinov2.lvd142m --images photos/ -o dinov2-elastic/
 
     Example: matvit elasticize my-vit/ --images photos/ -o my-vit-elastic/ --minutes 30
+
+    Example: matvit elasticize runs/matvit/checkpoint --images photos/ -o more-elastic/ --no-refit
     """
     from retrieval.learning.elasticize import elasticize as run
 
@@ -86,6 +95,7 @@ def elasticize(
             images,
             limit=limit,
             check=check,
+            refit=refit,
             sequential=sequential,
             epochs=epochs,
             minutes=minutes,
@@ -112,8 +122,9 @@ def elasticize(
 
 def _tell(done: "Elasticized", output: Path) -> None:
     own = sum(parameter.nbytes for parameter in done.model.parameters())
+    tokens = f" ({done.tokens} tokens)" if done.tokens else ""
     say(
-        f"fitted to {done.images} images ({done.tokens} tokens), checked on {done.curve.queries} others; "
+        f"fitted to {done.images} images{tokens}, checked on {done.curve.queries} others; "
         f"{output}: {si(done.extra_bytes)}B beside the original's {si(own)}B"
     )
     if done.tokens < done.widest:

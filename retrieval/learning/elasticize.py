@@ -19,10 +19,10 @@ import matvit
 from matvit.files.atomic import discard, write_text
 from matvit.files.lock import exclusive
 from matvit.progress import Progress, silent
+from matvit.refitting import first_pass
 from matvit.refitting.align import align, only
 from matvit.refitting.along_paths import refit_along_paths
 from matvit.refitting.distillation import Lessons, began, distil, others_lessons
-from matvit.refitting.first_pass import elasticize as refit
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
 from matvit.submodels.submodel import Submodel
@@ -54,7 +54,7 @@ class Elasticized:
         curve: What its submodels are worth on images that they were not fitted to: see `compare`. The model
             has those in `measured` that are worth most at their costs: see `retrieval.measuring.fit_curve`.
         images: That it was fitted to.
-        tokens: Of these images, in each layer.
+        tokens: Of these images, in each layer; none where no FFN was refitted.
         widest: Hidden units of the widest FFN that was refitted: with fewer tokens, the ridge did the rest.
         failures: Images that could not be read.
         notes: Of the original's checkpoint, to be kept.
@@ -125,6 +125,7 @@ def elasticize(
     *,
     limit: int = 300,
     check: int = 200,
+    refit: bool = True,
     sequential: bool = False,
     epochs: int | None = None,
     minutes: float | None = None,
@@ -144,6 +145,8 @@ def elasticize(
         images: See `retrieval.sources.open_images.open_source`.
         limit: Images to fit to, at most.
         check: Other images to check on, at most.
+        refit: Whether narrower FFNs are refitted. An encoder that was trained nested has better ones; it is
+            given a measured curve, aligned submodels, and lessons.
         sequential: Refit each granularity once more, layer by layer: see `matvit.refitting.along_paths`.
         epochs: Then let the submodels learn the full encoder's embeddings, seeing each image so often.
         minutes: The same, for so long.
@@ -158,7 +161,8 @@ def elasticize(
         progress: Told of every step.
 
     Raises:
-        LessonsError: Both `epochs` and `minutes` are given, neither with `teach`, or minutes without end.
+        LessonsError: Both `epochs` and `minutes` are given, neither with `teach`, or minutes without end; or
+            `sequential` without `refit`.
         UnknownModelError: There is no such model, or it does not nest.
         RefitError: It is refitted already, has nothing to refit, or the images tell too little.
         ImageSourceError: There is no such source, or it has too few images.
@@ -166,6 +170,8 @@ def elasticize(
         TrainingError: Lessons that were stopped there were others.
         BusyError: Another process works for the same `output`.
     """
+    if sequential and not refit:
+        raise LessonsError("sequential refits once more what no-refit leaves as it is")
     lessons = _lessons(epochs, minutes, teach, seed)
     state = None
     with ExitStack() as held:
@@ -178,21 +184,23 @@ def elasticize(
                 state.mkdir(exist_ok=True)
                 held.callback(_remove_if_empty, state)  # Of what failed before there was anything to keep.
         where = pick_device(device)
-        original = ready(matvit.load(model, progress=progress)).to(where)
-        sliced = _encoder(original, str(model))
+        loaded = matvit.load(model, progress=progress)
+        original = (ready(loaded) if refit else loaded.eval()).to(where)
+        encoder = _encoder(original, str(model))
+        sliced = encoder if refit else None
         taught = (teach or TAUGHT) if lessons else 0
         drawn = DrawnImages.read(
             str(images),
-            sliced,
+            encoder,
             fit=max(limit, taught),
             check=check,
-            submodels=sized(sliced.space),
+            submodels=sized(encoder.space),
             seed=seed,
             workers=workers,
             directory=state,
             progress=progress,
         )
-        others = sliced.space.mixnmatch if whole_curve else sliced.space.uniforms()
+        others = encoder.space.mixnmatch if whole_curve else encoder.space.uniforms()
 
         def on_curve(elastic: Elastic, submodels: Sequence[Submodel]) -> tuple[Elastic, Curve]:
             """The encoder with aligned submodels, those that are worth it on its curve; and all checked."""
@@ -206,16 +214,20 @@ def elasticize(
 
         def fitted() -> tuple[Elastic, Curve, Fit]:
             """The encoder refitted, with its curve."""
-            found = refit(original, drawn.fit.first(limit).batches(), progress=progress)
-            elastic = found.model
+            elastic, fit = original, Fit(min(limit, _ALIGNING, len(drawn.fit)))
+            if refit:
+                found = first_pass.elasticize(original, drawn.fit.first(limit).batches(), progress=progress)
+                elastic, fit = found.model, Fit(found.images, found.tokens, found.widest)
             if sequential:
                 elastic = refit_along_paths(elastic, drawn.fit.first(limit).batches(), progress=progress)
             encoder = _encoder(elastic, str(output or model))
             submodels = [*proposed(encoder, drawn, progress=progress), *others]
-            return *on_curve(elastic, submodels), Fit(found.images, found.tokens, found.widest)
+            return *on_curve(elastic, submodels), fit
 
         if lessons:
-            asked = f"{weights_sha256(original)} {limit} {sequential} {whole_curve} {drawn.digest(limit)}"
+            asked = (
+                f"{weights_sha256(original)} {limit} {refit} {sequential} {whole_curve} {drawn.digest(limit)}"
+            )
             elastic, fit = _kept_fit(state, asked, fitted)
             elastic = distil(
                 elastic.to(where),
@@ -253,8 +265,8 @@ class Fit:
     """What the closed form rests on: see `Elasticized`."""
 
     images: int
-    tokens: int
-    widest: int
+    tokens: int = 0
+    widest: int = 0
 
 
 def _kept_fit(

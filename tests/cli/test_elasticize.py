@@ -89,6 +89,29 @@ def test_granularities_may_be_refitted_once_more(run: Callable, checkpoint: Path
     assert weights_sha256(library.load(tmp_path / "out")) == weights_sha256(library.load(checkpoint))
 
 
+def test_layers_that_were_trained_nested_stay_as_they_are(
+    run: Callable, checkpoint: Path, tmp_path: Path
+) -> None:
+    given = library.load(checkpoint)
+    for lessons in ((), ("--epochs", "1", "--teach", "20")):
+        done = run(tmp_path / "out", "--no-refit", "--limit", "32", "--check", "8", *lessons, "--json")
+        assert done.code == 0
+        assert "fitted to 32 images, checked on 8 others" in " ".join(done.err.split())
+        told, model = json.loads(done.out), library.load(tmp_path / "out")
+        assert (told["images"], told["tokens"]) == (32, 0)
+        assert (model.refits, model.tuned is None) == (None, not lessons)
+        assert {str(submodel): cosine for submodel, cosine in model.measured.items()} == told["curve"]
+        for submodel in map(model.submodel, ("S", "M")):
+            assert submodel in model.alignments.numbers
+            assert torch.equal(
+                model.cut(submodel).blocks[0].mlp.fc1.weight, given.cut(submodel).blocks[0].mlp.fc1.weight
+            )
+        assert weights_sha256(model) == weights_sha256(given)
+    one_line(
+        run(tmp_path / "out", "--no-refit", "--sequential"), 2, "sequential refits once more what no-refit"
+    )
+
+
 def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path) -> None:
     done = run(tmp_path / "out", "--limit", "10", "--check", "8", "--epochs", "2", "--teach", "20")
     assert done.code == 0
