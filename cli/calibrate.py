@@ -32,6 +32,7 @@ def calibrate(
         ),
     ] = None,
     check: Annotated[int, typer.Option(min=4, help="Images of --fit to measure on, at most.")] = 200,
+    axis: options.Axes = None,
     max_drop: Annotated[
         float, typer.Option(help="What the submodel may lose, in points of 1-NN accuracy against XL.")
     ] = 0.5,
@@ -55,8 +56,11 @@ def calibrate(
 
     Example: matvit calibrate --fit photos/ -i photos.index
 
+    Example: matvit calibrate --fit photos/ -i photos.index --axis sizes
+
     Example: matvit calibrate photos/test -i photos.index --max-drop 0.5
     """
+    from matvit.submodels.frontier import Axis
     from retrieval.measuring.calibrate import calibrate as run
     from retrieval.measuring.fit_curve import fit_to_images
     from retrieval.searcher import Searcher
@@ -72,7 +76,9 @@ def calibrate(
     if fit is not None:
         with progress() as bar:
             opened = Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar)
-            fitted = fit_to_images(opened, fit, check=check, workers=workers, progress=bar)
+            fitted = fit_to_images(
+                opened, fit, check=check, axes=axis or tuple(Axis), workers=workers, progress=bar
+            )
         fitted.save(index)
         say_failures(fitted.failures)
         seen = fitted.curve.queries

@@ -26,6 +26,7 @@ def elasticize(
     ],
     limit: Annotated[int, typer.Option(min=2, help="Images to fit to, at most.")] = 300,
     check: Annotated[int, typer.Option(min=2, help="Other images to check on, at most.")] = 200,
+    axis: options.Axes = None,
     refit: Annotated[
         bool,
         typer.Option(
@@ -87,6 +88,7 @@ def elasticize(
 
     Example: matvit elasticize runs/matvit/checkpoint --images photos/ -o more-elastic/ --no-refit
     """
+    from matvit.submodels.frontier import Axis
     from retrieval.learning.elasticize import elasticize as run
 
     with progress() as bar:
@@ -95,6 +97,7 @@ def elasticize(
             images,
             limit=limit,
             check=check,
+            axes=axis or tuple(Axis),
             refit=refit,
             sequential=sequential,
             epochs=epochs,

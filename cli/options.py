@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from matvit.submodels.frontier import Axis
 from retrieval.sources.all_sources import images_help
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ Exclude = Annotated[
     ),
 ]
 IndexDir = Annotated[Path, typer.Option("--index", "-i", help="Index directory.", show_default=False)]
+Axes = Annotated[
+    list[Axis] | None,
+    typer.Option(
+        "--axis",
+        help="What submodels on the curve may differ in: sizes of images, merges of tokens, widths of "
+        "layers. Can be repeated. Default: all of them.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[
     str, typer.Option(help="fp32, bf16 or auto: bf16 where the GPU or processor has it natively, else fp32.")

@@ -8,10 +8,20 @@ and the sum is too small: what is proposed has to be checked.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from math import log
 
 from matvit.submodels.cost import CostModel
 from matvit.submodels.submodel import Layer, Submodel, SubmodelSpace
+
+
+class Axis(StrEnum):
+    """What submodels differ in."""
+
+    SIZES = "sizes"
+    MERGES = "merges"
+    WIDTHS = "widths"
+
 
 _STEPS = 32
 """Merging gets stronger by one of so many parts of a layer's patches."""

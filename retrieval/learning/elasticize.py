@@ -6,7 +6,7 @@ encoder, in which each of them, embedded by a submodel, looks for the rest.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -25,6 +25,7 @@ from matvit.refitting.along_paths import refit_along_paths
 from matvit.refitting.distillation import Lessons, began, distil, others_lessons
 from matvit.refitting.first_pass import ready
 from matvit.runtime.device import pick_device
+from matvit.submodels.frontier import Axis
 from matvit.submodels.submodel import Submodel
 from matvit.vision.elastic_vit import Elastic
 from matvit.weights.checkpoint import REPORT, check_place, load, notes_of, save, saved, weights_sha256
@@ -125,6 +126,7 @@ def elasticize(
     *,
     limit: int = 300,
     check: int = 200,
+    axes: Collection[Axis] = tuple(Axis),
     refit: bool = True,
     sequential: bool = False,
     epochs: int | None = None,
@@ -145,6 +147,7 @@ def elasticize(
         images: See `retrieval.sources.open_images.open_source`.
         limit: Images to fit to, at most.
         check: Other images to check on, at most.
+        axes: What submodels on the curve may differ in; without widths, nothing is refitted.
         refit: Whether narrower FFNs are refitted. An encoder that was trained nested has better ones; it is
             given a measured curve, aligned submodels, and lessons.
         sequential: Refit each granularity once more, layer by layer: see `matvit.refitting.along_paths`.
@@ -162,7 +165,7 @@ def elasticize(
 
     Raises:
         LessonsError: Both `epochs` and `minutes` are given, neither with `teach`, or minutes without end; or
-            `sequential` without `refit`.
+            `sequential` without what it refits, or `whole_curve` without widths.
         UnknownModelError: There is no such model, or it does not nest.
         RefitError: It is refitted already, has nothing to refit, or the images tell too little.
         ImageSourceError: There is no such source, or it has too few images.
@@ -170,8 +173,11 @@ def elasticize(
         TrainingError: Lessons that were stopped there were others.
         BusyError: Another process works for the same `output`.
     """
+    refit = refit and Axis.WIDTHS in axes
     if sequential and not refit:
-        raise LessonsError("sequential refits once more what no-refit leaves as it is")
+        raise LessonsError("sequential refits once more, and nothing is refitted")
+    if whole_curve and Axis.WIDTHS not in axes:
+        raise LessonsError("the Mix'n'Match curve is one of widths")
     lessons = _lessons(epochs, minutes, teach, seed)
     state = None
     with ExitStack() as held:
@@ -201,6 +207,8 @@ def elasticize(
             progress=progress,
         )
         others = encoder.space.mixnmatch if whole_curve else encoder.space.uniforms()
+        if Axis.WIDTHS not in axes:
+            others = ()
 
         def on_curve(elastic: Elastic, submodels: Sequence[Submodel]) -> tuple[Elastic, Curve]:
             """The encoder with aligned submodels, those that are worth it on its curve; and all checked."""
@@ -221,13 +229,12 @@ def elasticize(
             if sequential:
                 elastic = refit_along_paths(elastic, drawn.fit.first(limit).batches(), progress=progress)
             encoder = _encoder(elastic, str(output or model))
-            submodels = [*proposed(encoder, drawn, progress=progress), *others]
+            submodels = [*proposed(encoder, drawn, axes=axes, progress=progress), *others]
             return *on_curve(elastic, submodels), fit
 
         if lessons:
-            asked = (
-                f"{weights_sha256(original)} {limit} {refit} {sequential} {whole_curve} {drawn.digest(limit)}"
-            )
+            options = f"{limit} {sorted(axes)} {refit} {sequential} {whole_curve}"
+            asked = f"{weights_sha256(original)} {options} {drawn.digest(limit)}"
             elastic, fit = _kept_fit(state, asked, fitted)
             elastic = distil(
                 elastic.to(where),

@@ -12,7 +12,7 @@ S submodels, 68 for a ViT of 12 layers, and all images through about 50 that are
 encoder's cost on average.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 
 from indexes.directory.change import note_curve
 from matvit.progress import Count, Progress, silent
-from matvit.submodels.frontier import Sensitivities, candidates
+from matvit.submodels.frontier import Axis, Sensitivities, candidates
 from matvit.submodels.submodel import Layer, Submodel, SubmodelSpace
 from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.encoding.encoder import Encoder
@@ -83,6 +83,7 @@ def fit_to_images(
     images: str | Path,
     *,
     check: int = 200,
+    axes: Collection[Axis] = tuple(Axis),
     seed: int = 0,
     workers: int | None = None,
     progress: Progress = silent,
@@ -93,6 +94,7 @@ def fit_to_images(
         searcher: The index and its encoder.
         images: See `retrieval.sources.open_images.open_source`; labels are not needed.
         check: How many, at most, drawn at random.
+        axes: What submodels on the curve may differ in.
         seed: Of the draw.
         workers: Processes that decode: see `retrieval.encoding.batches`.
         progress: Told of the images that are read and embedded.
@@ -111,7 +113,7 @@ def fit_to_images(
         workers=workers,
         progress=progress,
     )
-    return fit_curve(encoder, drawn, progress=progress)
+    return fit_curve(encoder, drawn, axes=axes, progress=progress)
 
 
 def sized(space: SubmodelSpace) -> tuple[Submodel, ...]:
@@ -123,25 +125,42 @@ def sized(space: SubmodelSpace) -> tuple[Submodel, ...]:
     return tuple(Submodel(space.full.layers, image_size=size) for size in sizes if 0 < size < side)
 
 
-def fit_curve(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent) -> FittedCurve:
+def fit_curve(
+    encoder: Encoder,
+    images: DrawnImages,
+    *,
+    axes: Collection[Axis] = tuple(Axis),
+    progress: Progress = silent,
+) -> FittedCurve:
     """Measure the curve of an encoder.
 
     Args:
         encoder: Whose submodels are measured.
         images: Those to check on are used; they come at the sizes of `sized`.
+        axes: What submodels may differ in.
         progress: Told of the images that are embedded.
     """
-    return checked(encoder, images, proposed(encoder, images, progress=progress), progress=progress)
+    submodels = proposed(encoder, images, axes=axes, progress=progress)
+    return checked(encoder, images, submodels, progress=progress)
 
 
-def proposed(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent) -> list[Submodel]:
+def proposed(
+    encoder: Encoder,
+    images: DrawnImages,
+    *,
+    axes: Collection[Axis] = tuple(Axis),
+    progress: Progress = silent,
+) -> list[Submodel]:
     """Submodels that may be on the curve of an encoder, by what each axis loses.
 
     Arguments are those of `fit_curve`.
     """
     space = encoder.space
-    best = candidates(space, encoder.cost, sense(encoder, images, progress=progress), SHARES)
-    return [*best, *sized(space), *space.mixnmatch[:: max(1, space.depth // 2)]]
+    sensitivities = sense(encoder, images, axes=axes, progress=progress)
+    best = candidates(space, encoder.cost, sensitivities, SHARES)
+    sizes = sized(space) if Axis.SIZES in axes else ()
+    widths = space.mixnmatch[:: max(1, space.depth // 2)] if Axis.WIDTHS in axes else ()
+    return [*best, *sizes, *widths]
 
 
 def checked(
@@ -165,16 +184,23 @@ def checked(
     return FittedCurve(curve, _frontier(curve, encoder.space.full), encoder.refits, images.failures)
 
 
-def sense(encoder: Encoder, images: DrawnImages, *, progress: Progress = silent) -> Sensitivities:
+def sense(
+    encoder: Encoder,
+    images: DrawnImages,
+    *,
+    axes: Collection[Axis] = tuple(Axis),
+    progress: Progress = silent,
+) -> Sensitivities:
     """Measure what each axis loses by itself, on the first `SENSED` images to check on."""
     space, full = encoder.space, encoder.space.full
+    uniforms = space.uniforms() if Axis.WIDTHS in axes else ()
     narrower = [
-        {each.layers[layer] for each in space.uniforms() if each.layers[layer] != full.layers[layer]}
+        {each.layers[layer] for each in uniforms if each.layers[layer] != full.layers[layer]}
         for layer in range(space.depth)
     ]
-    shares = () if space.tokens.no_merging else _MERGING
+    shares = () if space.tokens.no_merging or Axis.MERGES not in axes else _MERGING
     patches = space.tokens.patches(None)
-    smaller = sized(space)
+    smaller = sized(space) if Axis.SIZES in axes else ()
     runs = sum(map(len, narrower)) + space.depth * len(shares) + len(smaller)
     count = Count(progress, "axes measured", runs)
     seen = {each.image_size: torch.cat(images.check_for(each))[:SENSED] for each in (full, *smaller)}

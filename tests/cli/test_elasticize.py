@@ -108,8 +108,20 @@ def test_layers_that_were_trained_nested_stay_as_they_are(
             )
         assert weights_sha256(model) == weights_sha256(given)
     one_line(
-        run(tmp_path / "out", "--no-refit", "--sequential"), 2, "sequential refits once more what no-refit"
+        run(tmp_path / "out", "--no-refit", "--sequential"), 2, "sequential refits once more, and nothing is"
     )
+
+
+def test_smaller_images_alone(run: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    command = ("--axis", "sizes", "--limit", "32", "--check", "8", "--epochs", "1", "--teach", "20")
+    done = run(tmp_path / "out", *command, "--json")
+    assert done.code == 0
+    model = library.load(tmp_path / "out")
+    assert (json.loads(done.out)["tokens"], model.refits) == (0, None)
+    assert set(model.measured) <= {model.space.full, *map(model.submodel, ("XL@12px", "XL@8px"))}
+    assert len(model.measured) > 1
+    one_line(run(tmp_path / "out", "--axis", "heads"), 2, "'heads' is not one of 'sizes', 'merges', 'widths'")
+    one_line(run(tmp_path / "out", "--axis", "sizes", "--curve"), 2, "the Mix'n'Match curve is one of widths")
 
 
 def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path) -> None:

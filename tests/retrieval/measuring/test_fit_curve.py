@@ -13,6 +13,7 @@ import matvit
 from indexes import Index, UnknownKeyError
 from matvit import SubmodelError
 from matvit.errors import CheckpointError, UnknownModelError
+from matvit.submodels.frontier import Axis
 from retrieval import Encoder, Searcher, add_to_index
 from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.measuring.curve import Curve, Point
@@ -66,6 +67,17 @@ def test_each_axis_is_measured_by_itself(plain: Encoder, drawn: DrawnImages) -> 
         128: 0,
         **{width: pytest.approx(loss(f"128*2+{width}+128")) for width in (16, 32, 64)},
     }
+
+
+@pytest.mark.parametrize("axis", Axis)
+def test_a_curve_may_differ_in_one_axis_alone(plain: Encoder, drawn: DrawnImages, axis: Axis) -> None:
+    found = fit_curve(plain, drawn, axes=[axis])
+    full = plain.space.full
+    assert len(found.cosines) > 1
+    for point in found.curve.points:
+        assert point.submodel.image_size is None or axis is Axis.SIZES
+        assert not any(point.submodel.merges) or axis is Axis.MERGES
+        assert point.submodel.widths == full.widths or axis is Axis.WIDTHS
 
 
 def test_what_is_kept_is_better_than_all_that_costs_less(fitted: FittedCurve, plain: Encoder) -> None:
