@@ -14,14 +14,15 @@ map errs less than none at all, there is none.
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from matvit.errors import RefitError
 from matvit.progress import Count, Progress, silent
 from matvit.submodels.submodel import Submodel
-from matvit.vision.alignment import RANK, aligns
+from matvit.vision.alignment import RANK
 from matvit.vision.elastic_vit import Elastic, elastic, with_alignments
 from matvit.vision.embedding import embed_only
+from matvit.vision.image_size import as_read_by
 
 _RIDGES = tuple(10 ** (power / 2) for power in range(-2, 7))
 """In mean squared singular values of a submodel's embeddings: 0.1 to 1000."""
@@ -44,11 +45,14 @@ def align(
         batches: Preprocessed images (B, C, H, W), as the full encoder reads them. A few hundred are enough;
             fewer than `matvit.vision.alignment.RANK` align nothing.
         progress: Told of the images that are embedded.
+
+    Raises:
+        RefitError: Embeddings are not finite.
     """
     model, full = with_alignments(model, {}, {}), model.space.full
     wanted = [s for s in dict.fromkeys(map(model.space.check, submodels)) if s != full]
     images = sum(map(len, batches))
-    if not aligns(model) or images < RANK:
+    if images < RANK:
         return model
     count = Count(progress, "images aligned", (1 + len(wanted)) * images)
     embedder = elastic(model).eval()
@@ -125,12 +129,15 @@ def embedded(
         submodel: Which one.
         batches: Preprocessed images (B, C, H, W).
         count: Told of the images of each batch.
+
+    Raises:
+        RefitError: Some are not finite.
     """
     like, found = next(model.parameters()), []
     for batch in batches:
-        x_BCHW = batch.to(like)
-        if (side := submodel.image_size) is not None and side != x_BCHW.shape[-1]:
-            x_BCHW = F.interpolate(x_BCHW, (side, side), mode="bicubic", antialias=True)
-        found.append(model.forward_embedding(x_BCHW, submodel))
+        found.append(model.forward_embedding(as_read_by(submodel, batch.to(like)), submodel))
         count(len(batch))
-    return torch.cat(found)
+    found_ND = torch.cat(found)
+    if not found_ND.isfinite().all():
+        raise RefitError(f"embeddings of {submodel} are not finite")
+    return found_ND

@@ -43,6 +43,7 @@ from matvit.training import submodel_sampling
 from matvit.training.image_order import Order
 from matvit.vision.elastic_vit import Elastic, elastic, refitted, tuned
 from matvit.vision.embedding import embed_only
+from matvit.vision.image_size import as_read_by
 from matvit.vision.projection import embedding_width
 from matvit.vision.tuned import small_tensors, stretches
 from matvit.weights.checkpoint import weights_sha256
@@ -276,9 +277,8 @@ class _Student:
 
     def _embedded(self, x_BCHW: Tensor, submodel: Submodel | None) -> Tensor:
         """Embeddings of images, resized to what a submodel reads."""
-        size = None if submodel is None else submodel.image_size
-        if size is not None:
-            x_BCHW = F.interpolate(x_BCHW, (size, size), mode="bicubic", antialias=True)
+        if submodel is not None:
+            x_BCHW = as_read_by(submodel, x_BCHW)
         found: Tensor = self._encoder(x_BCHW, submodel)
         return found
 

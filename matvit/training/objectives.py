@@ -21,6 +21,7 @@ from matvit.errors import UnknownModelError
 from matvit.submodels.submodel import Submodel
 from matvit.training.submodel_sampling import Choose
 from matvit.vision.elastic_vit import Elastic, MatEva, MatViT
+from matvit.vision.image_size import as_read_by
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, classes) and targets to a loss: the mean over the batch."""
@@ -259,9 +260,6 @@ class _Encoders(nn.Module):
 
 
 def _encode(model: Elastic, images: Tensor, submodel: Submodel) -> Encoded:
-    if submodel.image_size is not None:
-        size = (submodel.image_size, submodel.image_size)
-        images = F.interpolate(images, size, mode="bicubic", antialias=True)
-    embedding = model.forward_embedding(images, submodel)
+    embedding = model.forward_embedding(as_read_by(submodel, images), submodel)
     # Losses need more digits than the number format that autocast may have chosen.
     return Encoded(embedding.float(), model.head(embedding).float())

@@ -6,8 +6,10 @@ the identity it needs a low rank R only:
 
     z + bias + up down z,    up (D, R),  down (R, D).
 
-`matvit.refitting.align` fits it. It comes before the head, after the norm of what was pooled, and costs 2 D R
-multiply-accumulates, some millionths of an encoder's, which `matvit.vision.count_macs` leaves out.
+`matvit.refitting.align` fits it. It stands before the head's dropout, which comes last of what makes an
+embedding in all of timm's classes and has no weights whose names would change. Of two tokens that are
+averaged (DeiT's distilled encoders) it aligns each, and so their mean. It costs 2 D R multiply-accumulates,
+some millionths of an encoder's, which `matvit.vision.count_macs` leaves out.
 
 Tensors are named behind the number of their submodel: ``0.bias``, ``0.down``, ``0.up``.
 """
@@ -16,10 +18,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from matvit.errors import SubmodelError
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.vision.ffn import TimmEncoder
 from matvit.vision.named_tensors import NumberedTensors
@@ -33,14 +33,8 @@ class Alignments(NumberedTensors):
     """Affine maps of submodels' embeddings, none of them in the encoder's `state_dict`."""
 
     def shapes(self, encoder: ElasticEncoder) -> dict[str, tuple[int, ...]]:
-        """Of the tensors of one map.
-
-        Raises:
-            SubmodelError: The encoder has no place for it.
-        """
+        """Of the tensors of one map."""
         whole: Any = encoder
-        if not aligns(whole):
-            raise SubmodelError("embeddings of an encoder with a distillation token cannot be aligned")
         width = whole.num_features
         return {"bias": (width,), "down": (min(RANK, width), width), "up": (width, min(RANK, width))}
 
@@ -70,21 +64,17 @@ class Alignment(nn.Module):
     def joined(self) -> nn.Linear:
         """The same as one plain layer with tensors of its own."""
         width = len(self.bias)
-        plain = nn.Linear(width, width, device=self.bias.device, dtype=self.bias.dtype)
+        # Not initialised, which would draw random numbers that are somebody else's.
+        plain = nn.Linear(width, width, device="meta", dtype=self.bias.dtype).to_empty(
+            device=self.bias.device
+        )
         with torch.no_grad():
             plain.weight.copy_(torch.eye(width) + self.up.cpu().double() @ self.down.cpu().double())
             plain.bias.copy_(self.bias)
         return plain
 
 
-def aligns(encoder: TimmEncoder) -> bool:
-    """Whether an encoder has a place for it; DeiT's with a distillation token have two heads, and none."""
-    return not isinstance(encoder, VisionTransformerDistilled)
-
-
 def aligned(encoder: TimmEncoder, alignment: Alignment) -> TimmEncoder:
     """An encoder with aligned embeddings; it shares all else with the one given."""
-    norm: Any = encoder.fc_norm
-    last = alignment if isinstance(norm, nn.Identity) else nn.Sequential(norm, alignment)
-    own: TimmEncoder = replaced(encoder, fc_norm=last)
+    own: TimmEncoder = replaced(encoder, head_drop=nn.Sequential(alignment, encoder.head_drop))
     return own

@@ -365,7 +365,8 @@ def with_alignments(
     """
     new = elastic(model)
     new.alignments = Alignments(tensors, numbers) if tensors else None
-    new._nest(new.granularities)
+    if new.alignments is not None:
+        new.alignments.check(new)
     return new
 
 

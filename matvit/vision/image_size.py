@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import torch.nn.functional as F
 from timm.layers import PatchEmbed, resample_abs_pos_embed
+from torch import Tensor
 
+from matvit.submodels.submodel import Submodel
 from matvit.vision.views import replaced
 
 
@@ -42,3 +45,11 @@ def resized(encoder: Any, size: int) -> Any:
         num_prefix_tokens=0 if encoder.no_embed_class else encoder.num_prefix_tokens,
     )
     return replaced(new, pos_embed=position)
+
+
+def as_read_by(submodel: Submodel, x_BCHW: Tensor) -> Tensor:
+    """Preprocessed images as a submodel reads them: resized, unless they have its size."""
+    size = submodel.image_size
+    if size in (None, x_BCHW.shape[-1]):
+        return x_BCHW
+    return F.interpolate(x_BCHW, size, mode="bicubic", antialias=True)

@@ -1,6 +1,6 @@
 """Tensors by name that go where a model goes, and are none of its own."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -23,13 +23,16 @@ class NamedTensors(nn.Module):
             # torch keeps dots in names for modules.
             self.register_buffer(name.replace(".", "/"), tensor, persistent=False)
 
+    def _tensor(self, name: str) -> Tensor:
+        return self.get_buffer(name.replace(".", "/"))
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return {name.replace("/", "."): tensor for name, tensor in self.named_buffers()}
 
 
-class NumberedTensors(NamedTensors):
+class NumberedTensors(NamedTensors, ABC):
     """Tensors that some submodels have of their own.
 
     Args:
@@ -40,6 +43,10 @@ class NumberedTensors(NamedTensors):
     def __init__(self, tensors: Mapping[str, Tensor], numbers: Mapping[Submodel, int]) -> None:
         super().__init__(tensors)
         self.numbers = dict(numbers)
+        self._names: dict[str, list[str]] = {}  # A query asks for few of hundreds.
+        for name in tensors:
+            number, _, rest = name.partition(".")
+            self._names.setdefault(number, []).append(rest)
 
     @abstractmethod
     def shapes(self, encoder: ElasticEncoder) -> Mapping[str, tuple[int, ...]]:
@@ -50,8 +57,7 @@ class NumberedTensors(NamedTensors):
         number = self.numbers.get(submodel)
         if number is None:
             return {}
-        start = f"{number}."
-        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+        return {name: self._tensor(f"{number}.{name}") for name in self._names.get(str(number), ())}
 
     def check(self, encoder: ElasticEncoder) -> None:
         """Raise unless these are tensors for submodels of an encoder.

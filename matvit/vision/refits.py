@@ -56,9 +56,6 @@ class Refits(NamedTensors):
         keys = [key for key, _ in layer.named_parameters()]
         return {f"{layer_name}.{key}": self._tensor(f"{name}.{layer_name}.{width}.{key}") for key in keys}
 
-    def _tensor(self, name: str) -> Tensor:
-        return self.get_buffer(name.replace(".", "/"))
-
     def check(self, encoder: ElasticEncoder) -> None:
         """Raise unless these are the tensors that an encoder needs for its granularities.
 

@@ -6,7 +6,7 @@ import torch
 import matvit
 from matvit import SubmodelError
 from matvit.errors import CheckpointError
-from matvit.vision.alignment import RANK, aligns
+from matvit.vision.alignment import RANK
 from matvit.vision.elastic_vit import with_alignments
 from matvit.vision.embedding import embed_only
 
@@ -57,20 +57,19 @@ def test_a_submodel_is_aligned_by_its_own_map_and_others_are_not(tiny, images):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "kind", ["augreg", "clip quickgelu", "siglip", "dinov2 registers", "dinov3", "deit distilled"]
+    "kind", ["augreg", "clip quickgelu", "siglip", "gap", "dinov2 registers", "dinov3", "deit distilled"]
 )
-def test_every_kind_of_encoder_has_a_place_for_it_or_is_refused(make_architecture, kind):
+def test_every_kind_of_encoder_has_a_place_for_it(make_architecture, kind):
     model = matvit.elastic(make_architecture(kind)).eval()
-    if not aligns(model):
-        with pytest.raises(SubmodelError, match="with a distillation token cannot be aligned"):
-            drawn(model, ["M"])
-        return
     model, plain = drawn(model, ["M"]), model
     (submodel,) = model.alignments.numbers
     x = torch.randn(2, model.in_chans, *model.patch_embed.img_size)
     found, own = plain.forward_embedding(x, submodel), model.alignments.of(submodel)
     wanted = found + own["bias"] + found @ own["down"].T @ own["up"].T
     torch.testing.assert_close(model.forward_embedding(x, submodel), wanted)
+    alone = model.extract(submodel)
+    torch.testing.assert_close(alone.forward_head(alone.forward_features(x), pre_logits=True), wanted)
+    assert {name for name, _ in alone.named_parameters()} >= {name for name, _ in model.named_parameters()}
     embed_only(model)
     torch.testing.assert_close(
         model(x, submodel), model.head(wanted), msg="where only the pooled token is read"
