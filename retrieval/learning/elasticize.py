@@ -34,7 +34,7 @@ from retrieval.encoding.encoder import Encoder
 from retrieval.errors import LessonsError
 from retrieval.measuring.against_full import why_poor
 from retrieval.measuring.curve import Curve
-from retrieval.measuring.fit_curve import checked, proposed, sized
+from retrieval.measuring.fit_curve import check_axes, checked, proposed, sized
 from retrieval.showing.csv_table import write_csv
 from retrieval.sources.sample import Failure
 
@@ -167,6 +167,7 @@ def elasticize(
         LessonsError: Both `epochs` and `minutes` are given, neither with `teach`, or minutes without end; or
             `sequential` without what it refits, or `whole_curve` without widths.
         UnknownModelError: There is no such model, or it does not nest.
+        SubmodelError: It has none of these axes.
         RefitError: It is refitted already, has nothing to refit, or the images tell too little.
         ImageSourceError: There is no such source, or it has too few images.
         CheckpointError: The model is damaged, or `output` holds something else.
@@ -193,6 +194,7 @@ def elasticize(
         loaded = matvit.load(model, progress=progress)
         original = (ready(loaded) if refit else loaded.eval()).to(where)
         encoder = _encoder(original, str(model))
+        check_axes(encoder.space, axes)
         sliced = encoder if refit else None
         taught = (teach or TAUGHT) if lessons else 0
         drawn = DrawnImages.read(

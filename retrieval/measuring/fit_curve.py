@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from indexes.directory.change import note_curve
+from matvit.errors import SubmodelError
 from matvit.progress import Count, Progress, silent
 from matvit.submodels.frontier import Axis, Sensitivities, candidates
 from matvit.submodels.submodel import Layer, Submodel, SubmodelSpace
@@ -100,9 +101,11 @@ def fit_to_images(
         progress: Told of the images that are read and embedded.
 
     Raises:
+        SubmodelError: The encoder has none of these axes.
         ImageSourceError: There is no such source, or it has fewer than four images that can be read.
     """
     encoder = searcher.encoder
+    check_axes(encoder.space, axes)
     drawn = DrawnImages.read(
         str(images),
         encoder,
@@ -114,6 +117,18 @@ def fit_to_images(
         progress=progress,
     )
     return fit_curve(encoder, drawn, axes=axes, progress=progress)
+
+
+def check_axes(space: SubmodelSpace, axes: Collection[Axis]) -> None:
+    """Make sure that submodels of an encoder can differ in one of these axes.
+
+    Raises:
+        SubmodelError: They cannot.
+    """
+    why_not = {Axis.SIZES: space.tokens.one_size, Axis.MERGES: space.tokens.no_merging}
+    reasons = [why_not.get(axis, "") for axis in axes]
+    if all(reasons):
+        raise SubmodelError("; ".join(reasons))
 
 
 def sized(space: SubmodelSpace) -> tuple[Submodel, ...]:

@@ -1,6 +1,7 @@
 """Curves: accuracy, consistency and time against compute."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from retrieval.showing.pictures import save_figure
 from retrieval.showing.series import Series
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def plot_curve(
@@ -36,7 +37,7 @@ def plot_curve(
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     axes: Axes = figure.subplots()
     unit, scale = compute_unit(full_gmacs)
-    for curve, colour, marker in zip(series, COLOURS, MARKERS, strict=False):
+    for curve, colour, marker in zip(series, cycle(COLOURS), cycle(MARKERS), strict=False):
         compute = [scale * gmacs for gmacs in curve.gmacs]
         percent = [100 * value for value in curve.values]
         axes.fill_between(

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from small_index import bytes_of
@@ -122,6 +123,16 @@ def test_smaller_images_alone(run: Callable, checkpoint: Path, tmp_path: Path) -
     assert len(model.measured) > 1
     one_line(run(tmp_path / "out", "--axis", "heads"), 2, "'heads' is not one of 'sizes', 'merges', 'widths'")
     one_line(run(tmp_path / "out", "--axis", "sizes", "--curve"), 2, "the Mix'n'Match curve is one of widths")
+
+
+def test_an_axis_that_the_encoder_has_not_is_refused_by_name(run: Callable, tmp_path: Path) -> None:
+    size = {"img_size": 28, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    library.save(library.elastic(timm.create_model("eva02_tiny_patch14_224", **size)), tmp_path / "rotary")
+    done = run(tmp_path / "out", "--axis", "merges", model=tmp_path / "rotary")
+    one_line(done, 2, "tokens cannot merge where rotary position embeddings tell the place of each")
+    assert "images read" not in done.err
+    only = ("--axis", "merges", "--axis", "sizes", "--limit", "4", "--check", "4")
+    assert run(tmp_path / "out", *only, model=tmp_path / "rotary").code == 0
 
 
 def test_submodels_may_be_taught(run: Callable, checkpoint: Path, tmp_path: Path) -> None:

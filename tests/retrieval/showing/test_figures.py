@@ -23,6 +23,19 @@ def test_curve_is_drawn(searcher: Searcher, queries: Path, tmp_path: Path) -> No
     assert share_of_colour(tmp_path / "two.png") > share_of_colour(tmp_path / "one.png") > 0.005
 
 
+def test_every_curve_is_drawn_however_many_there_are(
+    searcher: Searcher, queries: Path, tmp_path: Path
+) -> None:
+    space = searcher.encoder.space
+    result = evaluate(searcher, open_source(queries), [space.smallest, space.full])
+    full = searcher.encoder.cost(space.full).gmacs
+    series = [result.series("adaptive_1nn", f"curve {number}") for number in range(9)]
+    with rc_context({"svg.fonttype": "none"}):
+        plot_curve(tmp_path / "curves.svg", series, full_gmacs=full)
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert all(each.name in drawn for each in series)
+
+
 def test_one_point_is_a_curve(searcher: Searcher, queries: Path, tmp_path: Path) -> None:
     result = evaluate(searcher, open_source(queries), [searcher.encoder.space.full])
     plot_curve(
