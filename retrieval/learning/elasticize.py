@@ -6,7 +6,7 @@ encoder, in which each of them, embedded by a submodel, looks for the rest.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import matvit
 from matvit.files.atomic import discard, write_text
@@ -195,7 +196,6 @@ def elasticize(
         original = (ready(loaded) if refit else loaded.eval()).to(where)
         encoder = _encoder(original, str(model))
         check_axes(encoder.space, axes)
-        sliced = encoder if refit else None
         taught = (teach or TAUGHT) if lessons else 0
         drawn = DrawnImages.read(
             str(images),
@@ -208,36 +208,19 @@ def elasticize(
             directory=state,
             progress=progress,
         )
-        others = encoder.space.mixnmatch if whole_curve else encoder.space.uniforms()
-        if Axis.WIDTHS not in axes:
-            others = ()
-
-        def on_curve(elastic: Elastic, submodels: Sequence[Submodel]) -> tuple[Elastic, Curve]:
-            """The encoder with aligned submodels, those that are worth it on its curve; and all checked."""
-            some = drawn.fit.first(min(limit, _ALIGNING)).batches()
-            elastic = align(elastic, submodels, some, progress=progress)
-            encoder = _encoder(elastic, str(output or model))
-            found = checked(encoder, drawn, submodels, sliced=sliced, progress=progress)
-            elastic = only(elastic, [*found.cosines, *others])
-            elastic.measured = dict(found.cosines)
-            return elastic, found.curve
-
-        def fitted() -> tuple[Elastic, Curve, Fit]:
-            """The encoder refitted, with its curve."""
-            elastic, fit = original, Fit(min(limit, _ALIGNING, len(drawn.fit)))
-            if refit:
-                found = first_pass.elasticize(original, drawn.fit.first(limit).batches(), progress=progress)
-                elastic, fit = found.model, Fit(found.images, found.tokens, found.widest)
-            if sequential:
-                elastic = refit_along_paths(elastic, drawn.fit.first(limit).batches(), progress=progress)
-            encoder = _encoder(elastic, str(output or model))
-            submodels = [*proposed(encoder, drawn, axes=axes, progress=progress), *others]
-            return *on_curve(elastic, submodels), fit
-
+        making = _Making(
+            original=original,
+            location=str(output or model),
+            drawn=drawn,
+            limit=limit,
+            axes=frozenset(axes),
+            refit=refit,
+            sequential=sequential,
+            whole_curve=whole_curve,
+            progress=progress,
+        )
         if lessons:
-            options = f"{limit} {sorted(axes)} {refit} {sequential} {whole_curve}"
-            asked = f"{weights_sha256(original)} {options} {drawn.digest(limit)}"
-            elastic, fit = _kept_fit(state, asked, fitted)
+            elastic, fit = making.kept_fit(state)
             elastic = distil(
                 elastic.to(where),
                 drawn.fit.first(taught),
@@ -246,12 +229,12 @@ def elasticize(
                 kept=state / "lessons" if state else None,
                 progress=progress,
             )
-            elastic, curve = on_curve(elastic, [*elastic.measured, *others])
+            elastic, curve = making.on_curve(elastic, elastic.measured)
         else:
-            elastic, curve, fit = fitted()
+            elastic, curve, fit = making.fitted()
         if measure:
-            encoder = _encoder(elastic, str(output or model))
-            curve = curve.timed(encoder.profile([point.submodel for point in curve.points]))
+            timed = _encoder(elastic, making.location)
+            curve = curve.timed(timed.profile([point.submodel for point in curve.points]))
     return Elasticized(
         model=elastic,
         curve=curve,
@@ -270,7 +253,7 @@ def _remove_if_empty(directory: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Fit:
+class _Fit:
     """What the closed form rests on: see `Elasticized`."""
 
     images: int
@@ -278,21 +261,83 @@ class Fit:
     widest: int = 0
 
 
-def _kept_fit(
-    state: Path | None, asked: str, fitted: Callable[[], tuple[Elastic, Curve, Fit]]
-) -> tuple[Elastic, Fit]:
-    """The fit that lessons which were stopped began with, if it is what is asked for, or else a new one."""
-    place = state / "fitted" if state else None
-    if state and place and (notes := notes_of(place)):
-        if notes.get("asked") == asked:
-            _log.info("%s: fitted before", place)
-            return load(place), Fit(**notes["fit"])
-        if began(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
-            raise others_lessons(state)
-    elastic, _, fit = fitted()
-    if place:
-        save(elastic, place, asked=asked, fit=asdict(fit))
-    return elastic, fit
+@dataclass(frozen=True, kw_only=True)
+class _Making:
+    """How an encoder is made elastic, but for its lessons: see `elasticize`.
+
+    Attributes:
+        original: The encoder, ready to be refitted.
+        location: Of what becomes of it, to be told.
+        drawn: Images to fit to and to check on.
+    """
+
+    original: Elastic
+    location: str
+    drawn: DrawnImages
+    limit: int
+    axes: frozenset[Axis]
+    refit: bool
+    sequential: bool
+    whole_curve: bool
+    progress: Progress
+
+    def fitted(self) -> tuple[Elastic, Curve, _Fit]:
+        """The encoder refitted, with its curve; all that was checked; and what it rests on."""
+        elastic, fit = self.original, _Fit(min(self.limit, _ALIGNING, len(self.drawn.fit)))
+        if self.refit:
+            found = first_pass.elasticize(elastic, self._to_fit(self.limit), progress=self.progress)
+            elastic, fit = found.model, _Fit(found.images, found.tokens, found.widest)
+        if self.sequential:
+            elastic = refit_along_paths(elastic, self._to_fit(self.limit), progress=self.progress)
+        encoder = _encoder(elastic, self.location)
+        submodels = proposed(encoder, self.drawn, axes=self.axes, progress=self.progress)
+        return *self.on_curve(elastic, submodels), fit
+
+    def kept_fit(self, state: Path | None) -> tuple[Elastic, _Fit]:
+        """The fit that lessons which were stopped began with, if it is what is asked for, or else a new one.
+
+        Args:
+            state: Where it is kept for them.
+        """
+        place = state / "fitted" if state else None
+        asked = self._asked()
+        if state and place and (notes := notes_of(place)):
+            if notes.get("asked") == asked:
+                _log.info("%s: fitted before", place)
+                return load(place), _Fit(**notes["fit"])
+            if began(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
+                raise others_lessons(state)
+        elastic, _, fit = self.fitted()
+        if place:
+            save(elastic, place, asked=asked, fit=asdict(fit))
+        return elastic, fit
+
+    def on_curve(self, elastic: Elastic, submodels: Iterable[Submodel]) -> tuple[Elastic, Curve]:
+        """The encoder with aligned submodels, those that are worth it on its curve; and all checked."""
+        submodels = [*submodels, *self._by_name()]
+        some = self._to_fit(min(self.limit, _ALIGNING))
+        elastic = align(elastic, submodels, some, progress=self.progress)
+        encoder = _encoder(elastic, self.location)
+        sliced = _encoder(self.original, self.location) if self.refit else None
+        found = checked(encoder, self.drawn, submodels, sliced=sliced, progress=self.progress)
+        elastic = only(elastic, [*found.cosines, *self._by_name()])
+        elastic.measured = dict(found.cosines)
+        return elastic, found.curve
+
+    def _by_name(self) -> tuple[Submodel, ...]:
+        """Submodels that are asked for by their names, whether or not they are on the curve."""
+        if Axis.WIDTHS not in self.axes:
+            return ()
+        space = self.original.space
+        return space.mixnmatch if self.whole_curve else space.uniforms()
+
+    def _to_fit(self, count: int) -> Sequence[Tensor]:
+        return self.drawn.fit.first(count).batches()
+
+    def _asked(self) -> str:
+        """What a fit hangs on, in short."""
+        options = f"{self.limit} {sorted(self.axes)} {self.refit} {self.sequential} {self.whole_curve}"
+        return f"{weights_sha256(self.original)} {options} {self.drawn.digest(self.limit)}"
 
 
 def _lessons(epochs: int | None, minutes: float | None, teach: int | None, seed: int) -> Lessons | None:
