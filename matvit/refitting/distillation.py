@@ -11,7 +11,8 @@ like shares of what they lack, so that none that is close already is given up fo
 
 Where the curve of the encoder was measured, each step takes one of its submodels from each of two stretches
 in turn (`matvit.vision.tuned`), none of those that were found all but the full encoder's equal, the images
-resized to what they read; what learns are the small tensors of these stretches and what was refitted. Where
+resized to what they read; what learns are the small tensors of these stretches and what was refitted. That
+serves the granularities, too: those that are on no stretch take turns with the stretches. Where
 it was not, each step takes every granularity below the full one and one random submodel of the Mix'n'Match
 curve (none where the full encoder is drawn), so that the submodels between stay as good as their neighbours,
 and what was refitted learns. The encoder's own tensors, and with them the full encoder, stay as they are.
@@ -171,6 +172,7 @@ class _Student:
         if far := _far(model):
             self._stretches = stretches(far, model.cost)
             self._small = _to_learn(_small_tensors(model, self._stretches))
+        self._turns = _turns(self._stretches, model.space.uniforms()[:-1] if own else ())
         self._encoder = self._with(self._refits, self._small)
         embed_only(self._encoder)
         self._encoder.eval()
@@ -264,10 +266,8 @@ class _Student:
         if not self._stretches:
             return [s for s in (*self._encoder.space.uniforms(), *self._between(step)) if s != full]
         draws = np.random.default_rng((self._lessons.seed, step))
-        numbers = sorted(set(self._stretches.values()))
-        chosen = {numbers[(2 * step + i) % len(numbers)] for i in range(2)}
-        runs = [[s for s, number in self._stretches.items() if number == each] for each in sorted(chosen)]
-        return [run[draws.integers(len(run))] for run in runs]
+        chosen = {(2 * step + i) % len(self._turns) for i in range(2)}
+        return [self._turns[each][draws.integers(len(self._turns[each]))] for each in sorted(chosen)]
 
     def _used_by(self, submodel: Submodel) -> list[Tensor]:
         """The tensors that a submodel can teach."""
@@ -371,6 +371,13 @@ def _first_of_each(numbers: Mapping[Submodel, int]) -> tuple[Submodel, ...]:
     for submodel, number in numbers.items():
         first.setdefault(number, submodel)
     return tuple(first.values())
+
+
+def _turns(stretches: Mapping[Submodel, int], others: Sequence[Submodel]) -> list[list[Submodel]]:
+    """Submodels of each stretch, and others that are on none."""
+    turns = [[s for s, number in stretches.items() if number == n] for n in sorted({*stretches.values()})]
+    alone = [submodel for submodel in others if submodel not in stretches]
+    return [*turns, alone] if alone else turns
 
 
 def _cosine(one_BD: Tensor, other_BD: Tensor) -> float:

@@ -7,7 +7,7 @@ and the sum is too small: what is proposed has to be checked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import log
 
@@ -53,6 +53,10 @@ class Sensitivities:
     sizes: Mapping[int | None, float]
     merges: Sequence[Mapping[float, float]]
     widths: Sequence[Mapping[int, float]]
+
+    def at_full_width(self, full: Submodel) -> "Sensitivities":
+        """The same, but that no layer gets narrower."""
+        return replace(self, widths=[{layer.ffn: 0.0} for layer in full.layers])
 
     def merging(self, layer: int, share: float) -> float:
         """What merging a share of a layer's patches loses: a power of the share between those measured."""

@@ -3,9 +3,7 @@
 No labels are needed: what counts is what a submodel finds of what the full encoder finds. Each axis is
 measured by itself, layer by layer and size by size, in how far it moves embeddings;
 `matvit.submodels.frontier` adds that up and proposes submodels; these are measured in turn, beside smaller
-images alone. Those stay on the curve that find more than any cheaper one of the ten images that are nearest
-by the full encoder, among those checked. A cosine tells less of that: narrower FFNs at .94 found fewer of
-them than smaller images at .93 (`benchmarks/README.md`).
+images alone. Those that are worth their cost stay on the curve: see `retrieval.measuring.worth_keeping`.
 
 With L layers, G granularities below the full one and S smaller sizes, `SENSED` images go through L (G + 2) +
 S submodels, 68 for a ViT of 12 layers, and all images through about 50 that are checked, of half of the full
@@ -28,7 +26,8 @@ from matvit.submodels.submodel import Layer, Submodel, SubmodelSpace
 from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.encoding.encoder import Encoder
 from retrieval.measuring.against_full import compare
-from retrieval.measuring.curve import Curve, Point
+from retrieval.measuring.curve import Curve
+from retrieval.measuring.worth_keeping import worth_keeping
 from retrieval.searcher import Searcher
 from retrieval.sources.sample import Failure
 
@@ -38,6 +37,8 @@ SIDES = tuple(sixteenths / 16 for sixteenths in range(15, 7, -1))
 """Sides of smaller images, as shares of the encoder's own; in whole patches, rounded."""
 SHARES = tuple(share / 100 for share in range(15, 100, 5))
 """Of the full encoder's MACs, for which submodels are proposed."""
+_SIZES_EACH = 2
+"""Image sizes of the submodels that are proposed for each share, with narrower layers and without."""
 _MERGING = (1 / 16, 1 / 4)
 """Shares of a layer's patches whose merging is measured."""
 
@@ -172,7 +173,14 @@ def proposed(
     """
     space = encoder.space
     sensitivities = sense(encoder, images, axes=axes, progress=progress)
-    best = candidates(space, encoder.cost, sensitivities, SHARES)
+    kinds = [sensitivities.at_full_width(space.full)]
+    if Axis.WIDTHS in axes:
+        kinds.append(sensitivities)
+    best = [
+        submodel
+        for each in kinds
+        for submodel in candidates(space, encoder.cost, each, SHARES, sizes_each=_SIZES_EACH)
+    ]
     sizes = sized(space) if Axis.SIZES in axes else ()
     widths = space.mixnmatch[:: max(1, space.depth // 2)] if Axis.WIDTHS in axes else ()
     return [*best, *sizes, *widths]
@@ -186,7 +194,7 @@ def checked(
     sliced: Encoder | None = None,
     progress: Progress = silent,
 ) -> FittedCurve:
-    """Measure submodels; those of them are the curve that no cheaper one is as good as.
+    """Measure submodels; those of them that are worth their cost are the curve.
 
     Args:
         encoder: Whose submodels are measured.
@@ -195,8 +203,10 @@ def checked(
         sliced: See `compare`.
         progress: Told of the images that are embedded.
     """
-    curve = compare(encoder, sliced, images, [*submodels, encoder.space.full], progress=progress)
-    return FittedCurve(curve, _frontier(curve, encoder.space.full), encoder.refits, images.failures)
+    full = encoder.space.full
+    curve = compare(encoder, sliced, images, [*submodels, full], progress=progress)
+    cosines = {point.submodel: point["cosine"].value for point in worth_keeping(curve, full)}
+    return FittedCurve(curve, cosines | {full: 1.0}, encoder.refits, images.failures)
 
 
 def sense(
@@ -237,21 +247,3 @@ def sense(
         merges.append({merged / patches: loss(changed(number, Layer(own.ffn, merged))) for merged in counts})
         widths.append({own.ffn: 0.0} | {layer.ffn: loss(changed(number, layer)) for layer in layers})
     return Sensitivities(sizes, merges, widths)
-
-
-def _frontier(curve: Curve, full: Submodel) -> dict[Submodel, float]:
-    """The cosines of the points that no cheaper one is as good as, and of the full encoder."""
-    kept: dict[Submodel, float] = {}
-    best = (-1.0, -1.0)
-    # Of equal costs the best first, which lets no other pass.
-    best_first = sorted(curve.points, key=agreement, reverse=True)
-    for point in sorted(best_first, key=lambda point: point.cost.macs):
-        if point.cost.macs < curve.full.macs and agreement(point) > best:
-            kept[point.submodel], best = point["cosine"].value, agreement(point)
-    return kept | {full: 1.0}
-
-
-def agreement(point: Point) -> tuple[float, float]:
-    """How good a submodel is: what it finds of the ten nearest, and where that tells nothing, its cosine."""
-    overlap = point.measures.get("overlap_10")  # Of fewer than eleven images, the ten nearest are all.
-    return 0.0 if overlap is None else overlap.value, point["cosine"].value
