@@ -598,7 +598,8 @@ def test_a_hostile_corpus_does_no_harm(
         "x.tar:a\nb\x1b[31m": "not an image",
     }
     assert "not indexed: x.tar:a\\nb\\x1b[31m: not an image" in done.err
-    assert len(done.err.splitlines()) == 7
+    lines = [line for line in done.err.splitlines() if not line.startswith("images embedded")]
+    assert len(lines) == 7  # Where it takes long, progress is told as well.
     opened = Index.open(tmp_path / "i")
     assert keys_of(opened) == ["x.tar:../up", f"x.tar:{tmp_path}/absolute", "x.tar:$(touch marker)"]
     for command in (
