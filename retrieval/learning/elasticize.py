@@ -299,17 +299,18 @@ class _Making:
         Args:
             state: Where it is kept for them.
         """
-        place = state / "fitted" if state else None
-        asked = self._asked()
-        if state and place and (notes := notes_of(place)):
+        if state is None:
+            elastic, _, fit = self.fitted()
+            return elastic, fit
+        place, asked = state / "fitted", self._asked()
+        if notes := notes_of(place):
             if notes.get("asked") == asked:
                 _log.info("%s: fitted before", place)
                 return load(place), _Fit(**notes["fit"])
             if began(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
                 raise others_lessons(state)
         elastic, _, fit = self.fitted()
-        if place:
-            save(elastic, place, asked=asked, fit=asdict(fit))
+        save(elastic, place, asked=asked, fit=asdict(fit))
         return elastic, fit
 
     def on_curve(self, elastic: Elastic, submodels: Iterable[Submodel]) -> tuple[Elastic, Curve]:

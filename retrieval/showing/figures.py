@@ -13,6 +13,7 @@ from retrieval.showing.pictures import save_figure
 from retrieval.showing.series import Series
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by their greys in print.
+# With one marker more than colours, 56 curves look different.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
