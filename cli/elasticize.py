@@ -124,6 +124,8 @@ def elasticize(
 
 
 def _tell(done: "Elasticized", output: Path) -> None:
+    from retrieval.measuring.against_full import ENOUGH
+
     own = sum(parameter.nbytes for parameter in done.model.parameters())
     tokens = f" ({done.tokens} tokens)" if done.tokens else ""
     say(
@@ -135,8 +137,12 @@ def _tell(done: "Elasticized", output: Path) -> None:
             f"{done.tokens} tokens are fewer than the {done.widest} hidden units to refit: give more images; "
             "until then the refit keeps closer to the plain slice"
         )
-    for warning in done.warnings:
+    for warning in done.model.poor.values():
         say(warning)
+    if done.curve.queries < ENOUGH:
+        say(f"{done.curve.queries} images tell nothing of neighbours: --check {ENOUGH} or more do")
+    if done.tokens:
+        say("narrower layers serve images like those that they were fitted to: fit again where yours change")
 
 
 def _columns(point: "Point") -> dict[str, object]:
@@ -153,10 +159,12 @@ def _columns(point: "Point") -> dict[str, object]:
         "cosine to XL": f"{value['cosine']:.4f}",
         "5th percentile": f"{value['cosine_p5']:.4f}",
         "of a slice": f"{value['slice_cosine']:.4f}" if "slice_cosine" in value else "",
-        "same nearest": percent(value["equal_top1"]),
     }
     if "overlap_10" in value:
-        row["of 10 nearest"] = percent(value["overlap_10"])
+        row |= {
+            "same nearest": percent(value["equal_top1"]),
+            "of 10 nearest": percent(value["overlap_10"]),
+        }
     if "adaptive_1nn" in value:
         row |= {"1-NN %": str(point["adaptive_1nn"]), "to XL": f"{100 * value['difference']:+.2f}"}
     return row

@@ -67,7 +67,8 @@ def plan(
 ) -> None:
     """Show the curve of a model that budgets choose from: submodels, MACs, FLOPs, parameters, milliseconds.
 
-    That is Mix'n'Match, or what matvit elasticize or matvit calibrate --fit measured.
+    That is what matvit elasticize or matvit calibrate --fit measured, or else Mix'n'Match, or smaller images
+    where the model was not trained nested.
 
     Costs are those of embedding one image, without the classifier. Vision papers print MACs and call
     them FLOPs; here FLOPs are two a MAC.

@@ -68,6 +68,12 @@ def query(
     paths: Annotated[
         bool, typer.Option("--paths", help="Print the paths of results and nothing else.")
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Query by a submodel whose narrower layers nobody trained, refitted or measured."
+        ),
+    ] = False,
     null: Annotated[
         bool,
         typer.Option(
@@ -107,7 +113,7 @@ def query(
         say("compiling takes a minute or more")
     with progress() as bar:
         searcher = Searcher.open(index, model=model, device=device, dtype=dtype, engine=engine, progress=bar)
-        submodel = searcher.submodel(budget) if images else None
+        submodel = searcher.submodel(budget, force=force) if images else None
     limits: dict[str, Any] = {
         "k": k,
         "threshold": threshold,

@@ -1,5 +1,6 @@
 """Search an index by image, at a budget."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,15 @@ class _State:
                 f"encoder: find theirs with `{command} -m {self.encoder.location}`"
             )
         return str(calibration["submodel"])
+
+    def submodel(self, budget: str | Submodel | None, *, force: bool = False) -> Submodel:
+        submodel = self.encoder.submodel(self.meaning(budget))
+        if force or not isinstance(budget, str) or budget == "auto":
+            return submodel
+        if doubt := self.encoder.space.doubt(submodel):
+            command = f"matvit elasticize {shlex.quote(self.encoder.location)} --images IMAGES -o OUT"
+            raise BudgetError(f"{doubt}: run `{command}` and query with -m OUT, or take it with --force")
+        return submodel
 
     def search(
         self, vectors: NDArray[np.floating], k: int, where: str | None, threshold: float
@@ -148,10 +158,14 @@ class Searcher:
         """
         return self._state.meaning(budget)
 
-    def submodel(self, budget: str | Submodel | None) -> Submodel:
-        """The submodel that answers within a budget: see `query`; raises as it does."""
-        state = self._state
-        return state.encoder.submodel(state.meaning(budget))
+    def submodel(self, budget: str | Submodel | None, *, force: bool = False) -> Submodel:
+        """The submodel that answers within a budget: see `query`; raises as it does.
+
+        Args:
+            budget: See `query`, which takes a submodel as it is.
+            force: Also where nobody trained, refitted or measured its narrower layers.
+        """
+        return self._state.submodel(budget, force=force)
 
     def query(
         self,
@@ -172,7 +186,7 @@ class Searcher:
             threshold: Cosine that a result must reach.
 
         Raises:
-            BudgetError: No submodel fits the budget.
+            BudgetError: No submodel fits the budget, or nothing is to be expected of the one that does.
             UnreadableImageError: The image cannot be read.
             FilterError: The condition cannot be understood.
         """
@@ -190,7 +204,7 @@ class Searcher:
         """As `query`, for several images in one pass; one `Hits` each, in order."""
         state = self._state
         encoder = state.encoder
-        submodel = encoder.submodel(state.meaning(budget))
+        submodel = state.submodel(budget)
         preprocess = encoder.preprocess_for(submodel)
         tensors = torch.stack([_preprocessed(image, preprocess) for image in images])
         vectors = encoder.embed(tensors, submodel)

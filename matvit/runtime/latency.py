@@ -130,10 +130,10 @@ def runnable(model: _Encoder, *, device: torch.device, dtype: torch.dtype) -> _E
 def measured_submodels(space: SubmodelSpace, between: int | None) -> tuple[Submodel, ...]:
     """The granularities and `between` evenly spaced submodels between neighbours, cheapest first.
 
-    All of a curve that was measured: what lies between its points is of other kinds.
+    All of another curve than Mix'n'Match: what lies between its points is of other kinds.
     """
     curve = space.curve
-    if space.measured or between is None or between >= space.depth - 1:
+    if not space.is_mixnmatch or between is None or between >= space.depth - 1:
         return curve
     gaps = between + 1
     corners = range(0, len(curve), space.depth)

@@ -15,6 +15,10 @@ from matvit.submodels.tokens import UNKNOWN, Tokens
 
 GRANULARITIES: Mapping[str, float] = {"S": 1 / 8, "M": 1 / 4, "L": 1 / 2, "XL": 1.0}
 """Share of each layer's hidden units that a granularity keeps, smallest first."""
+SIDES = tuple(sixteenths / 16 for sixteenths in range(8, 16))
+"""Sides of smaller images, as shares of the encoder's own."""
+MERGED = (1, 0.75, 0.5, 0.25)
+"""Shares of all patches that merge, as many in each layer, where smaller images are no way."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # Never a number, an amount such as 60%, or widths.
 _NOT_NAMES = ("all", "auto", "mixnmatch")  # Budgets that mean something else.
 
@@ -125,6 +129,8 @@ class SubmodelSpace:
         tokens: What the encoder makes of an image.
         measured: Submodels that were found to keep most of the full encoder's answers at their costs,
             cheapest first, and the mean cosine of their embeddings to its own.
+        nested: Whether narrower layers were trained or refitted. Slices of others are worth nothing.
+        poor: Submodels that were found not to be worth using, and why.
 
     Raises:
         SubmodelError: The granularities do not increase up to 1, or a name would not read back.
@@ -135,6 +141,8 @@ class SubmodelSpace:
     named_only: bool = False
     tokens: Tokens = UNKNOWN
     measured: Mapping[Submodel, float] = field(default_factory=dict)
+    nested: bool = True
+    poor: Mapping[Submodel, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.granularities, Mapping):
@@ -170,7 +178,7 @@ class SubmodelSpace:
     def uncharted(self, submodels: Iterable[Submodel]) -> list[Submodel]:
         """Those whose times do not lie between those of the curve's, which are of other kinds."""
         charted = set(self.curve)
-        return [s for s in submodels if s not in charted and (self.measured or not s.all_tokens)]
+        return [s for s in submodels if s not in charted and not (self.is_mixnmatch and s.all_tokens)]
 
     def uniform(self, granularity: str) -> Submodel:
         """The submodel with the same granularity in every layer."""
@@ -187,8 +195,44 @@ class SubmodelSpace:
 
     @property
     def curve(self) -> tuple[Submodel, ...]:
-        """The submodels that budgets choose from, cheapest first: those measured, or else Mix'n'Match."""
-        return tuple(self.measured) or self.mixnmatch
+        """The submodels that budgets choose from, cheapest first.
+
+        Those that were measured, or else Mix'n'Match, or where nothing is nested, those of fewer tokens.
+        """
+        if self.is_mixnmatch:
+            return self.mixnmatch
+        return tuple(self.measured) or (*self.fewer_tokens, self.full)
+
+    @property
+    def is_mixnmatch(self) -> bool:
+        """Whether the curve is Mix'n'Match."""
+        return self.nested and not self.measured
+
+    @property
+    def smaller_images(self) -> tuple[Submodel, ...]:
+        """The full encoder at smaller image sizes, smallest first: `SIDES`, in whole patches, rounded."""
+        if self.tokens.one_size:
+            return ()
+        side, patch = self.tokens.image_size[0], max(self.tokens.patch_size)
+        sizes = dict.fromkeys(patch * round(share * side / patch) for share in SIDES)
+        return tuple(replace(self.full, image_size=size) for size in sizes if 0 < size < side)
+
+    @property
+    def fewer_tokens(self) -> tuple[Submodel, ...]:
+        """What costs less and needs no training, cheapest first: smaller images, or else merging tokens."""
+        if self.smaller_images or self.tokens.no_merging:
+            return self.smaller_images
+        patches = self.tokens.patches(None)
+        counts = dict.fromkeys(round(share * patches / self.depth) for share in MERGED)
+        return tuple(
+            self.check(Submodel(Layer(width, count) for width in self.hidden)) for count in counts if count
+        )
+
+    def doubt(self, submodel: Submodel) -> str:
+        """Why nothing is to be expected of a submodel; empty where there is no such reason."""
+        if self.nested or submodel.widths == self.hidden or submodel in self.measured:
+            return ""
+        return f"{submodel} has narrower layers that were never trained, refitted or measured"
 
     @cached_property
     def mixnmatch(self) -> tuple[Submodel, ...]:

@@ -44,7 +44,9 @@ def build(settings: Recipe, *, num_classes: int) -> MatViT:
         raise TrainingError(f"cannot build {settings.architecture} from the recipe: {error}") from error
     if not plain.global_pool:
         raise TrainingError(f"the recipe's {settings.architecture} has no pooling: drop model.global_pool")
-    return elastic(plain)
+    model = elastic(plain)
+    model.nested = settings.objective.nested
+    return model
 
 
 def initialise(model: MatViT, source: str | Path) -> None:

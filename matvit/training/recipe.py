@@ -195,6 +195,11 @@ class Objective:
                 "objective.distill_temperature must be above 0, distill_weight at least 0, both below 1000000"
             )
 
+    @property
+    def nested(self) -> bool:
+        """Whether narrower submodels are trained, too."""
+        return self.granularities != tuple(GRANULARITIES)[-1:]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:

@@ -43,7 +43,10 @@ class Elastic(_Encoder):
         refits: What the submodels of a refitted encoder use in place of its first hidden units, or None.
         tuned: What stretches of the measured curve use in place of its small tensors, or None.
         alignments: What moves embeddings of submodels to the full encoder's, or None.
-        measured: See `matvit.submodels.submodel.SubmodelSpace`; empty where the curve is Mix'n'Match.
+        measured: See `matvit.submodels.submodel.SubmodelSpace`; empty where nothing was measured.
+        nested: Whether narrower layers are trained, as those of the `matvit_*` names are to be. Set it where
+            you train another encoder so.
+        poor: See `SubmodelSpace`.
 
     Args:
         granularities: Any increasing shares up to 1.
@@ -64,16 +67,19 @@ class Elastic(_Encoder):
     tuned: Tuned | None
     alignments: Alignments | None
     measured: Mapping[Submodel, float]
+    nested: bool
+    poor: Mapping[Submodel, str]
 
     def __init__(self, *, granularities: Mapping[str, float] = GRANULARITIES, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.nested = True
         self._nest(granularities)
 
     def _nest(self, granularities: Mapping[str, float]) -> None:
         # Made here once, so that what does not nest and wrong granularities show where they are given.
         self.granularities, self.refits = granularities, getattr(self, "refits", None)
         self.tuned, self.alignments = getattr(self, "tuned", None), getattr(self, "alignments", None)
-        self.measured = getattr(self, "measured", {})
+        self.measured, self.poor = getattr(self, "measured", {}), getattr(self, "poor", {})
         self.granularities = dict(self.space.granularities)
         for beside in (self.refits, self.tuned, self.alignments):
             if beside is not None:
@@ -90,6 +96,8 @@ class Elastic(_Encoder):
             named_only=named_only,
             tokens=tokens_of(self),
             measured=self.measured,
+            nested=self.nested or self.refits is not None,
+            poor=self.poor,
         )
 
     @property
@@ -209,7 +217,8 @@ class Elastic(_Encoder):
             SubmodelError: It does not fit this encoder.
         """
         plain = self._cut_to(self.space.check(submodel))
-        del plain.granularities, plain.refits, plain.tuned, plain.alignments, plain.measured
+        del plain.granularities, plain.refits, plain.tuned, plain.alignments
+        del plain.measured, plain.nested, plain.poor
         for attribute in ("pretrained_cfg", "default_cfg"):
             if "architecture" in (config := getattr(plain, attribute, {})):
                 setattr(plain, attribute, {**config, "architecture": plain_architecture(self)})
@@ -313,6 +322,8 @@ def elastic(
     shared = {id(tensor): tensor for tensor in chain(plain.parameters(), plain.buffers())}
     new: Elastic = deepcopy(plain, shared)
     new.__class__ = kind
+    named = getattr(plain, "pretrained_cfg", {}).get("architecture", "")
+    new.nested = getattr(plain, "nested", plain_name(named) != named)
     new._nest(granularities)
     return new
 

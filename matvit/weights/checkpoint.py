@@ -33,7 +33,17 @@ from matvit.vision.projection import projection_of
 
 WEIGHTS, CONFIG, EXTRAS = "model.safetensors", "config.json", "elastic.safetensors"
 _TUNED, _ALIGNMENTS = "tuned.", "alignments."
-_OWN_NOTES = {"architecture", "granularities", "refitted", "widths", "curve", "stretches", "aligned"}
+_OWN_NOTES = {
+    "architecture",
+    "granularities",
+    "nested",
+    "refitted",
+    "widths",
+    "curve",
+    "poor",
+    "stretches",
+    "aligned",
+}
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _TRANSFORMERS = {"model_type", "architectures", "transformers_version"}
 """What the configs of Hugging Face transformers have, and timm's have not."""
@@ -74,6 +84,7 @@ def saved(model: TimmEncoder, directory: str | Path, **notes: Any) -> Iterator[P
         notes |= {
             "architecture": model.pretrained_cfg["architecture"],
             "granularities": dict(model.granularities),
+            "nested": model.nested,
         }
         if model.refits is not None:
             notes["refitted"] = True
@@ -83,6 +94,8 @@ def saved(model: TimmEncoder, directory: str | Path, **notes: Any) -> Iterator[P
             notes["aligned"] = {str(submodel): n for submodel, n in model.alignments.numbers.items()}
         if model.measured:
             notes["curve"] = {str(submodel): cosine for submodel, cosine in model.measured.items()}
+        if model.poor:
+            notes["poor"] = {str(submodel): why for submodel, why in model.poor.items()}
         plain, model_args = model.extract(model.space.full, copy=False), {}
     else:
         notes |= {"widths": [hidden_units(block) for block in model.blocks]}
@@ -192,10 +205,12 @@ def load(directory: Path, *, weights: bool = True) -> Elastic:
         raise CheckpointError(f"{directory}: weights and {CONFIG} do not agree: {error}") from error
     try:
         model = elastic(net, granularities=granularities).eval()
+        model.nested = ours.get("nested", model.nested) is True  # Before, none said so.
         if any(ours.get(extra) for extra in ("refitted", "stretches", "aligned")):
             model = _with_extras(model, directory, ours)
         if "curve" in ours:
             model.measured = read_curve(model, ours["curve"])
+        model.poor = {each: str(why) for each, why in _submodels(model, ours.get("poor", {})).items()}
         return model
     except (SubmodelError, UnknownModelError) as error:
         raise UnknownModelError(f"{directory} holds {architecture}: {error}") from error

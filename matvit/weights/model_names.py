@@ -58,11 +58,12 @@ def load(model: str | Path, *, weights: bool = True, progress: Progress = silent
                 arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))[2]
             check_arguments(arguments or {})
         with torch.device("meta"):
-            nested = elastic(plain_model(name))  # What does not nest shows before anything is downloaded.
+            encoder = elastic(plain_model(name))  # What does not nest shows before anything is downloaded.
         if weights:
-            source = _safetensors(nested.pretrained_cfg)
-            nested = elastic(plain_model(name, pretrained=True, pretrained_cfg_overlay=source))
-        return nested.eval()
+            source = _safetensors(encoder.pretrained_cfg)
+            encoder = elastic(plain_model(name, pretrained=True, pretrained_cfg_overlay=source))
+        encoder.nested = name in default_cfgs
+        return encoder.eval()
     except OSError as error:
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         reason = "no safetensors are there, and pickles are never read" if absent else error

@@ -126,6 +126,7 @@ class Encoder:
         self.space, self.cost = self.model.space, self.model.cost
         self.latency: Profile | None = None
         self._measuring, self._progress = Lock(), progress
+        self._warned: set[Submodel] = set()
         self.runner = runs.runner(self.model)
 
     @classmethod
@@ -198,6 +199,9 @@ class Encoder:
         are measured here, if they never were.
         """
         submodel = resolve(budget, self.space, self.cost, self.profile)
+        if (why := self.space.poor.get(submodel)) and submodel not in self._warned:
+            self._warned.add(submodel)
+            _log.warning("%s: %s", self.location, why)
         if budget is not None and is_time(budget):
             point = self.profile().point(submodel)
             _log.info("%s: %s takes %s%.3g ms", budget, submodel, "" if point.measured else "~", point.ms)

@@ -35,7 +35,7 @@ from retrieval.encoding.encoder import Encoder
 from retrieval.errors import LessonsError
 from retrieval.measuring.against_full import why_poor
 from retrieval.measuring.curve import Curve
-from retrieval.measuring.fit_curve import check_axes, checked, proposed, sized
+from retrieval.measuring.fit_curve import check_axes, checked, proposed
 from retrieval.showing.csv_table import write_csv
 from retrieval.sources.sample import Failure
 
@@ -77,18 +77,12 @@ class Elasticized:
         """What the submodels need in memory and on disk, beside the original."""
         return sum(tensor.nbytes for tensor in self.model.extras.values())
 
-    @property
-    def warnings(self) -> list[str]:
-        """Which granularities are not worth using, and why."""
-        points = [point for point in self.curve.points if point.submodel in self.model.space.uniforms()]
-        return [warning for point in points if (warning := why_poor(point))]
-
     def to_dict(self) -> dict[str, Any]:
         """The curve and what it rests on, in plain values."""
         return {
             "curve": {str(submodel): cosine for submodel, cosine in self.model.measured.items()},
             "points": self.curve.table(),
-            "warnings": self.warnings,
+            "warnings": list(self.model.poor.values()),
             "images": self.images,
             "checked": self.curve.queries,
             "tokens": self.tokens,
@@ -202,7 +196,7 @@ def elasticize(
             encoder,
             fit=max(limit, taught),
             check=check,
-            submodels=sized(encoder.space),
+            submodels=encoder.space.smaller_images,
             seed=seed,
             workers=workers,
             directory=state,
@@ -323,6 +317,8 @@ class _Making:
         found = checked(encoder, self.drawn, submodels, sliced=sliced, progress=self.progress)
         elastic = only(elastic, [*found.cosines, *self._by_name()])
         elastic.measured = dict(found.cosines)
+        named = found.curve.only(self._by_name())
+        elastic.poor = {point.submodel: why for point in named.points if (why := why_poor(point))}
         return elastic, found.curve
 
     def _by_name(self) -> tuple[Submodel, ...]:

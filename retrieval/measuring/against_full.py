@@ -5,6 +5,7 @@ looks for the rest.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,14 @@ from retrieval.measuring.metrics.agreement import OVERLAP, agreement
 from retrieval.measuring.metrics.answers import NO_LABEL, Answers, Neighbours, Truth
 from retrieval.measuring.summary import summarise, values_of
 
-POOR_COSINE = 0.9
-"""Below that mean cosine a submodel is not worth using, where no labels tell."""
+ENOUGH = 100
+"""Images that have neighbours worth speaking of: among fewer, chance alone finds many of the ten nearest."""
 POOR_DIFFERENCE = -0.05
-"""Nor where its 1-NN accuracy falls by more than that."""
+"""A submodel is not worth using if its 1-NN accuracy falls by more than that, beyond chance."""
+POOR_OVERLAP = 0.4
+"""Nor, where no labels tell, if it finds less of the ten nearest."""
+POOR_CLOSENESS = 0.8
+"""Nor, where there are too few images to tell, if it is less close to the full encoder."""
 
 
 def compare(
@@ -45,9 +50,10 @@ def compare(
         progress: Told of the images that are embedded.
 
     Returns:
-        How much of the full encoder's answers remains (`retrieval.measuring.metrics.agreement`); with labels,
-        1-NN accuracy of the images that are not alone in their class; and for a granularity `slice_cosine`,
-        of the plain slice.
+        Cosines to the full encoder, and `closeness`, the same where 0 is another image's and 1 its own; of
+        `ENOUGH` images, what of its answers remains (`retrieval.measuring.metrics.agreement`), and with
+        labels, 1-NN accuracy of those that are not alone in their class; and for a granularity
+        `slice_cosine`, of the plain slice.
     """
     full, uniforms = encoder.space.full, encoder.space.uniforms()
     wanted = list(dict.fromkeys([full, *submodels]))
@@ -81,14 +87,19 @@ def compare(
 def why_poor(point: Point) -> str | None:
     """Why a submodel is not worth using, if so."""
     value = {name: measure.value for name, measure in point.measures.items()}
-    cosine, difference = value["cosine"], value.get("difference")
-    if cosine <= value.get("slice_cosine", -1):
+    if value["cosine"] <= value.get("slice_cosine", -1):
         return f"{point.submodel} is no closer to the full encoder than a plain slice: use the original"
-    if difference is None and cosine < POOR_COSINE:
-        return f"{point.submodel} is not worth using: its cosine to the full encoder is {cosine:.2f}"
-    if difference is not None and difference < POOR_DIFFERENCE:
-        return f"{point.submodel} is not worth using: it loses {-100 * difference:.1f} points of 1-NN"
-    return None
+    if "difference" in value:
+        points = -100 * value["difference"]
+        is_poor, why = point["difference"].interval[1] < POOR_DIFFERENCE, f"loses {points:.1f} points of 1-NN"
+    elif "overlap_10" in value:
+        found = value["overlap_10"]
+        is_poor, why = found < POOR_OVERLAP, f"finds {found:.0%} of the full encoder's ten nearest images"
+    else:
+        moved = 1 - value["closeness"]
+        is_poor = value["closeness"] < POOR_CLOSENESS
+        why = f"moves embeddings by {moved:.0%} of what sets images apart"
+    return f"{point.submodel} is not worth using: it {why}" if is_poor else None
 
 
 def _measures(
@@ -100,7 +111,9 @@ def _measures(
     if labels_Q is not None:
         _, numbers_Q, counts = np.unique(labels_Q, return_inverse=True, return_counts=True)
     neighbours = _neighbours(vectors_SQD, numbers_Q)
-    measures = summarise(values_of(Answers(vectors_SQD, neighbours), [agreement]))
+    measures = summarise(values_of(Answers(vectors_SQD, neighbours), [agreement, _closeness]))
+    if images < ENOUGH:
+        return [{name: each[name] for name in ("cosine", "cosine_p5", "closeness")} for each in measures]
     others_Q = counts[numbers_Q] - 1  # Whatever one that is alone in its class finds is wrong.
     if (judged_Q := others_Q > 0).any():
         everyone = np.tile(judged_Q, len(vectors_SQD))
@@ -114,6 +127,15 @@ def _measures(
         right = summarise(values_of(Answers(vectors_SQD[:, judged_Q], found, truth), [accuracy]))
         measures = [{**one, **other} for one, other in zip(measures, right, strict=True)]
     return measures
+
+
+def _closeness(answers: Answers) -> dict[str, NDArray[Any]]:
+    """Cosines to the full encoder, on a scale where 0 is the mean of two images' and 1 an image's own."""
+    full_QD = answers.vectors[0]
+    images = len(full_QD)
+    others = float(np.square(full_QD.sum(0, dtype=np.float64)).sum() - images) / (images * (images - 1))
+    cosines_SQ = np.einsum("sqd,qd->sq", answers.vectors, full_QD)
+    return {"closeness": 1 - (1 - cosines_SQ) / max(1 - others, 1e-6)}
 
 
 def _neighbours(vectors_SQD: NDArray[np.float32], numbers_Q: NDArray[np.int64]) -> Neighbours:

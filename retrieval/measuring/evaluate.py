@@ -169,7 +169,9 @@ def _submodels(searcher: Searcher, budgets: Sequence[str | Submodel]) -> list[Su
     space = searcher.encoder.space
     whole = {ALL: space.curve, MIXNMATCH: space.mixnmatch}
     chosen = [
-        whole[budget] if isinstance(budget, str) and budget in whole else [searcher.submodel(budget)]
+        whole[budget]
+        if isinstance(budget, str) and budget in whole
+        else [searcher.submodel(budget, force=True)]
         for budget in budgets
     ]
     return list(dict.fromkeys(submodel for some in chosen for submodel in some))

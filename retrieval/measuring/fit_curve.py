@@ -25,7 +25,7 @@ from matvit.submodels.frontier import Axis, Sensitivities, candidates
 from matvit.submodels.submodel import Layer, Submodel, SubmodelSpace
 from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.encoding.encoder import Encoder
-from retrieval.measuring.against_full import compare
+from retrieval.measuring.against_full import compare, why_poor
 from retrieval.measuring.curve import Curve
 from retrieval.measuring.worth_keeping import worth_keeping
 from retrieval.searcher import Searcher
@@ -33,8 +33,6 @@ from retrieval.sources.sample import Failure
 
 SENSED = 16
 """Images that tell what each axis loses by itself."""
-SIDES = tuple(sixteenths / 16 for sixteenths in range(15, 7, -1))
-"""Sides of smaller images, as shares of the encoder's own; in whole patches, rounded."""
 SHARES = tuple(share / 100 for share in range(15, 100, 5))
 """Of the full encoder's MACs, for which submodels are proposed."""
 _SIZES_EACH = 2
@@ -112,7 +110,7 @@ def fit_to_images(
         encoder,
         fit=0,
         check=check,
-        submodels=sized(encoder.space),
+        submodels=encoder.space.smaller_images,
         seed=seed,
         workers=workers,
         progress=progress,
@@ -132,15 +130,6 @@ def check_axes(space: SubmodelSpace, axes: Collection[Axis]) -> None:
         raise SubmodelError("; ".join(reasons))
 
 
-def sized(space: SubmodelSpace) -> tuple[Submodel, ...]:
-    """The full encoder at every smaller size that a curve may use; none where it reads one size alone."""
-    if space.tokens.one_size:
-        return ()
-    side, patch = space.tokens.image_size[0], max(space.tokens.patch_size)
-    sizes = dict.fromkeys(patch * round(share * side / patch) for share in SIDES)
-    return tuple(Submodel(space.full.layers, image_size=size) for size in sizes if 0 < size < side)
-
-
 def fit_curve(
     encoder: Encoder,
     images: DrawnImages,
@@ -152,7 +141,7 @@ def fit_curve(
 
     Args:
         encoder: Whose submodels are measured.
-        images: Those to check on are used; they come at the sizes of `sized`.
+        images: Those to check on are used; they come at the sizes of `SubmodelSpace.smaller_images`.
         axes: What submodels may differ in.
         progress: Told of the images that are embedded.
     """
@@ -181,7 +170,7 @@ def proposed(
         for each in kinds
         for submodel in candidates(space, encoder.cost, each, SHARES, sizes_each=_SIZES_EACH)
     ]
-    sizes = sized(space) if Axis.SIZES in axes else ()
+    sizes = space.smaller_images if Axis.SIZES in axes else ()
     widths = space.mixnmatch[:: max(1, space.depth // 2)] if Axis.WIDTHS in axes else ()
     return [*best, *sizes, *widths]
 
@@ -194,7 +183,7 @@ def checked(
     sliced: Encoder | None = None,
     progress: Progress = silent,
 ) -> FittedCurve:
-    """Measure submodels; those of them that are worth their cost are the curve.
+    """Measure submodels; those of them that are worth their cost, and worth using at all, are the curve.
 
     Args:
         encoder: Whose submodels are measured.
@@ -205,7 +194,8 @@ def checked(
     """
     full = encoder.space.full
     curve = compare(encoder, sliced, images, [*submodels, full], progress=progress)
-    cosines = {point.submodel: point["cosine"].value for point in worth_keeping(curve, full)}
+    kept = [point for point in worth_keeping(curve, full) if why_poor(point) is None]
+    cosines = {point.submodel: point["cosine"].value for point in kept}
     return FittedCurve(curve, cosines | {full: 1.0}, encoder.refits, images.failures)
 
 
@@ -225,7 +215,7 @@ def sense(
     ]
     shares = () if space.tokens.no_merging or Axis.MERGES not in axes else _MERGING
     patches = space.tokens.patches(None)
-    smaller = sized(space) if Axis.SIZES in axes else ()
+    smaller = space.smaller_images if Axis.SIZES in axes else ()
     runs = sum(map(len, narrower)) + space.depth * len(shares) + len(smaller)
     count = Count(progress, "axes measured", runs)
     seen = {each.image_size: torch.cat(images.check_for(each))[:SENSED] for each in (full, *smaller)}

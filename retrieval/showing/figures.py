@@ -50,9 +50,8 @@ def plot_curve(
             linewidth=0,
         )
         axes.plot(compute, percent, color=colour, marker=marker, markersize=3.5, label=curve.name)
-        for x, y, label in zip(compute, percent, curve.labels, strict=True):
-            if curve is series[0] and "*" not in label:
-                axes.annotate(label, (x, y), (0, 8), textcoords="offset points", ha="center", weight="bold")
+        if curve is series[0]:
+            _name_points(axes, compute, percent, curve.labels)
     if series[0].gmacs[-1] == full_gmacs:
         best = 100 * series[0].values[-1]
         axes.axhline(best, color=COLOURS[0], linestyle=":", linewidth=1, label="XL queries")
@@ -84,9 +83,8 @@ def plot_consistency(
         compute = [scale * gmacs for gmacs in line.gmacs]
         style = "-" if line is cosines[0] else "--"
         above.plot(compute, line.values, style, color=COLOURS[0], marker="o", markersize=3, label=line.name)
-        for x, y, label in zip(compute, line.values, line.labels, strict=True):
-            if line is cosines[0] and "*" not in label:
-                above.annotate(label, (x, y), (0, 7), textcoords="offset points", ha="center", weight="bold")
+        if line is cosines[0]:
+            _name_points(above, compute, line.values, line.labels)
     for line, colour, marker in zip(shares, COLOURS[1:], MARKERS[1:], strict=False):
         compute = [scale * gmacs for gmacs in line.gmacs]
         bounds = [[100 * each[end] for each in line.intervals] for end in (0, 1)]
@@ -98,7 +96,8 @@ def plot_consistency(
     for axes in (above, below):
         axes.grid(alpha=0.25)
         axes.margins(y=0.15)
-        axes.legend(fontsize="small", loc="lower right")
+        if axes.lines:
+            axes.legend(fontsize="small", loc="lower right")
     add_share_axis(above, scale * full_gmacs)
     save_figure(figure, path)
 
@@ -135,11 +134,8 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
         markevery=measured,
         label="measured" if all(measured) else "measured (dots), interpolated between them",
     )
-    for x, point in zip(compute, profile.points, strict=True):
-        if "*" not in (label := str(point.submodel)):
-            axes.annotate(
-                label, (x, point.ms), (0, 8), textcoords="offset points", ha="center", weight="bold"
-            )
+    times, labels = [point.ms for point in profile.points], [str(point.submodel) for point in profile.points]
+    _name_points(axes, compute, times, labels)
     images = "an image" if profile.setting.batch_size == 1 else f"a batch of {profile.setting.batch_size}"
     axes.set(xlabel=f"compute ({unit} an image)", ylabel=f"milliseconds {images}")
     axes.set_title("\n".join(filter(None, (title, str(profile.setting)))), fontsize=9, parse_math=False)
@@ -148,6 +144,13 @@ def plot_latency(path: Path, profile: Profile, *, title: str = "") -> None:
     add_share_axis(axes, compute[-1])
     axes.legend(fontsize="small", loc="lower right")
     save_figure(figure, path)
+
+
+def _name_points(axes: Axes, xs: Sequence[float], ys: Sequence[float], labels: Sequence[str]) -> None:
+    """Write the names of granularities above their points; other spellings would cover each other."""
+    for x, y, label in zip(xs, ys, labels, strict=True):
+        if label.isalnum():
+            axes.annotate(label, (x, y), (0, 8), textcoords="offset points", ha="center", weight="bold")
 
 
 def compute_unit(full_gmacs: float) -> tuple[str, int]:

@@ -689,3 +689,19 @@ def test_a_directory_called_like_a_published_model_is_that_directory(
     done = matvit(*ask)
     assert (done.code, done.err) == (0, "")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_slice_that_nobody_trained_answers_only_if_forced(
+    matvit: Callable, corpus: Path, queries: Path, tmp_path: Path
+) -> None:
+    model = random_matvit(0)
+    library.save(model.extract(model.space.full), tmp_path / "plain")
+    matvit("index", "build", corpus, "-m", tmp_path / "plain", "-o", tmp_path / "index", "--device", "cpu")
+    ask = ("query", files_of(queries)[0], "-i", tmp_path / "index", "--device", "cpu", "--budget")
+    assert "XL@12px, " in matvit(*ask, "60%").out
+    refused = matvit(*ask, "M")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(
+        "matvit: M has narrower layers that were never trained, refitted or measured"
+    )
+    assert "M, " in matvit(*ask, "M", "--force").out

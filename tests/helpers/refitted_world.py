@@ -8,7 +8,6 @@ import matvit
 from matvit.refitting.first_pass import elasticize
 from retrieval import Encoder
 from retrieval.encoding.drawn_images import DrawnImages
-from retrieval.measuring.fit_curve import sized
 
 
 def encoder_of(model):
@@ -32,7 +31,7 @@ def plain(original):
 
 @pytest.fixture(scope="session")
 def drawn(many, plain):
-    return DrawnImages.read(str(many), plain, fit=40, check=20, submodels=sized(plain.space))
+    return DrawnImages.read(str(many), plain, fit=40, check=20, submodels=plain.space.smaller_images)
 
 
 @pytest.fixture(scope="session")

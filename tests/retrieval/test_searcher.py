@@ -216,6 +216,33 @@ def test_a_plain_timm_encoder_can_make_an_index(name: str, tmp_path: Path, corpu
     assert hits[0].score == pytest.approx(1, abs=2e-3)
 
 
+@pytest.fixture(scope="module")
+def plain_index(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by an encoder that is not nested."""
+    place = tmp_path_factory.mktemp("plain")
+    model = random_matvit(0)
+    matvit.save(model.extract(model.space.full), place / "model")
+    build_index(
+        open_source(corpus), Encoder.open(place / "model", device="cpu", dtype="fp32"), place / "index"
+    )
+    return place / "index"
+
+
+def test_budgets_of_an_encoder_that_is_not_nested_shrink_images(plain_index: Path, queries: Path) -> None:
+    searcher = Searcher.open(plain_index, device="cpu", dtype="fp32")
+    hits = searcher.query(files_of(queries)[0], budget="60%")
+    assert str(hits.submodel) == "XL@12px"
+
+
+def test_narrower_layers_of_such_an_encoder_answer_only_if_forced(plain_index: Path, queries: Path) -> None:
+    searcher, file = Searcher.open(plain_index, device="cpu", dtype="fp32"), files_of(queries)[0]
+    for budget in ("M", "S*2+XL*2", "M@12px"):
+        with pytest.raises(matvit.BudgetError, match="never trained, refitted or measured: run `matvit elas"):
+            searcher.query(file, budget=budget)
+        forced = searcher.submodel(budget, force=True)
+        assert searcher.query(file, budget=forced).submodel == forced
+
+
 # --- among some rows, near enough, by key, by vector ---
 
 

@@ -219,6 +219,28 @@ def test_curve(space):
         assert sum(cheaper.widths) < sum(dearer.widths)
 
 
+def test_where_nothing_is_nested_the_curve_is_of_smaller_images():
+    space = replace(DINO, nested=False)
+    sides = [112, 126, 140, 154, 168, 182, 196, 210]
+    assert space.curve == (*(Submodel(space.hidden, image_size=side) for side in sides), space.full)
+
+
+def test_where_images_have_one_size_it_is_of_merging_tokens():
+    tokens = Tokens((224, 224), (14, 14), prefix=1, one_size="it reads one size")
+    space = SubmodelSpace((1536,) * 12, tokens=tokens, nested=False)
+    assert [str(submodel) for submodel in space.curve] == ["XL~21", "XL~16", "XL~11", "XL~5", "XL"]
+    alone = SubmodelSpace((1536,) * 12, nested=False)
+    assert alone.curve == (alone.full,)
+
+
+@given(st.sampled_from(B16.mixnmatch))
+def test_slices_that_nobody_trained_are_in_doubt_until_they_were_measured(submodel):
+    plain = replace(B16, nested=False)
+    assert B16.doubt(submodel) == ""
+    assert (plain.doubt(submodel) == "") == (submodel == plain.full)
+    assert replace(plain, measured={submodel: 0.9, plain.full: 1.0}).doubt(submodel) == ""
+
+
 def test_curve_has_as_many_points_as_the_paper_says():
     assert len(B16.curve) == 37
     assert len(L16.curve) == 73

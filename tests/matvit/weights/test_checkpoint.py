@@ -243,8 +243,27 @@ def test_config_names_timms_architecture_and_keeps_ours_apart(model, tmp_path):
     assert config["matvit"] == {
         "architecture": "matvit_tiny_patch16_224",
         "granularities": {"S": 0.125, "M": 0.25, "L": 0.5, "XL": 1.0},
+        "nested": True,
         "classes": ["cat", "dog"],
     }
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_whether_its_layers_are_nested_is_kept(model, tmp_path, nested):
+    model = matvit.elastic(model)
+    model.nested = nested
+    matvit.save(model, tmp_path / "checkpoint")
+    assert matvit.load(tmp_path / "checkpoint").space.nested is nested
+
+
+def test_before_any_said_so_the_name_tells_whether_layers_are_nested(model, tmp_path):
+    matvit.save(model, tmp_path / "checkpoint")
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    del config["matvit"]["nested"]
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
+    assert matvit.load(tmp_path / "checkpoint").nested
+    matvit.save(model.extract(model.space.full), tmp_path / "plain")
+    assert not matvit.load(tmp_path / "plain").nested
 
 
 def test_what_ships_with_the_package_loads():

@@ -16,15 +16,9 @@ from matvit.errors import CheckpointError, UnknownModelError
 from matvit.submodels.frontier import Axis
 from retrieval import Encoder, Searcher, add_to_index
 from retrieval.encoding.drawn_images import DrawnImages
+from retrieval.measuring.against_full import why_poor
 from retrieval.measuring.evaluate import evaluate
-from retrieval.measuring.fit_curve import (
-    SENSED,
-    FittedCurve,
-    fit_curve,
-    fit_to_images,
-    sense,
-    sized,
-)
+from retrieval.measuring.fit_curve import SENSED, FittedCurve, fit_curve, fit_to_images, sense
 from retrieval.measuring.plan import plan
 from retrieval.measuring.worth_keeping import worth_keeping
 
@@ -35,8 +29,9 @@ def fitted(plain: Encoder, drawn: DrawnImages) -> FittedCurve:
 
 
 def test_sizes_are_whole_patches_below_the_own_one(plain: Encoder) -> None:
-    assert [submodel.image_size for submodel in sized(plain.space)] == [12, 8]  # Of 16, by patches of 4.
-    assert all(submodel.widths == plain.space.full.widths for submodel in sized(plain.space))
+    smaller = plain.space.smaller_images
+    assert [submodel.image_size for submodel in smaller] == [8, 12]  # Of 16, by patches of 4.
+    assert all(submodel.widths == plain.space.full.widths for submodel in smaller)
 
 
 def test_each_axis_is_measured_by_itself(plain: Encoder, drawn: DrawnImages) -> None:
@@ -70,7 +65,7 @@ def test_each_axis_is_measured_by_itself(plain: Encoder, drawn: DrawnImages) -> 
 def test_a_curve_may_differ_in_one_axis_alone(plain: Encoder, drawn: DrawnImages, axis: Axis) -> None:
     found = fit_curve(plain, drawn, axes=[axis])
     full = plain.space.full
-    assert len(found.cosines) > 1
+    assert len(found.curve.points) > 1
     for point in found.curve.points:
         assert point.submodel.image_size is None or axis is Axis.SIZES
         assert not any(point.submodel.merges) or axis is Axis.MERGES
@@ -79,12 +74,13 @@ def test_a_curve_may_differ_in_one_axis_alone(plain: Encoder, drawn: DrawnImages
 
 def test_what_is_kept_is_worth_its_cost(fitted: FittedCurve, plain: Encoder) -> None:
     space, checked = plain.space, {point.submodel: point for point in fitted.curve.points}
-    worth = worth_keeping(fitted.curve, space.full)
+    worth = [point for point in worth_keeping(fitted.curve, space.full) if why_poor(point) is None]
+    assert any(why_poor(point) for point in checked.values())
     assert list(fitted.cosines) == [*(point.submodel for point in worth), space.full]
     assert all(fitted.cosines[point.submodel] == point["cosine"].value for point in worth)
     assert fitted.cosines[space.full] == 1
     assert set(space.mixnmatch[::2]) <= set(checked)
-    assert set(sized(space)) <= set(checked)
+    assert set(space.smaller_images) <= set(checked)
     assert any(submodel.widths == space.full.widths and any(submodel.merges) for submodel in checked)
     assert any(not submodel.all_tokens for submodel in fitted.cosines)
 
@@ -94,15 +90,16 @@ def test_the_curve_is_not_below_mixnmatch_but_by_chance(fitted: FittedCurve, pla
     for submodel in set(plain.space.mixnmatch) & set(points):
         limit = points[submodel].cost.macs
         within = [points[s] for s in fitted.cosines if points[s].cost.macs <= limit]
-        dearest = max(within, key=lambda point: point.cost.macs)
-        assert points[submodel]["overlap_10"].interval[0] <= dearest["overlap_10"].value
+        if why_poor(points[submodel]) is None:
+            dearest = max(within, key=lambda point: point.cost.macs)
+            assert points[submodel]["cosine"].interval[0] <= dearest["cosine"].value
 
 
 def test_an_encoder_of_one_size_whose_tokens_do_not_merge_has_widths(many: Path) -> None:
     size = {"input_size": (3, 16, 8)}
     model = random_matvit(0, img_size=(16, 8), global_pool="max", pretrained_cfg_overlay=size)
     encoder = Encoder(model, device=torch.device("cpu"), dtype=torch.float32)
-    assert sized(encoder.space) == ()
+    assert encoder.space.smaller_images == ()
     found = fit_curve(encoder, DrawnImages.read(str(many), encoder, fit=0, check=12))
     assert all(submodel.all_tokens for submodel in found.cosines)
 
@@ -207,6 +204,21 @@ def test_rows_come_and_go_and_the_curve_stays(own: Path, tmp_path: Path, queries
 
 
 # --- a checkpoint that keeps it ---
+
+
+def test_a_checkpoint_keeps_what_is_not_worth_using_and_says_it_once_when_asked_for_it(
+    original: matvit.Elastic, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = matvit.elastic(original)
+    model.poor = {model.submodel("S"): "S is not worth using: it loses 40.0 points of 1-NN"}
+    matvit.save(model, tmp_path / "model")
+    encoder = Encoder.open(tmp_path / "model", device="cpu", dtype="fp32")
+    assert encoder.model.poor == model.poor
+    for budget in ("M", "S", "S"):
+        encoder.submodel(budget)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'model'}: S is not worth using: it loses 40.0 points of 1-NN"
+    ]
 
 
 def test_a_checkpoint_keeps_the_curve(fitted: FittedCurve, original: matvit.Elastic, tmp_path: Path) -> None:
