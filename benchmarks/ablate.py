@@ -105,7 +105,7 @@ def ablate(
 def _search(searcher: Searcher, source: ImageSource, evaluations: int, seed: int) -> list[Searched]:
     with progress() as bar:
         seen, others = Queries.read(searcher, source, most=SEARCH_QUERIES, progress=bar).halves()
-    curve, cost = searcher.encoder.space.curve, searcher.encoder.cost
+    curve, cost = searcher.encoder.space.mixnmatch, searcher.encoder.cost
     # Evenly spaced on the curve, without its ends, where there is nothing to choose.
     budgets = [cost(curve[round(len(curve) * i / 6)]).macs for i in range(1, 6)]
     with progress() as bar:

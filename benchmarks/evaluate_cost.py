@@ -57,7 +57,7 @@ def main() -> None:
         "matvit_tiny_patch16_224", img_size=64, embed_dim=options.width, num_heads=4, num_classes=10
     )
     encoder = Encoder(model, device=torch.device("cpu"), dtype=torch.float32)
-    curve = encoder.space.curve
+    curve = encoder.space.mixnmatch
     with tempfile.TemporaryDirectory() as folder:
         corpus = write_images(Path(folder) / "corpus", options.corpus, 0)
         queries = write_images(Path(folder) / "queries", options.queries, 1)

@@ -45,7 +45,7 @@ def main() -> None:
     model = matvit.elastic(options.model, num_classes=0).eval().to(device)
     model(image)
     alone = held(device) - before
-    submodels = [model.extract(submodel, copy=options.copy) for submodel in model.space.curve]
+    submodels = [model.extract(submodel, copy=options.copy) for submodel in model.space.mixnmatch]
     for submodel in submodels:
         submodel(image)
     together = held(device) - before

@@ -224,7 +224,7 @@ def main() -> None:
         uniform, corpus, _ = measure(nested, images, held_out, nested.space.uniforms(), how)
         models += [{"seed": seed, "model": "MatViT", **row} for row in uniform]
         points, *_ = measure(
-            nested, images, held_out, nested.space.curve, how, corpus=corpus, same_encoder=False
+            nested, images, held_out, nested.space.mixnmatch, how, corpus=corpus, same_encoder=False
         )
         curve += [{"seed": seed, **row} for row in points]
         largest = None

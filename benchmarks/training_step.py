@@ -96,7 +96,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 def ways_to_train(model: Any, *, batch_size: int, device: torch.device, compiled: bool) -> dict[str, Way]:
     space = model.space
-    uniforms, points = space.uniforms()[::-1], space.curve[:: max(1, space.depth // 3)]
+    uniforms, points = space.uniforms()[::-1], space.mixnmatch[:: max(1, space.depth // 3)]
     images = torch.randn(batch_size, model.in_chans, *model.patch_embed.img_size, device=device)
     target = torch.randint(model.num_classes, (batch_size,), device=device)
     criterion = criterion_for("softmax", label_smoothing=0.1, soft_targets=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.early import check_model
 from cli.output import percent, print_json, print_table, say
 from cli.progress import progress
 
@@ -58,6 +59,8 @@ def bench(
 
     Example: matvit bench matvit_base_patch16_224 --submodel S --submodel XL
     """
+    check_model(model)
+
     from matvit.engines.bench import bench as run
     from matvit.engines.compare import ways_on
     from matvit.runtime.device import pick_device

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.early import check_images, check_index, check_model
 from cli.output import percent, print_json, print_table, say, say_failures, si
 from cli.progress import progress
 
@@ -60,18 +61,20 @@ def calibrate(
 
     Example: matvit calibrate photos/test -i photos.index --max-drop 0.5
     """
-    from matvit.submodels.frontier import Axis
-    from retrieval.measuring.calibrate import calibrate as run
-    from retrieval.measuring.fit_curve import fit_to_images
-    from retrieval.searcher import Searcher
-    from retrieval.sources.open_images import open_source
-
     if queries is None and fit is None:
         raise typer.BadParameter("give labelled QUERIES, or --fit IMAGES")
     if not 0 < max_drop < 100:
         raise typer.BadParameter(f"--max-drop {max_drop:g}: write points of accuracy, such as 0.5")
-    for images in filter(None, (queries, fit)):
-        open_source(images)  # If it is not there, better now than after a model was loaded.
+    check_index(index)
+    check_model(model)
+    check_images(queries)
+    check_images(fit)
+
+    from matvit.submodels.frontier import Axis
+    from retrieval.measuring.calibrate import calibrate as run
+    from retrieval.measuring.fit_curve import fit_to_images
+    from retrieval.searcher import Searcher
+
     results: dict[str, object] = {}
     if fit is not None:
         with progress() as bar:
@@ -116,13 +119,15 @@ def calibrate(
 
 
 def _point(point: "Point") -> dict[str, object]:
-    return {
+    row: dict[str, object] = {
         "submodel": str(point.submodel),
         "MACs": si(point.cost.macs),
         "of XL": percent(point.share_of_full),
         "cosine to XL": f"{point['cosine'].value:.4f}",
-        "same nearest": percent(point["equal_top1"].value),
     }
+    if "equal_top1" in point.measures:
+        row["same nearest"] = percent(point["equal_top1"].value)
+    return row
 
 
 def _show(found: "Calibration") -> None:

@@ -7,6 +7,7 @@ import typer
 
 from cli import options
 from cli.alone import alone_at_output
+from cli.early import check_images, check_model
 from cli.output import command_line, percent, print_json, print_table, say, say_failures, si
 from cli.progress import progress
 
@@ -88,6 +89,9 @@ def elasticize(
 
     Example: matvit elasticize runs/matvit/checkpoint --images photos/ -o more-elastic/ --no-refit
     """
+    check_model(model)
+    check_images(images)
+
     from matvit.submodels.frontier import Axis
     from retrieval.learning.elasticize import elasticize as run
 

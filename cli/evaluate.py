@@ -8,6 +8,7 @@ import typer
 
 from cli import options
 from cli.alone import alone_in_output
+from cli.early import check_index, check_model
 from cli.output import command_line, percent, print_json, print_table, say, say_failures, si
 from cli.progress import progress
 
@@ -71,11 +72,15 @@ def evaluate(
 
     Example: matvit evaluate photos/test -i photos.index --budget all -o results/
     """
-    from retrieval.measuring.evaluate import evaluate as run
-    from retrieval.searcher import Searcher
     from retrieval.sources.open_images import open_source
 
-    source = open_source(queries)  # If it is not there, better now than after a model was loaded.
+    check_index(index)
+    check_model(model)
+    source = open_source(queries)
+
+    from retrieval.measuring.evaluate import evaluate as run
+    from retrieval.searcher import Searcher
+
     with progress() as bar:
         result = run(
             Searcher.open(index, model=model, device=device, dtype=dtype, progress=bar),

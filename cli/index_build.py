@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.early import check_images, check_index, check_model
 from cli.output import command_line, print_json, say
 from cli.progress import progress
 
@@ -44,14 +45,18 @@ def build(
 
     Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
     """
-    from matvit.runtime.processes import joined
-    from retrieval.encoding.encoder import Encoder
+    from indexes.disk.staging import Staging
     from retrieval.sources.open_images import open_source
-    from retrieval.upkeep.embed import build_index
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
-    # If it is not there, better now than after a model was loaded.
+    Staging(out).check_place()
+    check_model(model)
     source = open_source(images, excludes=exclude or ())
+
+    from matvit.runtime.processes import joined
+    from retrieval.encoding.encoder import Encoder
+    from retrieval.upkeep.embed import build_index
+
     with joined(device) as (processes, torch_device), progress(shown=processes.is_first) as bar:
         encoder = Encoder.open(model, device=str(torch_device), dtype=dtype, progress=bar)
         manifest = build_index(
@@ -98,6 +103,10 @@ def add(
 
     Example: matvit index add photos/ -i photos.index --prune
     """
+    check_index(index)
+    check_model(model)
+    check_images(images)
+
     from matvit.runtime.processes import joined
     from retrieval.upkeep.add import add_to_index
     from retrieval.upkeep.add import prune as remove_rows

@@ -18,9 +18,11 @@ def info(index: Index, json: options.Json = False) -> None:
     Example: matvit index info photos.index
     """
     from indexes import Index
-    from matvit.runtime.device import pick_device
 
     opened = Index.open(index)
+
+    from matvit.runtime.device import pick_device
+
     opened.use(str(pick_device("auto")))
     facts = opened.facts()
     if json:

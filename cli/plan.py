@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import options
+from cli.early import check_index, check_model
 from cli.output import percent, print_json, print_table, say, si
 from cli.progress import progress
 
@@ -77,14 +78,18 @@ def plan(
 
     Example: matvit plan --index photos.index --measure
     """
-    from matvit.submodels.budget import is_time
-    from retrieval.measuring.plan import plan as run
-    from retrieval.remembered_model import model_of
-
+    if index is not None:
+        check_index(index)
     if index is not None and model is None:
+        from retrieval.remembered_model import model_of
+
         model = model_of(index)
     elif model is None:
         raise typer.BadParameter("say which MODEL, or --index")
+    check_model(model)
+
+    from matvit.submodels.budget import is_time
+    from retrieval.measuring.plan import plan as run
 
     timed = measure or (budget is not None and is_time(budget))
     only_timed = {

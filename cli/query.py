@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
+from cli.early import check_index, check_model
 from cli.output import print_json, print_path, print_table, say, si
 from cli.progress import progress
 
@@ -92,10 +93,6 @@ def query(
 
     Example: matvit query --key 2019/cat.jpg -i photos.index --where "year > 2019" --paths
     """
-    from retrieval.errors import UnreadableImageError
-    from retrieval.searcher import Searcher
-    from retrieval.sources.sample import Failure
-
     images = images or []
     stream = images == ["-"]
     if "-" in images and (len(images) > 1 or sheet):
@@ -109,6 +106,29 @@ def query(
         raise typer.BadParameter(f"--sheet {sheet}: draws {', '.join(SHEETS)} files")
     if sheet and not (images or key):
         raise typer.BadParameter("--sheet draws images and rows, which --vectors are not")
+    check_index(index, where)
+    check_model(model)
+    if sheet:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+    embeddings = None if vectors is None else _vectors(vectors)
+
+    from retrieval.errors import UnreadableImageError
+    from retrieval.sources.sample import Failure
+
+    def tell_failure(path: str, reason: str) -> None:
+        say(f"matvit: {reason}")
+        if how_shown == "json":
+            print_json({"query": path, "error": reason})
+
+    named = [] if stream else list(_files(images))
+    unreadable = [image for image in named if isinstance(image, Failure)]
+    if named and len(unreadable) == len(named) and not (key or vectors):
+        for failure in unreadable:
+            tell_failure(failure.key, f"{failure.key}: {failure.reason}")
+        raise typer.Exit(1)
+
+    from retrieval.searcher import Searcher
+
     if engine == "compiled":
         say("compiling takes a minute or more")
     with progress() as bar:
@@ -126,15 +146,15 @@ def query(
         show(row_key, hits)
         if sheet and len(drawn) < SHEET_ROWS:
             drawn.append((row_key, searcher.hit(row_key), hits))
-    if vectors:
+    if embeddings is not None:
         try:
-            found = searcher.query_vectors(_vectors(vectors), **limits)
+            found = searcher.query_vectors(embeddings, **limits)
         except ValueError as error:
             raise typer.BadParameter(f"--vectors {vectors}: {error}") from error
         for number, hits in enumerate(found):
             show(f"{vectors}[{number}]", hits)
     failed = False
-    for image in _named(b"\0" if null else b"\n") if stream else _files(images):
+    for image in _named(b"\0" if null else b"\n") if stream else named:
         path = image.key if isinstance(image, Failure) else image
         try:
             if isinstance(image, Failure):
@@ -142,9 +162,7 @@ def query(
             hits = searcher.query(path, budget=submodel, **limits)
         except UnreadableImageError as error:
             failed = True
-            say(f"matvit: {error}")
-            if how_shown == "json":
-                print_json({"query": path, "error": str(error)})
+            tell_failure(path, str(error))
             continue
         show(path, hits)
         if sheet and len(drawn) < SHEET_ROWS:
@@ -175,8 +193,9 @@ def _between_nulls() -> Iterator[bytes]:
 
 
 def _files(images: list[str]) -> "Iterator[str | Failure]":
-    """The images named, those of a folder one by one, and folders in it that cannot be listed."""
-    from retrieval.errors import ImageSourceError
+    """The images named, those of a folder one by one, and what of them cannot be opened or listed."""
+    from retrieval.errors import ImageSourceError, UnreadableImageError
+    from retrieval.sources.file_bytes import open_regular
     from retrieval.sources.folder_walk import find_images
     from retrieval.sources.sample import Failure
 
@@ -188,7 +207,11 @@ def _files(images: list[str]) -> "Iterator[str | Failure]":
             yield from (Failure(str(Path(image) / key), reason) for key, reason in found.closed.items())
             yield from (str(Path(image) / key) for key in found.keys)
         else:
-            yield image
+            try:
+                open_regular(Path(image)).close()
+                yield image
+            except UnreadableImageError as error:
+                yield Failure(image, str(error))
 
 
 def _vectors(path: Path) -> "NDArray[np.floating]":

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import options
+from cli.early import check_images
 from cli.output import print_json, say
 from cli.progress import progress
 
@@ -66,12 +67,13 @@ def train(
 
     On many GPUs: torchrun --nproc-per-node 8 -m cli.main train b16_in1k --data imagenet -o runs/b16 --resume
     """
+    show = show_epochs(recipe)
+    check_images(data)
+
     from matvit.runtime.device import pick_dtype
     from matvit.runtime.processes import joined
     from matvit.training.train import Execution
     from retrieval.learning.train import train as run
-
-    show = show_epochs(recipe)
 
     def tell(line: Mapping[str, Any]) -> None:
         show(line)

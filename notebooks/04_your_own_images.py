@@ -140,7 +140,8 @@ keys, paths = entries["key"], entries["path"]
 
 def search(budget, k=6):
     """The neighbours of every query, without itself."""
-    answers = searcher.query_batch(paths, budget=budget, k=k + 1)
+    submodel = searcher.submodel(budget, force=True)  # Below XL nobody trained it: else that is refused.
+    answers = searcher.query_batch(paths, budget=submodel, k=k + 1)
     return [
         replace(hits, hits=tuple(hit for hit in hits if hit.key != key)[:k])
         for key, hits in zip(keys, answers, strict=True)

@@ -53,9 +53,8 @@ def facts_of(
 
 
 def _curve(curve: MeasuredCurve) -> str:
-    cosines = curve["cosines"]
-    cheapest, cosine = min(cosines.items(), key=lambda each: each[1])
-    return f"{len(cosines)} submodels from {cheapest} (cosine {cosine:.3f}), on {curve['images']} images"
+    cosines = curve["cosines"].values()
+    return f"{len(cosines)} submodels, cosines of {min(cosines):.3f} and more, on {curve['images']} images"
 
 
 def _promise(calibration: Calibration, images: int) -> str:

@@ -120,6 +120,18 @@ def count(path: Path) -> int:
         raise _damaged(path) from error
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the columns of a parquet file without reading them.
+
+    Raises:
+        IndexDamagedError: It is missing or damaged.
+    """
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
+
+
 def _table(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
 

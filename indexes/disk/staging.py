@@ -65,15 +65,7 @@ class Staging:
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        # What is replaced may be missing for an instant; what is not may have been finished by a process that
-        # was killed before it had tidied up.
-        is_ours = _is_ours(self.folder)
-        if not is_ours or not self.folder.exists():
-            self._check_out()
-        if not is_ours:
-            raise IndexExistsError(
-                f"{self.folder} is in the way, and is not of matvit's making: rename it, or the index"
-            )
+        self.check_place()
         with ExitStack() as stack:
             stack.enter_context(exclusive(self.folder))
             self._bring_back()
@@ -90,6 +82,18 @@ class Staging:
         traceback: TracebackType | None,
     ) -> None:
         self._held.close()
+
+    def check_place(self) -> None:
+        """Refuse what cannot be entered, but for others that write there; raises as entering does."""
+        # What is replaced may be missing for an instant; what is not may have been finished by a process that
+        # was killed before it had tidied up.
+        is_ours = _is_ours(self.folder)
+        if not is_ours or not self.folder.exists():
+            self._check_out()
+        if not is_ours:
+            raise IndexExistsError(
+                f"{self.folder} is in the way, and is not of matvit's making: rename it, or the index"
+            )
 
     def clear(self) -> None:
         """Make `index` an empty one."""

@@ -1,13 +1,13 @@
 """What a model may be called wherever one is asked for: a directory, or a name that timm knows."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from timm.models import load_model_config_from_hf
@@ -18,7 +18,7 @@ from matvit.progress import Progress, silent
 from matvit.vision.architectures import check_arguments, default_cfgs
 from matvit.vision.elastic_vit import Elastic, elastic
 from matvit.vision.plain_timm import asked, plain_model
-from matvit.weights import checkpoint, published
+from matvit.weights import checkpoint, hub, published
 
 _LOCAL = "local-dir:"
 
@@ -52,8 +52,17 @@ def load(model: str | Path, *, weights: bool = True, progress: Progress = silent
     if not name.startswith("hf-hub:") and not timm.is_model(name):
         names = ", ".join(published.PUBLISHED)
         raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
+    here = is_here(name)
+    with hub.from_cache() if here else nullcontext():
+        return _by_name(name, weights=weights, here=here)
+
+
+def _by_name(name: str, *, weights: bool, here: bool) -> Elastic:
+    """An encoder of timm's, or of the hub, which is asked for what is not here: see `load`."""
     try:
         if name.startswith("hf-hub:"):
+            if not here:
+                hub.check_reached(name)
             with asked():
                 arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))[2]
             check_arguments(arguments or {})
@@ -61,6 +70,8 @@ def load(model: str | Path, *, weights: bool = True, progress: Progress = silent
             encoder = elastic(plain_model(name))  # What does not nest shows before anything is downloaded.
         if weights:
             source = _safetensors(encoder.pretrained_cfg)
+            if source and not here:
+                hub.check_reached(name)
             encoder = elastic(plain_model(name, pretrained=True, pretrained_cfg_overlay=source))
         encoder.nested = name in default_cfgs
         return encoder.eval()
@@ -99,9 +110,12 @@ def is_here(name: str) -> bool:
     if name in published.PUBLISHED:
         return published.is_cached(name)
     if name.startswith("hf-hub:"):
-        config = _cached(name.removeprefix("hf-hub:"), "config.json")
+        config = hub.cached(name.removeprefix("hf-hub:"), "config.json")
         return config is not None and any(config.parent.rglob("*.safetensors"))
-    found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    try:
+        found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # a tag that there is not, which `load` refuses
+        return True
     if found is None or not (found.hf_hub_id or found.url):
         return True
     try:
@@ -112,17 +126,7 @@ def is_here(name: str) -> bool:
         return (
             Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(found.url).path).name
         ).exists()
-    return _cached(found.hf_hub_id, file) is not None
-
-
-def _cached(repository: str, file: str) -> Path | None:
-    """Where a file of a repository, or of `repository@revision`, is in the hub's cache."""
-    repository, _, revision = repository.partition("@")
-    try:
-        found = try_to_load_from_cache(repository, file, revision=revision or None)
-    except ValueError:  # no name that a repository could have
-        return None
-    return Path(found) if isinstance(found, str) else None
+    return hub.cached(found.hf_hub_id, file) is not None
 
 
 def _safetensors(pretrained_cfg: Mapping[str, Any]) -> dict[str, str]:

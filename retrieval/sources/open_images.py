@@ -11,7 +11,7 @@ from retrieval.sources.decode import MAX_PIXELS, decode
 from retrieval.sources.excludes import Excludes
 from retrieval.sources.local_paths import absolute_path, check_local, mode_at
 from retrieval.sources.sample import Failure, Known, Part, Sample, none_known, printable
-from retrieval.sources.source import ImageSource
+from retrieval.sources.source import ImageSource, Source
 
 __all__ = [
     "MAX_PIXELS",
@@ -21,6 +21,7 @@ __all__ = [
     "Part",
     "Sample",
     "UnreadableImageError",
+    "check_source",
     "decode",
     "location_of",
     "open_source",
@@ -43,16 +44,30 @@ def open_source(text: str | Path, *, known: Known = none_known, excludes: Sequen
         ImageSourceError: If it is none of these, does not exist, or holds no image.
     """
     text, globs = str(text), Excludes(excludes)
+    kind = check_source(text)
     try:
-        kind = kind_of(text)
-        if kind is None:
-            raise _why_unknown(text)
         if globs.globs and not kind.takes_excludes:
             raise ImageSourceError(f"{printable(text)}: --exclude is for folders, which this is not")
         return kind.open(text, known, globs)
     except NotLocalError as error:
         raise with_remedy(error) from error
     except OSError as error:  # a folder that may not be listed, a name too long
+        raise ImageSourceError(f"{printable(text)}: cannot be read ({error.strerror})") from error
+
+
+def check_source(text: str) -> Source:
+    """The kind of a source, which is not looked into yet.
+
+    Raises:
+        ImageSourceError: It is none, or does not exist.
+    """
+    try:
+        if (kind := kind_of(text)) is None:
+            raise _why_unknown(text)
+        return kind
+    except NotLocalError as error:
+        raise with_remedy(error) from error
+    except OSError as error:  # a folder that may not be looked at, a name too long
         raise ImageSourceError(f"{printable(text)}: cannot be read ({error.strerror})") from error
 
 

@@ -85,7 +85,8 @@ def test_a_curve_is_measured_without_labels(
     assert rows[-1].split()[0] == "XL"
     planned = json.loads(matvit("plan", "-i", own, "--json").out)
     assert {row["submodel"]: row["cosine"] for row in planned} == kept
-    assert f"{len(kept)} submodels from {rows[0].split()[0]} (cosine" in matvit("index", "info", own).out
+    told = f"{len(kept)} submodels, cosines of {min(kept.values()):.3f} and more, on 15 images"
+    assert told in matvit("index", "info", own).out
     both = json.loads(matvit("plan", "-i", own, "--mixnmatch", "--json").out)
     assert {row["submodel"] for row in both} >= {*kept, "S", "M", "L"}
     table = matvit("plan", "-i", own, "--mixnmatch").out.splitlines()

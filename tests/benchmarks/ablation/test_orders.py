@@ -36,7 +36,7 @@ def test_an_order_that_there_is_not() -> None:
 def test_orders_stand_beside_every_mixed_point_of_the_curve() -> None:
     space = SubmodelSpace((64,) * 6)
     found = list(orders(space))
-    mixed = [s for s in space.curve if s not in space.uniforms()]
+    mixed = [s for s in space.mixnmatch if s not in space.uniforms()]
     assert [point for order, _, point in found if order == "increasing"] == mixed
     assert len(found) == len(ORDERS) * len(mixed)
     for order, submodel, point in found:

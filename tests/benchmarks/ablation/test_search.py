@@ -14,7 +14,7 @@ from retrieval.measuring.evaluate import evaluate
 
 def test_queries_are_answered_as_by_evaluate(searcher: Searcher, queries: Path) -> None:
     kept = Queries.read(searcher, open_source(queries), most=1000)
-    result = evaluate(searcher, open_source(queries), searcher.encoder.space.curve)
+    result = evaluate(searcher, open_source(queries), searcher.encoder.space.mixnmatch)
     for point, right in zip(result.points, result.right, strict=True):
         assert kept.right(point.submodel).tolist() == right.tolist()
     one, other = kept.halves()

@@ -49,7 +49,7 @@ def test_submodels_come_closer_and_the_full_encoder_stays(refitted, caplog):
     )
     with torch.no_grad():
         assert torch.equal(taught(images), plain(images))
-    for submodel in (*taught.space.uniforms()[:-1], taught.space.curve[1]):
+    for submodel in (*taught.space.uniforms()[:-1], taught.space.mixnmatch[1]):
         assert cosine(taught, submodel, images) > cosine(model, submodel, images)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.refits.tensors.items())
     assert [parameter.requires_grad for parameter in model.parameters()] == flags

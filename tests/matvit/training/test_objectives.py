@@ -311,7 +311,7 @@ def test_distillation_grows_with_progress_and_leaves_the_losses_alone(tiny, imag
 def test_a_teacher_under_autocast_cuts_no_weight_off(make_tiny, images):
     """In older torch, autocast casts a weight once for all passes, with gradients if the first had any."""
     model = make_tiny()
-    task = NestedTask(model, F.cross_entropy, lambda step: (model.space.curve[-step],), distill=EMBEDDING)
+    task = NestedTask(model, F.cross_entropy, lambda step: (model.space.mixnmatch[-step],), distill=EMBEDDING)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         task(images, TARGET, step=4)
         result = task(images, TARGET, step=1)
@@ -397,7 +397,7 @@ def recompile_limits():
 @pytest.mark.usefixtures("recompile_limits")
 def test_every_submodel_of_the_curve_is_compiled(make_tiny, images):
     model, counter = make_tiny(depth=3), CompileCounterWithBackend("eager")
-    curve = model.space.curve
+    curve = model.space.mixnmatch
     assert len(curve) > 8  # Where dynamo gives up.
     task = NestedTask(model, F.cross_entropy, lambda step: (curve[step],), distill=EMBEDDING)
     wanted = [task(images, TARGET, step=step)["loss"].item() for step in range(len(curve))]

@@ -67,7 +67,7 @@ def test_every_encoder_costs_what_torch_counts(twins):
     space, cost = model.space, model.cost
     assert cost(space.full) == Cost(macs=counted(plain), params=parameters(plain))
     odd = Submodel(tuple(max(1, hidden // (3 + layer)) for layer, hidden in enumerate(space.hidden)))
-    for submodel in (space.full, space.smallest, space.curve[space.depth + 1], odd):
+    for submodel in (space.full, space.smallest, space.mixnmatch[space.depth + 1], odd):
         assert counted(model, submodel) == cost(submodel).macs
         extracted = model.extract(submodel)
         assert cost(submodel) == Cost(macs=counted(extracted), params=parameters(extracted))
@@ -78,7 +78,7 @@ def test_every_encoder_costs_what_torch_counts(twins):
 def test_every_point_of_the_curve_costs_what_torch_counts(make_tiny, configuration):
     model = make_tiny(**configuration)
     cost = model.cost
-    for submodel in model.space.curve:
+    for submodel in model.space.mixnmatch:
         extracted = model.extract(submodel)
         assert cost(submodel) == Cost(macs=counted(extracted), params=parameters(extracted)), submodel
 
@@ -93,8 +93,8 @@ def test_attention_is_counted_whether_fused_or_not(make_tiny):
 
 @torch.no_grad()
 def test_every_budget_of_base_costs_what_torch_counts(base):
-    assert len(base.space.curve) == 37
-    for submodel in base.space.curve:
+    assert len(base.space.mixnmatch) == 37
+    for submodel in base.space.mixnmatch:
         assert base.cost(submodel).macs == counted(base, submodel), submodel
 
 
@@ -103,14 +103,14 @@ def test_every_budget_of_base_costs_what_torch_counts(base):
 @torch.no_grad()
 def test_every_budget_of_large_costs_what_torch_counts(step):
     large = on_meta("matvit_large_patch16_224")
-    assert len(large.space.curve) == 73
-    for submodel in large.space.curve[::step]:
+    assert len(large.space.mixnmatch) == 73
+    for submodel in large.space.mixnmatch[::step]:
         assert large.cost(submodel).macs == counted(large, submodel), submodel
 
 
 @pytest.mark.parametrize("point", range(0, 37, 6))
 def test_base_costs_what_torch_counts(base, point):
-    submodel = base.space.curve[point]
+    submodel = base.space.mixnmatch[point]
     cost = base.cost(submodel)
     assert cost.macs == counted(base, submodel)
     assert cost == Cost(macs=counted(base.extract(submodel)), params=parameters(base.extract(submodel)))
@@ -129,7 +129,7 @@ def test_large_costs_what_torch_counts_and_what_was_published():
 
 
 def test_cost_strictly_increases_along_the_curve(base):
-    costs = [base.cost(submodel) for submodel in base.space.curve]
+    costs = [base.cost(submodel) for submodel in base.space.mixnmatch]
     for cheaper, dearer in pairwise(costs):
         assert cheaper.macs < dearer.macs
         assert cheaper.params < dearer.params

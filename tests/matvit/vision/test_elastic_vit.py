@@ -300,7 +300,7 @@ def test_any_increasing_granularities_will_do(tiny, images, shares):
     names = [f"g{rank}" for rank in range(len(shares) + 1)]
     model = matvit.elastic(tiny, granularities=dict(zip(names, [*sorted(shares), 1], strict=True)))
     assert [str(submodel) for submodel in model.space.uniforms()] == names
-    assert len(model.space.curve) == 4 * len(shares) + 1
+    assert len(model.space.mixnmatch) == 4 * len(shares) + 1
     assert model.submodel(names[-1]) == model.space.full == model.submodel("100%")
     submodel = model.submodel(names[0])
     assert submodel.widths == (max(1, round(min(shares, default=1) * 128)),) * 4
@@ -614,7 +614,7 @@ def test_a_copied_model_still_runs_submodels(make_architecture, kind, duplicate)
 @pytest.mark.parametrize("kind", ["augreg", "dinov2 giant", "parallel scaling"])
 def test_many_threads_run_different_submodels_at_once(make_architecture, kind):
     model, images = matvit.elastic(make_architecture(kind)), torch.randn(2, 3, 32, 32)
-    chosen = [model.space.curve[point] for point in (0, 4, 7)] + [model.space.full]
+    chosen = [model.space.mixnmatch[point] for point in (0, 4, 7)] + [model.space.full]
     alone = [model(images, submodel) for submodel in chosen]
     together: list[list[torch.Tensor]] = [[] for _ in chosen]
     start = threading.Barrier(len(chosen))

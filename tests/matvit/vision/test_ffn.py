@@ -64,7 +64,7 @@ def some_submodels(space):
     return [
         Submodel(tuple(chance.randint(1, hidden) for hidden in space.hidden)),
         Submodel((1, *space.hidden[1:-1], space.hidden[-1] // 2)),
-        space.curve[2],
+        space.mixnmatch[2],
     ]
 
 
@@ -192,8 +192,8 @@ STORAGE_KINDS = ["augreg", "dinov2 giant", "parallel 18x2", "parallel scaling, f
 @pytest.mark.parametrize("kind", STORAGE_KINDS)
 def test_a_whole_curve_of_submodels_lives_in_the_memory_of_one(make_architecture, kind):
     model = matvit.elastic(make_architecture(kind, depth=12))
-    assert len(model.space.curve) == 37
-    held = [model.extract(submodel, copy=False) for submodel in model.space.curve]
+    assert len(model.space.mixnmatch) == 37
+    held = [model.extract(submodel, copy=False) for submodel in model.space.mixnmatch]
     assert held[0].blocks[0] is not held[-1].blocks[0]
     assert storages(*held) == storages(model)
 

@@ -68,7 +68,7 @@ def test_every_submodel_embeds_as_before(make_tiny, images, configuration):
     model = make_tiny(**configuration, num_classes=0)
     own = embedder(model)
     assert type(own.blocks[-1]) is PooledTokenBlock
-    for submodel in (*model.space.curve, Submodel((3, 5, 7, 9)), model.submodel("M@8px")):
+    for submodel in (*model.space.mixnmatch, Submodel((3, 5, 7, 9)), model.submodel("M@8px")):
         x = images if submodel.image_size is None else images[..., :8, :8]
         torch.testing.assert_close(own(x, submodel), model(x, submodel), rtol=1e-5, atol=1e-6)
         assert own.cost(submodel).macs == counted(lambda x, each=submodel: own(x, each), x)
@@ -98,7 +98,7 @@ def test_every_submodel_of_an_eva_embeds_as_before(configuration):
     model = matvit.elastic(plain)
     own = embedder(model)
     assert type(own.blocks[-1]) is PooledTokenEvaBlock
-    for submodel in (model.space.full, *model.space.curve[:3], model.submodel("M@8px")):
+    for submodel in (model.space.full, *model.space.mixnmatch[:3], model.submodel("M@8px")):
         side = submodel.image_size or 16
         x = torch.randn(2, 3, side, side)
         torch.testing.assert_close(own(x, submodel), model(x, submodel), rtol=1e-5, atol=1e-6)

@@ -76,7 +76,7 @@ def test_a_checkpoint_gives_back_the_same_model(make_tiny, tmp_path, configurati
         assert torch.equal(twin.state_dict()[name], tensor), name
     assert twin.space == model.space
     x = torch.randn(2, 1, *model.patch_embed.img_size)
-    for submodel in (None, model.space.curve[3]):
+    for submodel in (None, model.space.mixnmatch[3]):
         assert torch.equal(twin(x, submodel), model(x, submodel))
 
 
@@ -101,7 +101,7 @@ def test_any_elastic_encoder_comes_back(make_architecture, tmp_path, kind, elast
     assert twin.space == model.space
     assert list(twin.granularities.items()) == list(ODD.items())
     x = torch.randn(2, 3, 32, 32)
-    for submodel in (None, model.submodel("third"), model.space.curve[2]):
+    for submodel in (None, model.submodel("third"), model.space.mixnmatch[2]):
         assert torch.equal(twin(x, submodel), model(x, submodel))
     by_timm = timm.create_model(f"local-dir:{tmp_path / 'checkpoint'}", pretrained=True).eval()
     assert type(by_timm) is type(plain)

@@ -54,6 +54,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     fake.folder.mkdir()
     monkeypatch.setattr("timm.models._hub.hf_hub_download", fake.download)
     monkeypatch.setattr("timm.models._hub._has_hf_hub", True)
+    monkeypatch.setattr("matvit.weights.hub.check_reached", lambda name: None)
     return fake
 
 

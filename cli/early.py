@@ -1,0 +1,59 @@
+"""Mistakes that are told before torch is loaded, which takes seconds.
+
+The library finds all of them, too, but later.
+"""
+
+import os
+from pathlib import Path
+
+from matvit.errors import UnknownModelError
+
+_CONFIG = "config.json"
+
+
+def check_model(model: str | None) -> None:
+    """Refuse a directory that holds no model. What may be a name is left to timm, which has to be loaded.
+
+    Raises:
+        UnknownModelError: It is such a directory, or one that is not there.
+    """
+    from matvit.files.atomic import restore
+
+    if model is None or model.startswith("hf-hub:"):
+        return
+    directory = Path(model.removeprefix("local-dir:"))
+    restore(directory)
+    if directory.is_dir() and not (directory / _CONFIG).is_file():
+        raise UnknownModelError(f"{model} is no checkpoint: it has no {_CONFIG}")
+    if os.sep in model and not directory.is_dir():
+        raise UnknownModelError(f"{model}: no such directory")
+
+
+def check_index(index: Path, where: str | None = None) -> None:
+    """Refuse what is no index, and a condition that its rows cannot be held against.
+
+    Raises:
+        IndexDamagedError: There is no whole index.
+        FilterError: The condition cannot be understood, or names a column that there is not.
+    """
+    from indexes.disk.manifest import read_manifest
+    from indexes.disk.rows import column_names
+    from indexes.disk.staging import restore
+    from indexes.filters.syntax import parse, require_columns
+
+    restore(index)
+    read_manifest(index)
+    if where is not None:
+        require_columns(parse(where), column_names(index / "rows.parquet"))
+
+
+def check_images(images: str | None) -> None:
+    """Refuse what is no source of images, without looking into it.
+
+    Raises:
+        ImageSourceError: It is none.
+    """
+    from retrieval.sources.open_images import check_source
+
+    if images is not None:
+        check_source(images)
