@@ -26,7 +26,7 @@ def check_model(model: str | None) -> None:
     if directory.is_dir() and not (directory / _CONFIG).is_file():
         raise UnknownModelError(f"{model} is no checkpoint: it has no {_CONFIG}")
     if os.sep in model and not directory.is_dir():
-        raise UnknownModelError(f"{model}: no such directory")
+        raise UnknownModelError(f"no directory {model!r}: say where the checkpoint is, or a name")
 
 
 def check_index(index: Path, where: str | None = None) -> None:

@@ -33,7 +33,6 @@ app = typer.Typer(
     name="matvit",
     help="Image search whose query cost is a knob: one Vision Transformer, hundreds of nested encoders.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

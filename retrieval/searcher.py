@@ -179,7 +179,7 @@ class Searcher:
         """The corpus images nearest to one image.
 
         Args:
-            image: An image file, its bytes, or an open image.
+            image: See `retrieval.encoding.preprocess.ImageLike`.
             budget: What encoding it may cost; None is the full encoder, `auto` what was calibrated.
             k: How many to find, at most.
             where: Which rows to search among, as `indexes.filters.syntax` tells; None is all.
@@ -202,6 +202,8 @@ class Searcher:
         threshold: float = -1.0,
     ) -> list[Hits]:
         """As `query`, for several images in one pass; one `Hits` each, in order."""
+        if len(images) == 0:  # Of an array, which has no truth.
+            return []
         state = self._state
         encoder = state.encoder
         submodel = state.submodel(budget)

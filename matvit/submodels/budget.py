@@ -51,6 +51,8 @@ def resolve(
         return space.full
     if isinstance(budget, Submodel):
         return space.check(budget)
+    if not isinstance(budget, str):
+        raise BudgetError(f"a budget is a text such as '60%' or 'M', or a Submodel; got {budget!r}")
     if (submodel := space.parse(budget)) is not None:
         return submodel
     amount = _amount(budget)

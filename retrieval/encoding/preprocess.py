@@ -6,9 +6,13 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from matvit.errors import NonsenseError
 from matvit.vision.ffn import TimmEncoder
@@ -19,8 +23,11 @@ from retrieval.sources.file_bytes import read_regular
 
 MAX_ASPECT_RATIO = 200
 MAX_SIDE = 8192
-ImageLike = str | Path | bytes | Image.Image
-"""An image file, its encoded bytes, or an image that is already open."""
+ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor
+"""An image file, its encoded bytes, or an image that is decoded already.
+
+Of arrays (H, W, 3) or (H, W), bytes; of tensors (3, H, W) or (1, H, W), bytes or numbers from 0 to 1.
+"""
 
 
 class Preprocess:
@@ -94,17 +101,46 @@ class Preprocess:
 
         Raises:
             UnreadableImageError: There is no image there that can be read.
+            TypeError: It is no `ImageLike`.
         """
+        if isinstance(image, np.ndarray | Tensor):
+            image = _from_numbers(image)
         if isinstance(image, Image.Image):
             image = in_mode(image, self._mode, self._reading)
-        else:
+        elif isinstance(image, str | Path | bytes):
             data = image if isinstance(image, bytes) else read_regular(Path(image))
             image = decode(data, mode=self._mode, reading=self._reading)
+        else:
+            kinds = "a path, encoded bytes, an image of Pillow, an array or a tensor"
+            raise TypeError(f"an image is {kinds}, not a {type(image).__name__}")
         short, long = sorted(image.size)
         if long > MAX_ASPECT_RATIO * short:
             # The shorter side is resized to the model's input: the longer one could fill any memory.
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are too elongated")
         return image
+
+
+def _from_numbers(pixels: NDArray[np.uint8] | Tensor) -> Image.Image:
+    """The image that an array or a tensor holds: see `ImageLike`.
+
+    Raises:
+        UnreadableImageError: It has another shape, or other numbers.
+    """
+    if isinstance(pixels, Tensor):
+        pixels = pixels.detach().cpu()
+        is_image = pixels.ndim == 3 and pixels.shape[0] in (1, 3)
+        if pixels.is_floating_point():
+            pixels = pixels.float()
+            is_image = is_image and bool(((pixels >= 0) & (pixels <= 1)).all())
+        else:
+            is_image = is_image and pixels.dtype == torch.uint8
+        wanted = "a tensor (3, H, W) or (1, H, W) of bytes or of 0 to 1"
+    else:
+        is_image = (pixels.ndim == 2 or pixels.shape[2:] == (3,)) and pixels.dtype == np.uint8
+        wanted = "an array (H, W, 3) or (H, W) of bytes"
+    if not is_image or 0 in pixels.shape:
+        raise UnreadableImageError(f"{tuple(pixels.shape)} of {pixels.dtype} is no image: give {wanted}")
+    return to_pil_image(pixels)
 
 
 def _transform(data: Mapping[str, Any], mode: str) -> Callable[[Image.Image], Tensor]:

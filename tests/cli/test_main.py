@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_the_whole_help_lists_every_command(matvit: Callable) -> None:
     assert matvit("--version").out.strip().replace(".", "").isalnum()
     for nothing in ((), ("index",)):
         assert matvit(*nothing).code == 2
+
+
+def test_it_runs_as_a_module_and_completes_its_commands() -> None:
+    module = [sys.executable, "-m", "matvit"]
+    shown = subprocess.run([*module, "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == version("matvit")
+    asked = {"_MATVIT_COMPLETE": "complete_bash", "COMP_WORDS": "matvit ela", "COMP_CWORD": "1"}
+    completed = subprocess.run([*module], env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["elasticize"]
 
 
 def test_help_loads_none_of_the_libraries_that_take_seconds() -> None:

@@ -40,6 +40,20 @@ def test_a_corpus_image_finds_itself_first(searcher: Searcher, corpus: Path) -> 
         assert first.score == pytest.approx(1, abs=2e-3)
 
 
+def test_no_images_find_nothing_and_a_batch_is_one_tensor(searcher: Searcher, queries: Path) -> None:
+    assert searcher.query_batch([]) == []
+    batch = torch.stack([torch.from_numpy(np.array(Image.open(f).convert("RGB"))) for f in files_of(queries)])
+    assert searcher.query_batch(batch.permute(0, 3, 1, 2)) == searcher.query_batch(files_of(queries))
+
+
+@pytest.mark.parametrize("budget", [0.6, 60, True, ("S", "M")], ids=repr)
+def test_a_budget_that_is_no_text_is_one_line(searcher: Searcher, queries: Path, budget: object) -> None:
+    with pytest.raises(
+        matvit.BudgetError, match="a budget is a text such as '60%' or 'M', or a Submodel; got"
+    ):
+        searcher.query(files_of(queries)[0], budget=budget)
+
+
 def test_path_bytes_and_image_find_the_same(searcher: Searcher, queries: Path) -> None:
     file = files_of(queries)[0]
     given = (file, str(file), file.read_bytes(), Image.open(file))

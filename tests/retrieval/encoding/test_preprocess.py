@@ -3,8 +3,10 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_world import files_of, picture, random_matvit
 
 from matvit import CheckpointError
@@ -75,3 +77,42 @@ def test_a_config_that_is_nonsense_is_one_line(overlay: dict) -> None:
     with pytest.raises(CheckpointError, match=r"^somewhere: its preprocessing makes no sense: .") as caught:
         Encoder(model, device=torch.device("cpu"), dtype=torch.float32, location="somewhere")
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_and_tensors_are_images_too(encoder: Encoder, corpus: Path) -> None:
+    image = Image.open(files_of(corpus)[0]).convert("RGB")
+    wanted = encoder.preprocess(image)
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for same in (array, tensor, tensor / 255, (tensor / 255).double().requires_grad_()):
+        assert torch.equal(encoder.preprocess(same), wanted)
+    grey = encoder.preprocess(image.convert("L"))
+    for same in (np.array(image.convert("L")), torch.from_numpy(np.array(image.convert("L")))[None]):
+        assert torch.equal(encoder.preprocess(same), grey)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8, 3)),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 0, 3), np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+        torch.zeros(8, 8, 3),
+        torch.zeros(8, 8),
+        torch.zeros(3, 0, 8),
+        torch.full((3, 8, 8), 255.0),
+        torch.full((3, 8, 8), torch.nan),
+        torch.zeros(3, 8, 8, dtype=torch.int64),
+    ],
+    ids=lambda pixels: f"{type(pixels).__name__} {tuple(pixels.shape)} {pixels.dtype}",
+)
+def test_other_arrays_are_refused_with_what_would_do(encoder: Encoder, pixels: object) -> None:
+    with pytest.raises(UnreadableImageError, match=r"is no image: give (an array|a tensor) \("):
+        encoder.preprocess(pixels)
+
+
+@pytest.mark.parametrize("image", [5, None, ["a.jpg"], {"a": 1}], ids=repr)
+def test_what_is_no_image_at_all_is_named(encoder: Encoder, image: object) -> None:
+    with pytest.raises(TypeError, match=f"an image is a path, .* or a tensor, not a {type(image).__name__}"):
+        encoder.preprocess(image)
