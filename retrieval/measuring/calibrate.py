@@ -4,6 +4,7 @@ One half of the labelled queries chooses (see `retrieval.measuring.paired_test`)
 choice.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,10 +17,10 @@ from indexes.directory.change import note_calibration
 from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.measuring.estimate import Estimate, mean_of
-from retrieval.measuring.evaluate import evaluate
-from retrieval.measuring.paired_test import Comparison, choose, queries_needed
+from retrieval.measuring.outcomes import Outcomes
+from retrieval.measuring.paired_test import Comparison, choose_in_turn, queries_needed
 from retrieval.searcher import Searcher
-from retrieval.sources.open_images import ImageSource
+from retrieval.sources.open_images import ImageSource, open_source
 from retrieval.sources.sample import Failure, Sample
 
 
@@ -36,7 +37,7 @@ class Calibration:
         queries: Those that chose it.
         comparisons: The submodels tested, dearest first, with their outcomes.
         needed: Queries that the next cheaper one would need, if the outcomes went on like this; None where
-            its drop is too large for any number, or none was left to test.
+            its drop is too large for any number, or none was tested that failed.
         checked: The drop that the other queries saw, with its 95 % interval; None where there were none.
         check_queries: How many those were.
         alone: Queries left out: see `retrieval.measuring.evaluate.Evaluation`.
@@ -112,6 +113,9 @@ def calibrate(
 ) -> Calibration:
     """Find the cheapest submodel of the curve that can be promised.
 
+    Submodels are run one after the other, the dearest first, up to the first that cannot be promised; none
+    where there are too few queries to promise anything.
+
     Args:
         searcher: The index and its encoder.
         queries: Labelled images, like those that will be asked for, or what
@@ -132,37 +136,40 @@ def calibrate(
         raise ValueError("confidence must be above 0.5 and below 1, held_out at least 0 and below 1")
     alpha = 1 - confidence
     fewest = queries_needed(max_drop, alpha=alpha)  # which checks the numbers before the work
-    result = evaluate(
-        searcher,
-        queries,
-        searcher.encoder.space.curve,
-        batch_size=batch_size,
-        workers=workers,
-        progress=progress,
-    )
-    submodels = [point.submodel for point in reversed(result.points)]
-    right_QS = result.right[::-1].T
-    checks_Q = _checks(result.samples, held_out)
-    choice = choose(right_QS[~checks_Q], max_drop, alpha=alpha) if (~checks_Q).any() else None
-    column = choice.column if choice else 0
-    comparisons = choice.comparisons if choice else ()
-    needed = None
+    source = queries if isinstance(queries, ImageSource) else open_source(queries)
+    outcomes = Outcomes(searcher, source, batch_size=batch_size, workers=workers, progress=progress)
+    checks_Q = _checks(outcomes.samples, held_out)
+    choosing = int((~checks_Q).sum())
+    encoder = searcher.encoder
+    submodels = encoder.space.curve[::-1]
+    right_of = {encoder.space.full: outcomes.right}
+
+    def in_turn() -> Iterator[NDArray[np.bool_]]:
+        for submodel in submodels[1:]:
+            right_of[submodel] = outcomes.of(submodel)
+            yield right_of[submodel][~checks_Q]
+
+    # So few can promise nothing, whatever they find.
+    others = in_turn() if fewest is not None and choosing >= fewest else ()
+    choice = choose_in_turn(outcomes.right[~checks_Q], others, max_drop, alpha=alpha)
+    column, comparisons = choice.column, choice.comparisons
+    chosen, needed = submodels[column], None
     if comparisons and (last := comparisons[-1]).column != column:
         rates = {"loss_rate": last.losses / last.queries, "gain_rate": last.gains / last.queries}
         needed = queries_needed(max_drop, alpha=alpha, **rates)
     return Calibration(
-        refits=searcher.encoder.refits,
-        submodel=submodels[column],
-        share_of_full=result.points[-1 - column].share_of_full,
+        refits=encoder.refits,
+        submodel=chosen,
+        share_of_full=encoder.cost(chosen).macs / encoder.cost(encoder.space.full).macs,
         max_drop=max_drop,
         confidence=confidence,
-        queries=int((~checks_Q).sum()),
+        queries=choosing,
         comparisons=tuple((submodels[each.column], each) for each in comparisons),
         needed=needed,
-        checked=_drop(right_QS[checks_Q], column) if checks_Q.any() else None,
+        checked=_drop(outcomes.right[checks_Q], right_of[chosen][checks_Q]) if checks_Q.any() else None,
         check_queries=int(checks_Q.sum()),
-        alone=result.alone,
-        failures=result.failures,
+        alone=outcomes.alone,
+        failures=outcomes.failures,
         fewest=fewest,
     )
 
@@ -172,5 +179,5 @@ def _checks(samples: tuple[Sample, ...], held_out: float) -> NDArray[np.bool_]:
     return np.array([int.from_bytes(each, "big") < held_out * 2**64 for each in digests], dtype=bool)
 
 
-def _drop(right_QS: NDArray[np.bool_], column: int) -> Estimate:
-    return mean_of(right_QS[:, 0].astype(np.float64) - right_QS[:, column])
+def _drop(full_Q: NDArray[np.bool_], chosen_Q: NDArray[np.bool_]) -> Estimate:
+    return mean_of(full_Q.astype(np.float64) - chosen_Q)

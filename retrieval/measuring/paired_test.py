@@ -27,6 +27,7 @@ of at most alpha, whatever q is. That queries are independent of each other is t
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import asin, ceil, sqrt
 from typing import Any
@@ -105,13 +106,33 @@ def choose(correct_QS: NDArray[np.bool_], max_drop: float, *, alpha: float = 0.0
         raise ValueError(
             f"outcomes must be boolean, queries x submodels, got {correct_QS.dtype} {correct_QS.shape}"
         )
-    full_Q, queries = correct_QS[:, 0], len(correct_QS)
+    return choose_in_turn(correct_QS[:, 0], correct_QS.T[1:], max_drop, alpha=alpha)
+
+
+def choose_in_turn(
+    full_Q: NDArray[np.bool_],
+    others: Iterable[NDArray[np.bool_]],
+    max_drop: float,
+    *,
+    alpha: float = 0.05,
+) -> Choice:
+    """As `choose`, of outcomes that are asked for one submodel at a time: none after the first that fails.
+
+    Args:
+        full_Q: Whether the full encoder answered each query rightly.
+        others: The same of each submodel, in order of falling cost.
+        max_drop: See `choose`.
+        alpha: See `choose`.
+
+    Raises:
+        ValueError: `max_drop` is out of range.
+    """
+    _check_drop(max_drop)
     comparisons: list[Comparison] = []
-    for column in range(1, correct_QS.shape[1]):
-        losses = int((full_Q & ~correct_QS[:, column]).sum())
-        gains = int((correct_QS[:, column] & ~full_Q).sum())
-        p = p_value(losses, gains, queries, max_drop)
-        comparisons.append(Comparison(column, losses, gains, queries, p))
+    for column, right_Q in enumerate(others, start=1):
+        losses, gains = int((full_Q & ~right_Q).sum()), int((right_Q & ~full_Q).sum())
+        p = p_value(losses, gains, len(full_Q), max_drop)
+        comparisons.append(Comparison(column, losses, gains, len(full_Q), p))
         if p > alpha:
             return Choice(column - 1, tuple(comparisons))
     return Choice(len(comparisons), tuple(comparisons))

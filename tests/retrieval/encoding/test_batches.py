@@ -241,8 +241,9 @@ def test_processes_that_end_before_they_have_an_image_are_nobody_s_fault(encoder
 
 
 def test_no_process_outlives_the_batches(encoder: Encoder) -> None:
+    before = set(multiprocessing.active_children())  # Of other tests, which may take a while to end.
     stream = batches([part_of([KINDS["good"](n) for n in range(40)])], encoder, batch_size=2, workers=2)
     next(stream)
-    assert len(multiprocessing.active_children()) == 2
+    assert len(set(multiprocessing.active_children()) - before) == 2
     stream.close()
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before

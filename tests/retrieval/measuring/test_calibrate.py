@@ -3,15 +3,19 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from entries import keys_of
+from numpy.typing import NDArray
 
 from indexes import Index, verify
 from indexes.directory.change import gather
+from matvit import Submodel
 from matvit.errors import BudgetError
 from retrieval import Searcher, open_source
 from retrieval.measuring.calibrate import calibrate
 from retrieval.measuring.evaluate import evaluate
+from retrieval.measuring.outcomes import Outcomes
 from retrieval.measuring.paired_test import choose, queries_needed
 
 
@@ -21,7 +25,7 @@ def own(index: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(index, tmp_path / "own.index"))
 
 
-@pytest.mark.parametrize("max_drop", [0.1, 0.4, 0.9])
+@pytest.mark.parametrize("max_drop", [0.2, 0.4, 0.9])
 def test_all_queries_choose_as_their_outcomes_say(searcher: Searcher, queries: Path, max_drop: float) -> None:
     curve = searcher.encoder.space.curve
     found = calibrate(searcher, open_source(queries), max_drop=max_drop, held_out=0)
@@ -86,14 +90,49 @@ def test_it_stays_while_rows_come_and_go_but_not_in_a_merge(own: Path, queries: 
     assert Index.open(tmp_path / "both.index").manifest.calibration is None
 
 
-def test_too_few_queries_promise_nothing_and_say_how_many_would(searcher: Searcher, queries: Path) -> None:
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Submodel]:
+    """The submodels below the full encoder that queries are embedded by, as they are."""
+    submodels: list[Submodel] = []
+    of = Outcomes.of
+
+    def recorded(self: Outcomes, submodel: Submodel) -> NDArray[np.bool_]:
+        submodels.append(submodel)
+        return of(self, submodel)
+
+    monkeypatch.setattr(Outcomes, "of", recorded)
+    return submodels
+
+
+def test_too_few_queries_promise_nothing_and_run_nothing(
+    searcher: Searcher, queries: Path, ran: list[Submodel]
+) -> None:
     found = calibrate(searcher, open_source(queries), max_drop=0.02)
     assert found.submodel == searcher.encoder.space.full
-    assert found.share_of_full == 1
-    [(_, only)] = found.comparisons
-    assert only.p_value > 0.05
-    rate = {"loss_rate": only.losses / only.queries, "gain_rate": only.gains / only.queries}
-    assert found.needed == queries_needed(0.02, **rate)
+    assert (found.share_of_full, found.comparisons, found.needed, ran) == (1, (), None, [])
+    assert found.fewest == queries_needed(0.02)
+
+
+def test_no_submodel_runs_after_the_first_that_fails(
+    searcher: Searcher, queries: Path, ran: list[Submodel]
+) -> None:
+    found = calibrate(searcher, open_source(queries), max_drop=0.2, held_out=0)
+    assert ran == [submodel for submodel, _ in found.comparisons]
+    assert ran == list(searcher.encoder.space.curve[-2 : -2 - len(ran) : -1])
+    last = found.comparisons[-1][1]
+    assert last.p_value > 0.05
+    rate = {"loss_rate": last.losses / last.queries, "gain_rate": last.gains / last.queries}
+    assert found.needed == queries_needed(0.2, **rate)
+
+
+def test_outcomes_are_those_of_an_evaluation(searcher: Searcher, queries: Path, corpus: Path) -> None:
+    curve = searcher.encoder.space.curve
+    for asked in (queries, corpus):  # The second are searched without themselves.
+        outcomes = Outcomes(searcher, open_source(asked), batch_size=7)
+        whole = evaluate(searcher, open_source(asked), curve)
+        assert outcomes.samples == whole.samples
+        assert (outcomes.right == whole.right[-1]).all()
+        assert (outcomes.of(curve[2]) == whole.right[2]).all()
 
 
 @pytest.mark.parametrize("wrong", [{"max_drop": 0}, {"confidence": 1}, {"held_out": 1}, {"max_drop": 1.5}])
