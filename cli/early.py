@@ -4,6 +4,7 @@ The library finds all of them, too, but later.
 """
 
 import os
+import time
 from pathlib import Path
 
 from matvit.errors import UnknownModelError
@@ -39,12 +40,22 @@ def check_index(index: Path, where: str | None = None) -> None:
     from indexes.disk.manifest import read_manifest
     from indexes.disk.rows import column_names
     from indexes.disk.staging import restore
+    from indexes.errors import IndexDamagedError
     from indexes.filters.syntax import parse, require_columns
 
-    restore(index)
-    read_manifest(index)
-    if where is not None:
-        require_columns(parse(where), column_names(index / "rows.parquet"))
+    condition = None if where is None else parse(where)
+    for last in (False, False, True):
+        try:
+            restore(index)
+            read_manifest(index)
+            columns = column_names(index / "rows.parquet")
+            break
+        except IndexDamagedError:  # It may be away for an instant, while it is replaced.
+            if last:
+                raise
+            time.sleep(0.05)
+    if condition is not None:
+        require_columns(condition, columns)
 
 
 def check_images(images: str | None) -> None:

@@ -66,7 +66,7 @@ class _State:
             return submodel
         if doubt := self.encoder.space.doubt(submodel):
             command = f"matvit elasticize {shlex.quote(self.encoder.location)} --images IMAGES -o OUT"
-            raise BudgetError(f"{doubt}: run `{command}` and query with -m OUT, or take it with --force")
+            raise BudgetError(f"{doubt}: run `{command}` and query with -m OUT, or force it")
         return submodel
 
     def search(
@@ -180,7 +180,8 @@ class Searcher:
 
         Args:
             image: See `retrieval.encoding.preprocess.ImageLike`.
-            budget: What encoding it may cost; None is the full encoder, `auto` what was calibrated.
+            budget: What encoding it may cost; None is the full encoder, `auto` what was calibrated. One that
+                is refused because nobody trained it may be given as `searcher.submodel("M", force=True)`.
             k: How many to find, at most.
             where: Which rows to search among, as `indexes.filters.syntax` tells; None is all.
             threshold: Cosine that a result must reach.

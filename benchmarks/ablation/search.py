@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from matvit.errors import BudgetError
 from matvit.progress import Count, Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.encoding.batches import batches
@@ -142,7 +143,10 @@ def search_widths(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, cost = searcher.encoder.space, searcher.encoder.cost
-    mixnmatch = searcher.encoder.submodel(f"{budget_macs}macs")
+    within = [submodel for submodel in space.mixnmatch if cost(submodel).macs <= budget_macs]
+    if not within:
+        raise BudgetError(f"{budget_macs} MACs are below the smallest submodel")
+    mixnmatch = within[-1]
     sampler = optuna.samplers.TPESampler(seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     tried: dict[Submodel, Share] = {}

@@ -7,11 +7,13 @@ answers.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 
 from matvit.errors import CheckpointError
 
+_OFFLINE = RLock()
 _SECONDS = 5
 """So long the hub may take to answer at all."""
 
@@ -29,12 +31,13 @@ def cached(repository: str, file: str) -> Path | None:
 @contextmanager
 def from_cache() -> Iterator[None]:
     """Ask nobody: the hub's library then takes what is in its cache."""
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _OFFLINE:  # Of two threads, the later would else restore what the earlier had set.
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def check_reached(name: str) -> None:

@@ -1,5 +1,6 @@
 """What a model may be called wherever one is asked for: a directory, or a name that timm knows."""
 
+import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
@@ -61,7 +62,7 @@ def _by_name(name: str, *, weights: bool, here: bool) -> Elastic:
     """An encoder of timm's, or of the hub, which is asked for what is not here: see `load`."""
     try:
         if name.startswith("hf-hub:"):
-            if not here:
+            if _config_of(name) is None:
                 hub.check_reached(name)
             with asked():
                 arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))[2]
@@ -73,7 +74,7 @@ def _by_name(name: str, *, weights: bool, here: bool) -> Elastic:
             if source and not here:
                 hub.check_reached(name)
             encoder = elastic(plain_model(name, pretrained=True, pretrained_cfg_overlay=source))
-        encoder.nested = name in default_cfgs
+        encoder.nested = _says_nested(name)
         return encoder.eval()
     except OSError as error:
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
@@ -83,6 +84,20 @@ def _by_name(name: str, *, weights: bool, here: bool) -> Elastic:
         raise CheckpointError(f"the weights of {name} are damaged: {error}") from error
     except (NonsenseError, UnknownModelError, SubmodelError) as error:
         raise UnknownModelError(f"{name}: {error}") from error
+
+
+def _says_nested(name: str) -> bool:
+    """Whether the layers of a model that has a name are nested: one of ours on the hub says so itself."""
+    if not name.startswith("hf-hub:"):
+        return name in default_cfgs
+    config = _config_of(name)
+    ours = json.loads(config.read_text(encoding="utf-8")).get("matvit") if config else None
+    return isinstance(ours, dict) and ours.get("nested", ours.get("architecture") in default_cfgs) is True
+
+
+def _config_of(name: str) -> Path | None:
+    """The config of a repository on the hub, if it is in the cache."""
+    return hub.cached(name.removeprefix("hf-hub:"), "config.json")
 
 
 def directory_of(model: str | Path) -> Path | None:
@@ -110,7 +125,7 @@ def is_here(name: str) -> bool:
     if name in published.PUBLISHED:
         return published.is_cached(name)
     if name.startswith("hf-hub:"):
-        config = hub.cached(name.removeprefix("hf-hub:"), "config.json")
+        config = _config_of(name)
         return config is not None and any(config.parent.rglob("*.safetensors"))
     try:
         found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None

@@ -199,7 +199,8 @@ class Encoder:
         are measured here, if they never were.
         """
         submodel = resolve(budget, self.space, self.cost, self.profile)
-        if (why := self.space.poor.get(submodel)) and submodel not in self._warned:
+        why = None if submodel in self.space.measured else self.space.poor.get(submodel)
+        if why and submodel not in self._warned:
             self._warned.add(submodel)
             _log.warning("%s: %s", self.location, why)
         if budget is not None and is_time(budget):

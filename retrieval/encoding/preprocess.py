@@ -126,12 +126,13 @@ def _from_numbers(pixels: NDArray[np.uint8] | Tensor) -> Image.Image:
     Raises:
         UnreadableImageError: It has another shape, or other numbers.
     """
+    given = f"{tuple(pixels.shape)} of {pixels.dtype}"
     if isinstance(pixels, Tensor):
         pixels = pixels.detach().cpu()
         is_image = pixels.ndim == 3 and pixels.shape[0] in (1, 3)
         if pixels.is_floating_point():
-            pixels = pixels.float()
             is_image = is_image and bool(((pixels >= 0) & (pixels <= 1)).all())
+            pixels = (255 * pixels.float()).round().to(torch.uint8)
         else:
             is_image = is_image and pixels.dtype == torch.uint8
         wanted = "a tensor (3, H, W) or (1, H, W) of bytes or of 0 to 1"
@@ -139,7 +140,7 @@ def _from_numbers(pixels: NDArray[np.uint8] | Tensor) -> Image.Image:
         is_image = (pixels.ndim == 2 or pixels.shape[2:] == (3,)) and pixels.dtype == np.uint8
         wanted = "an array (H, W, 3) or (H, W) of bytes"
     if not is_image or 0 in pixels.shape:
-        raise UnreadableImageError(f"{tuple(pixels.shape)} of {pixels.dtype} is no image: give {wanted}")
+        raise UnreadableImageError(f"{given} is no image: give {wanted}")
     return to_pil_image(pixels)
 
 

@@ -275,8 +275,12 @@ class _Making:
     whole_curve: bool
     progress: Progress
 
-    def fitted(self) -> tuple[Elastic, Curve, _Fit]:
-        """The encoder refitted, with its curve; all that was checked; and what it rests on."""
+    def fitted(self, *, for_lessons: bool = False) -> tuple[Elastic, Curve, _Fit]:
+        """The encoder refitted, with its curve; all that was checked; and what it rests on.
+
+        Args:
+            for_lessons: Its curve also has what is not worth using yet.
+        """
         elastic, fit = self.original, _Fit(min(self.limit, _ALIGNING, len(self.drawn.fit)))
         if self.refit:
             found = first_pass.elasticize(elastic, self._to_fit(self.limit), progress=self.progress)
@@ -285,7 +289,7 @@ class _Making:
             elastic = refit_along_paths(elastic, self._to_fit(self.limit), progress=self.progress)
         encoder = _encoder(elastic, self.location)
         submodels = proposed(encoder, self.drawn, axes=self.axes, progress=self.progress)
-        return *self.on_curve(elastic, submodels), fit
+        return *self.on_curve(elastic, submodels, even_poor=for_lessons), fit
 
     def kept_fit(self, state: Path | None) -> tuple[Elastic, _Fit]:
         """The fit that lessons which were stopped began with, if it is what is asked for, or else a new one.
@@ -294,7 +298,7 @@ class _Making:
             state: Where it is kept for them.
         """
         if state is None:
-            elastic, _, fit = self.fitted()
+            elastic, _, fit = self.fitted(for_lessons=True)
             return elastic, fit
         place, asked = state / "fitted", self._asked()
         if notes := notes_of(place):
@@ -303,22 +307,27 @@ class _Making:
                 return load(place), _Fit(**notes["fit"])
             if began(state / "lessons"):  # Dearer than a fit: they are not to lose the one they began with.
                 raise others_lessons(state)
-        elastic, _, fit = self.fitted()
+        elastic, _, fit = self.fitted(for_lessons=True)
         save(elastic, place, asked=asked, fit=asdict(fit))
         return elastic, fit
 
-    def on_curve(self, elastic: Elastic, submodels: Iterable[Submodel]) -> tuple[Elastic, Curve]:
+    def on_curve(
+        self, elastic: Elastic, submodels: Iterable[Submodel], *, even_poor: bool = False
+    ) -> tuple[Elastic, Curve]:
         """The encoder with aligned submodels, those that are worth it on its curve; and all checked."""
         submodels = [*submodels, *self._by_name()]
         some = self._to_fit(min(self.limit, _ALIGNING))
         elastic = align(elastic, submodels, some, progress=self.progress)
         encoder = _encoder(elastic, self.location)
         sliced = _encoder(self.original, self.location) if self.refit else None
-        found = checked(encoder, self.drawn, submodels, sliced=sliced, progress=self.progress)
+        found = checked(
+            encoder, self.drawn, submodels, sliced=sliced, even_poor=even_poor, progress=self.progress
+        )
         elastic = only(elastic, [*found.cosines, *self._by_name()])
         elastic.measured = dict(found.cosines)
-        named = found.curve.only(self._by_name())
-        elastic.poor = {point.submodel: why for point in named.points if (why := why_poor(point))}
+        if by_name := self._by_name():  # Else what was found of them before is still true.
+            named = found.curve.only(by_name)
+            elastic.poor = {point.submodel: why for point in named.points if (why := why_poor(point))}
         return elastic, found.curve
 
     def _by_name(self) -> tuple[Submodel, ...]:

@@ -115,7 +115,7 @@ def _measures(
     if images < ENOUGH:
         return [{name: each[name] for name in ("cosine", "cosine_p5", "closeness")} for each in measures]
     others_Q = counts[numbers_Q] - 1  # Whatever one that is alone in its class finds is wrong.
-    if (judged_Q := others_Q > 0).any():
+    if (judged_Q := others_Q > 0).sum() >= ENOUGH:
         everyone = np.tile(judged_Q, len(vectors_SQD))
         found = Neighbours(
             neighbours.scores[everyone],

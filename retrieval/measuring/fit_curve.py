@@ -11,7 +11,7 @@ encoder's cost on average.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,7 @@ def checked(
     submodels: Sequence[Submodel],
     *,
     sliced: Encoder | None = None,
+    even_poor: bool = False,
     progress: Progress = silent,
 ) -> FittedCurve:
     """Measure submodels; those of them that are worth their cost, and worth using at all, are the curve.
@@ -190,12 +191,16 @@ def checked(
         images: Those to check on are used.
         submodels: Which.
         sliced: See `compare`.
+        even_poor: Also keep what is not worth using yet, for lessons.
         progress: Told of the images that are embedded.
     """
     full = encoder.space.full
     curve = compare(encoder, sliced, images, [*submodels, full], progress=progress)
-    kept = [point for point in worth_keeping(curve, full) if why_poor(point) is None]
-    cosines = {point.submodel: point["cosine"].value for point in kept}
+    among = curve
+    if not even_poor:
+        good = tuple(point for point in curve.points if why_poor(point) is None)
+        among = replace(curve, points=good)
+    cosines = {point.submodel: point["cosine"].value for point in worth_keeping(among, full)}
     return FittedCurve(curve, cosines | {full: 1.0}, encoder.refits, images.failures)
 
 

@@ -47,20 +47,21 @@ class Outcomes:
         workers: int | None = None,
         progress: Progress = silent,
     ) -> None:
-        self._searcher, self._queries, self._progress = searcher, queries, progress
+        self._index, self._encoder = searcher.index, searcher.encoder  # Which another thread may reopen.
+        self._queries, self._progress = queries, progress
         self._batches = partial(batches, queries.parts, batch_size=batch_size, workers=workers)
-        full = searcher.encoder.space.full
+        full = self._encoder.space.full
         by_full = evaluate(
             searcher, queries, [full], batch_size=batch_size, workers=workers, progress=progress
         )
         self.samples, self.right = by_full.samples, by_full.right[0]
         self.alone, self.failures = by_full.alone, by_full.failures
         self._places = {(sample.path, sample.key): place for place, sample in enumerate(self.samples)}
-        self._corpus = LabelledRows.of_store(searcher.index)
+        self._corpus = LabelledRows.of_store(self._index)
 
     def of(self, submodel: Submodel) -> NDArray[np.bool_]:
         """Whether a submodel answers each query rightly, Q; what it makes no embedding of, it does not."""
-        encoder, index = self._searcher.encoder, self._searcher.index
+        encoder, index = self._encoder, self._index
         vectors_QD = np.zeros((len(self.samples), index.manifest.encoder.embed_dim), np.float32)
         count = Count(self._progress, f"images embedded by {submodel}", self._queries.size)
         for batch in self._batches(encoder=encoder, submodels=[submodel]):

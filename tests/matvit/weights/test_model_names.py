@@ -299,3 +299,13 @@ def test_what_leads_to_no_download_is_here(offline, name):
 @pytest.mark.parametrize("name", ["", "x", "x/y/z", "../x", "x/y@../z", "x/\0", "x/\udcff", "x/y@a@b"])
 def test_what_no_repository_is_called_is_not_here(offline, name):
     assert not is_here(f"hf-hub:{name}")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_model_of_ours_on_the_hub_says_whether_it_is_nested(hub, monkeypatch, make_tiny, nested):
+    model = make_tiny()
+    model.nested = nested
+    hub.folder.rmdir()
+    matvit.save(model, hub.folder)
+    monkeypatch.setattr("matvit.weights.hub.cached", lambda _, file: hub.folder / file)
+    assert matvit.load("hf-hub:me/mine").nested is nested

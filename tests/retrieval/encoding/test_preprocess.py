@@ -84,7 +84,13 @@ def test_arrays_and_tensors_are_images_too(encoder: Encoder, corpus: Path) -> No
     wanted = encoder.preprocess(image)
     array = np.array(image)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    for same in (array, tensor, tensor / 255, (tensor / 255).double().requires_grad_()):
+    for same in (
+        array,
+        tensor,
+        tensor / 255,
+        (tensor / 255).half(),
+        (tensor / 255).double().requires_grad_(),
+    ):
         assert torch.equal(encoder.preprocess(same), wanted)
     grey = encoder.preprocess(image.convert("L"))
     for same in (np.array(image.convert("L")), torch.from_numpy(np.array(image.convert("L")))[None]):

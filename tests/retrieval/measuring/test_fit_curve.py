@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from retrieval import Encoder, Searcher, add_to_index
 from retrieval.encoding.drawn_images import DrawnImages
 from retrieval.measuring.against_full import why_poor
 from retrieval.measuring.evaluate import evaluate
-from retrieval.measuring.fit_curve import SENSED, FittedCurve, fit_curve, fit_to_images, sense
+from retrieval.measuring.fit_curve import SENSED, FittedCurve, checked, fit_curve, fit_to_images, sense
 from retrieval.measuring.plan import plan
 from retrieval.measuring.worth_keeping import worth_keeping
 
@@ -74,7 +75,8 @@ def test_a_curve_may_differ_in_one_axis_alone(plain: Encoder, drawn: DrawnImages
 
 def test_what_is_kept_is_worth_its_cost(fitted: FittedCurve, plain: Encoder) -> None:
     space, checked = plain.space, {point.submodel: point for point in fitted.curve.points}
-    worth = [point for point in worth_keeping(fitted.curve, space.full) if why_poor(point) is None]
+    good = tuple(point for point in fitted.curve.points if why_poor(point) is None)
+    worth = worth_keeping(replace(fitted.curve, points=good), space.full)
     assert any(why_poor(point) for point in checked.values())
     assert list(fitted.cosines) == [*(point.submodel for point in worth), space.full]
     assert all(fitted.cosines[point.submodel] == point["cosine"].value for point in worth)
@@ -83,6 +85,14 @@ def test_what_is_kept_is_worth_its_cost(fitted: FittedCurve, plain: Encoder) -> 
     assert set(space.smaller_images) <= set(checked)
     assert any(submodel.widths == space.full.widths and any(submodel.merges) for submodel in checked)
     assert any(not submodel.all_tokens for submodel in fitted.cosines)
+
+
+def test_for_lessons_it_also_has_what_is_not_worth_using_yet(plain: Encoder, drawn: DrawnImages) -> None:
+    submodels = plain.space.mixnmatch
+    found = [checked(plain, drawn, submodels, even_poor=even_poor) for even_poor in (True, False)]
+    poor = {point.submodel for point in found[0].curve.points if why_poor(point)}
+    assert poor & found[0].cosines.keys()
+    assert not poor & found[1].cosines.keys()
 
 
 def test_the_curve_is_not_below_mixnmatch_but_by_chance(fitted: FittedCurve, plain: Encoder) -> None:
