@@ -15,7 +15,7 @@ MISTAKES = {
     "wrong file": "query nowhere.jpg -i {index}",
     "wrong filter": "query {image} -i {index} --where nonsense",
     "wrong index": "query {image} -i nowhere",
-    "wrong folder": "index build nowhere -m {image} -o nowhere.index",
+    "a file for a model": "index build nowhere -m {image} -o nowhere.index",
     "wrong model directory": "query {image} -i {index} -m nowhere/",
     "wrong model name": "query {image} -i {index} -m nowhere",
 }
