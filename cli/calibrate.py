@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.early import check_images, check_index, check_model
+from cli.early import check_index, check_model
 from cli.output import percent, print_json, print_table, say, say_failures, si
 from cli.progress import progress
 
@@ -65,10 +65,12 @@ def calibrate(
         raise typer.BadParameter("give labelled QUERIES, or --fit IMAGES")
     if not 0 < max_drop < 100:
         raise typer.BadParameter(f"--max-drop {max_drop:g}: write points of accuracy, such as 0.5")
+    from retrieval.sources.open_images import open_source
+
     check_index(index)
     check_model(model)
-    check_images(queries)
-    check_images(fit)
+    for images in filter(None, (queries, fit)):
+        open_source(images)  # An empty folder is told before a model is loaded, too.
 
     from matvit.submodels.frontier import Axis
     from retrieval.measuring.calibrate import calibrate as run

@@ -58,7 +58,7 @@ def check_index(index: Path, where: str | None = None) -> None:
         require_columns(condition, columns)
 
 
-def check_images(images: str | None) -> None:
+def check_images(images: str) -> None:
     """Refuse what is no source of images, without looking into it.
 
     Raises:
@@ -66,5 +66,4 @@ def check_images(images: str | None) -> None:
     """
     from retrieval.sources.open_images import check_source
 
-    if images is not None:
-        check_source(images)
+    check_source(images)

@@ -114,10 +114,7 @@ def count(path: Path) -> int:
     Raises:
         IndexDamagedError: It is missing or damaged.
     """
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
+    return int(_footer(path).num_rows)
 
 
 def column_names(path: Path) -> list[str]:
@@ -126,8 +123,12 @@ def column_names(path: Path) -> list[str]:
     Raises:
         IndexDamagedError: It is missing or damaged.
     """
+    return list(_footer(path).schema.names)
+
+
+def _footer(path: Path) -> pq.FileMetaData:
     try:
-        return list(pq.read_schema(path).names)
+        return pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path) from error
 

@@ -36,6 +36,7 @@ WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from cli.main import m
         ("evaluate nowhere -i {index}", "nowhere: no such file or folder; check the path"),
         ("evaluate {images} -i nowhere", "there is no index at nowhere"),
         ("calibrate nowhere -i {index}", "nowhere: no such file or folder; check the path"),
+        ("calibrate {empty} -i {index}", "{empty}: no images and no .tar shards in this folder"),
         ("calibrate --fit nowhere -i {index}", "nowhere: no such file or folder; check the path"),
         ("elasticize {model} --images nowhere -o {out}", "nowhere: no such file or folder; check the path"),
         ("elasticize nowhere/ --images {images} -o {out}", "no directory 'nowhere/': say where"),
