@@ -76,7 +76,7 @@ def evaluate(
 
     check_index(index)
     check_model(model)
-    source = open_source(queries)
+    source = open_source(queries, labels=True)
 
     from retrieval.measuring.evaluate import evaluate as run
     from retrieval.searcher import Searcher

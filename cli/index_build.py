@@ -11,11 +11,17 @@ from cli.output import command_line, print_json, say
 from cli.progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from indexes import Manifest
     from retrieval.upkeep.add import Added
 
 Model = Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)]
+_WHICH_LABELS = {
+    True: "labels are the names of their top-level folders; --labels none leaves them out",
+    False: "they have no labels; --labels folders takes the names of their top-level folders",
+}
 
 
 def build(
@@ -24,6 +30,11 @@ def build(
     out: Output,
     key_prefix: options.KeyPrefix = None,
     exclude: options.Exclude = None,
+    labels: options.Labels = options.LabelsFrom.AUTO,
+    photo_columns: Annotated[
+        bool,
+        typer.Option(help="Keep what image files tell: width, height, date, camera, latitude and longitude."),
+    ] = True,
     factory: options.Factory = "auto",
     rerank: options.Rerank = None,
     max_memory: options.MaxMemory = None,
@@ -45,13 +56,14 @@ def build(
 
     Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
     """
+    from indexes.disk.manifest import read_manifest
     from indexes.disk.staging import Staging
     from retrieval.sources.open_images import open_source
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
     Staging(out).check_place()
     check_model(model)
-    source = open_source(images, excludes=exclude or ())
+    source = open_source(images, excludes=exclude or (), labels=labels.wanted)
 
     from matvit.runtime.processes import joined
     from retrieval.encoding.encoder import Encoder
@@ -59,11 +71,12 @@ def build(
 
     with joined(device) as (processes, torch_device), progress(shown=processes.is_first) as bar:
         encoder = Encoder.open(model, device=str(torch_device), dtype=dtype, progress=bar)
-        manifest = build_index(
+        built = build_index(
             source,
             encoder,
             out,
             key_prefix=key_prefix,
+            photos=photo_columns,
             options=kind,
             command=command_line(),
             batch_size=batch_size,
@@ -72,9 +85,15 @@ def build(
             progress=bar,
         )
     if processes.is_first:
-        _tell(out, manifest)
+        _tell_failures(out, built.failures)
+        manifest = read_manifest(out)
+        say(f"{manifest.ntotal} images indexed, {len(built.failures)} not readable: {out}")
+        if source.labelled is not None and labels is options.LabelsFrom.AUTO:
+            say(_WHICH_LABELS[source.labelled])
+        if manifest.kind.recall < 1:
+            say(f"{manifest.kind.factory} finds {manifest.kind.recall:.1%} of the true 10 nearest")
         if json:
-            _print_counts(out)
+            _print_counts(out, manifest)
 
 
 def add(
@@ -83,8 +102,13 @@ def add(
     model: options.ModelOverride = None,
     key_prefix: options.KeyPrefix = None,
     exclude: options.Exclude = None,
+    labels: options.Labels = options.LabelsFrom.AUTO,
     check_content: Annotated[
         bool, typer.Option("--check-content", help="Compare images by their bytes, not by size and time.")
+    ] = False,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Bring back images of IMAGES that `matvit index remove` took."),
     ] = False,
     prune: Annotated[
         bool,
@@ -100,6 +124,7 @@ def add(
 
     Run it every night on the same folder. Only the weights that made the index can add to it. Images that the
     index has from elsewhere are known by their bytes and not embedded again: rows follow files that moved.
+    What `matvit index remove` took stays removed, unless the file holds another picture by now.
 
     Example: matvit index add photos/ -i photos.index --prune
     """
@@ -107,6 +132,7 @@ def add(
     check_model(model)
     check_images(images)
 
+    from indexes.disk.manifest import read_manifest
     from matvit.runtime.processes import joined
     from retrieval.upkeep.add import add_to_index
     from retrieval.upkeep.add import prune as remove_rows
@@ -118,7 +144,9 @@ def add(
             model=model,
             key_prefix=key_prefix,
             excludes=exclude or (),
+            labels=labels.wanted,
             check_content=check_content,
+            restore_removed=restore,
             command=command_line(),
             batch_size=batch_size,
             workers=workers,
@@ -129,8 +157,7 @@ def add(
         )
     if not processes.is_first:
         return
-    if added.embedded:
-        _tell(index, added.manifest)
+    _tell_added(index, added)
     _tell_doubts(added)
     for files, why in ((added.gone, "gone"), (added.excluded, "excluded")):
         if files and prune:
@@ -139,20 +166,43 @@ def add(
         elif files:
             say(f"{len(files)} files are {why}: --prune removes their rows")
     if json:
-        _print_counts(index)
+        built = added.built
+        _print_counts(
+            index,
+            read_manifest(index),
+            new=built.new,
+            changed=built.changed,
+            moved=built.moved,
+            not_readable=len(built.failures),
+            kept_out=added.kept_out,
+            restored=added.restored,
+        )
 
 
-def _tell(index: Path, manifest: "Manifest") -> None:
-    from indexes.disk.rows import read_failures
-
-    failures = read_failures(index / "failures.parquet").to_pylist()
-    for failure in failures[:20]:
-        say(f"not indexed: {failure['key']}: {failure['reason']}")
+def _tell_failures(index: Path, failures: "Sequence[tuple[str, str]]") -> None:
+    for key, reason in failures[:20]:
+        say(f"not indexed: {key}: {reason}")
     if len(failures) > 20:
         say(f"... and {len(failures) - 20} more in {index / 'failures.parquet'}")
-    say(f"{manifest.ntotal - manifest.removed} images indexed, {len(failures)} not readable: {index}")
-    if manifest.kind.recall < 1:
-        say(f"{manifest.kind.factory} finds {manifest.kind.recall:.1%} of the true 10 nearest")
+
+
+def _tell_added(index: Path, added: "Added") -> None:
+    from indexes.disk.manifest import read_manifest
+
+    built = added.built
+    _tell_failures(index, built.failures)
+    counts = {
+        "new": built.new,
+        "changed": built.changed,
+        "moved": built.moved,
+        "not readable": len(built.failures),
+    }
+    if told := [f"{count} {what}" for what, count in counts.items() if count]:
+        say(f"{', '.join(told)}; {_images_in(read_manifest(index))} images now: {index}")
+    if added.restored:
+        say(f"{added.restored} images that had been removed are back")
+    if added.kept_out:
+        say(f"{added.kept_out} images were removed earlier and stay so: --restore brings them back")
 
 
 def _tell_doubts(added: "Added") -> None:
@@ -163,12 +213,13 @@ def _tell_doubts(added: "Added") -> None:
         say(f"{count} files are excluded, but {source} may name them and cannot be read: their rows stay")
 
 
-def _print_counts(index: Path) -> None:
-    from indexes.disk.manifest import read_manifest
+def _print_counts(index: Path, manifest: "Manifest", **this_run: int) -> None:
+    failures = manifest.files["failures.parquet"].rows
+    print_json({"index": str(index), "indexed": _images_in(manifest), "failures": failures} | this_run)
 
-    manifest = read_manifest(index)
-    found, failures = manifest.ntotal - manifest.removed, manifest.files["failures.parquet"].rows
-    print_json({"index": str(index), "indexed": found, "failures": failures})
+
+def _images_in(manifest: "Manifest") -> int:
+    return manifest.ntotal - manifest.removed
 
 
 COMMANDS = (build, add)

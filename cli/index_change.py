@@ -29,6 +29,8 @@ def remove(
 ) -> None:
     """Remove rows by key or by condition. `matvit index compact` frees their space.
 
+    The image files are left alone, and `matvit index add` does not bring them back, unless told to --restore.
+
     Example: matvit index remove photos.index 2019/cat.jpg
 
     Example: matvit index remove photos.index --where "label = 'blurred'"

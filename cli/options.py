@@ -1,5 +1,6 @@
 """Options that several commands share, so that they are spelled and explained once."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,19 @@ MODEL_HELP = (
 )
 
 
+class LabelsFrom(StrEnum):
+    """What the labels of image files are."""
+
+    AUTO = "auto"
+    FOLDERS = "folders"
+    NONE = "none"
+
+    @property
+    def wanted(self) -> bool | None:
+        """As `retrieval.sources.open_images.open_source` takes it."""
+        return {"auto": None, "folders": True, "none": False}[self]
+
+
 def _key_prefix(prefix: str | None) -> str | None:
     if prefix is not None:
         from indexes.disk.key_prefixes import check_prefix
@@ -35,6 +49,14 @@ KeyPrefix = Annotated[
         "remembers of IMAGES, else nothing, or their name where others have their keys.",
         callback=_key_prefix,
         show_default=False,
+    ),
+]
+Labels = Annotated[
+    LabelsFrom,
+    typer.Option(
+        "--labels",
+        help="Of image files: folders (the top-level folder of each), none, or auto: folders where these are "
+        "laid out as for training, an image in each of two or more that are no dates, else none.",
     ),
 ]
 Exclude = Annotated[

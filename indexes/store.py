@@ -140,12 +140,16 @@ class Store(Protocol):
     def failures(self) -> pa.Table:
         """Key and reason of every image that could not be embedded."""
 
+    def kept_out(self) -> pa.Table:
+        """Images that `remove` and `remove_where` took, and that are not to come back unasked: key, path, and
+        state and content of the file, which may be null."""
+
     def used_keys(self) -> pa.ChunkedArray:
         """Keys that new sources had better keep off: of all images, of those that failed, and, as long as the
         store knows, of those that were removed, whose file may come back."""
 
     def remove(self, keys: Collection[str], *, command: str) -> int:
-        """Let images with these keys be found no more by whoever opens the corpus from now on.
+        """Let images with these keys be found no more by whoever opens the corpus from now on, nor come back.
 
         Args:
             keys: Of images that can be found.
@@ -165,7 +169,8 @@ class Store(Protocol):
         """The same by a condition, which may be true of none; raises FilterError, too."""
 
     def remove_files(self, paths: Collection[str], *, command: str) -> int:
-        """The same by the files that images come from, of which none need be in the corpus."""
+        """The same by the files that images come from, of which none need be in the corpus; but where a file
+        comes back, so may its images."""
 
     def use(self, device: str) -> str:
         """Search on a device from now on, where the store can.
@@ -238,6 +243,9 @@ class StoreWriter(Protocol):
     def rows(self) -> pa.Table:
         """The rows of all parts, with the keys that they were written with."""
 
+    def failures(self) -> pa.Table:
+        """Key and reason of what could not be embedded in all parts, likewise."""
+
     def commit(
         self,
         origin: Origin,
@@ -246,6 +254,7 @@ class StoreWriter(Protocol):
         *,
         key_prefix: str,
         moved: Collection[str],
+        kept_out: Collection[str],
     ) -> Manifest:
         """Make the finished parts the corpus, or part of it: all at once, or not at all.
 
@@ -255,6 +264,7 @@ class StoreWriter(Protocol):
             progress: Told of the steps of indexing.
             key_prefix: What to put before every new key.
             moved: Keys of images that new rows replace, beside those of the same files.
+            kept_out: Keys, as they were written, of new rows that are not to be found.
 
         Raises:
             DuplicateKeyError: Two images have the same key.

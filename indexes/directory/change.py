@@ -17,7 +17,7 @@ from indexes.disk.durable import sha256_of
 from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import FileEntry, Manifest
 from indexes.disk.origin import Origin
-from indexes.disk.rows import concatenate, count, read_failures, read_rows, write_table
+from indexes.disk.rows import concatenate, count, kept_out_table, read_failures, read_rows, write_table
 from indexes.disk.schema import Calibration, MeasuredCurve, checked
 from indexes.disk.staging import Staging
 from indexes.disk.vectors import read_vectors, write_vectors
@@ -29,12 +29,15 @@ from indexes.progress import Progress, silent
 _log = logging.getLogger(__name__)
 
 
-def remove(path: Path, choose: Callable[[NumberedRows], NDArray[np.bool_]], *, command: str) -> int:
+def remove(
+    path: Path, choose: Callable[[NumberedRows], NDArray[np.bool_]], *, keep_out: bool = True, command: str
+) -> int:
     """Mark rows as removed: no search finds them, and nothing counts them. `compact` frees their space.
 
     Args:
         path: The index.
         choose: Which of its rows to remove.
+        keep_out: Whether to remember their images as ones that are not to come back.
         command: What was run.
 
     Returns:
@@ -51,11 +54,15 @@ def remove(path: Path, choose: Callable[[NumberedRows], NDArray[np.bool_]], *, c
         if len(chosen) == len(index):
             raise EmptyIndexError(f"that is every row of {path}: remove the directory instead")
         if len(chosen):
+            kept_out = index.kept_out
+            if keep_out:
+                kept_out = concatenate([kept_out, kept_out_table(index.rows.take(pa.array(chosen)))])
             assemble(
                 staging,
                 index.vector_files,
                 failures=read_failures(path / "failures.parquet"),
                 removed=np.union1d(index.removed, chosen),
+                kept_out=kept_out,
                 origin=origin_of([index.manifest], command),
                 options=AUTO,
                 base=index,
@@ -105,7 +112,7 @@ def gather(
         staging.scratch.mkdir()
         parts: list[Path] = []
         known: dict[Path, FileEntry] = {}
-        failures = []
+        failures, kept_out = [], []
         prefixes = prefixes_of(indexes)
         for i, (index, prefix) in enumerate(zip(indexes, prefixes, strict=True)):
             if prefix:
@@ -114,6 +121,7 @@ def gather(
             try:
                 parts += _live_parts(index, staging.scratch / str(i), known, prefix)
                 failures.append(with_prefix(read_failures(index.path / "failures.parquet"), prefix))
+                kept_out.append(with_prefix(index.kept_out, prefix))
             finally:
                 index.check_generation()  # Nobody holds the lock of those that are only read.
         return assemble(
@@ -121,6 +129,7 @@ def gather(
             parts,
             failures=concatenate(failures),
             removed=np.array([], dtype=np.int64),
+            kept_out=concatenate(kept_out),
             origin=origin_of([index.manifest for index in indexes], command, prefixes),
             options=options,
             known=known,
@@ -172,6 +181,7 @@ def _note(path: Path, facts: Callable[[NumberedRows], dict[str, Any]]) -> None:
             index.vector_files,
             failures=read_failures(path / "failures.parquet"),
             removed=index.removed,
+            kept_out=index.kept_out,
             origin=replace(origin_of([index.manifest], index.manifest.command), **facts(index)),
             options=AUTO,
             base=index,
@@ -248,7 +258,7 @@ class Relocation:
     """Where the files of an index are now.
 
     Attributes:
-        files: Path of a row -> the new path and the state of the file there.
+        files: Path of a row, or of an image kept out -> the new path and the state of the file there.
         sources: See `Manifest`.
         key_prefixes: See `Manifest`.
         excludes: See `Manifest`.
@@ -284,6 +294,7 @@ def relocate(path: Path, where: Callable[[NumberedRows], Relocation], *, command
             parts,
             failures=read_failures(path / "failures.parquet"),
             removed=index.removed,
+            kept_out=_relocated(index.kept_out, now.files),
             origin=replace(origin, sources=now.sources, key_prefixes=now.key_prefixes, excludes=now.excludes),
             options=AUTO,
             base=index,
@@ -299,20 +310,23 @@ def _relocated_parts(
         copy, rows = folder / file.name, file.with_suffix(".parquet")
         _link_written(file, copy, known, written)
         table = read_rows(rows)
-        found = [files.get(path) for path in table["path"].to_pylist()]
-        if not any(found):
+        if files.keys().isdisjoint(table["path"].to_pylist()):
             _link_written(rows, copy.with_suffix(".parquet"), known, written)
         else:
             _require_sound(rows, written)
-            for column, name in enumerate(("path", "state")):
-                if name in table.column_names:
-                    values = zip(table[name].to_pylist(), found, strict=True)
-                    texts = [new[column] if new else old for old, new in values]
-                    table = table.set_column(
-                        table.column_names.index(name), name, pa.array(texts, pa.string())
-                    )
-            write_table(copy.with_suffix(".parquet"), table)
+            write_table(copy.with_suffix(".parquet"), _relocated(table, files))
         yield copy
+
+
+def _relocated(table: pa.Table, files: Mapping[str, tuple[str, str]]) -> pa.Table:
+    """Rows whose files are elsewhere now, in part."""
+    found = [files.get(path) for path in table["path"].to_pylist()]
+    for column, name in enumerate(("path", "state")):
+        if name in table.column_names:
+            values = zip(table[name].to_pylist(), found, strict=True)
+            texts = [new[column] if new else old for old, new in values]
+            table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
+    return table
 
 
 def _link_written(

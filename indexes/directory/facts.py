@@ -8,7 +8,7 @@ from indexes.disk.schema import Calibration, MeasuredCurve
 
 
 def facts_of(
-    manifest: Manifest, *, images: int, duplicates: int, columns: Sequence[str], backend: str
+    manifest: Manifest, *, images: int, duplicates: int, kept_out: int, columns: Sequence[str], backend: str
 ) -> dict[str, Any]:
     """Name and value of every fact, in the order to read them in; None where there is nothing to say.
 
@@ -16,6 +16,7 @@ def facts_of(
         manifest: Of the index.
         images: That can be found.
         duplicates: Those of them that are the very bytes of an earlier one.
+        kept_out: Images that were removed and are not to come back.
         columns: Of the rows.
         backend: What searches, and where.
     """
@@ -23,6 +24,7 @@ def facts_of(
     return {
         "images": images,
         "removed": manifest.removed,
+        "kept out": kept_out,
         "not readable": manifest.files["failures.parquet"].rows,
         "exact duplicates": duplicates,
         "classes": len(manifest.classes),

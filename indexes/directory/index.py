@@ -130,9 +130,13 @@ class Index:
         """See `Store`."""
         return read_failures(self.path / "failures.parquet")
 
+    def kept_out(self) -> pa.Table:
+        """See `Store`."""
+        return self._directory.kept_out
+
     def used_keys(self) -> pa.ChunkedArray:
-        """See `Store`: removed rows are known until their space is freed."""
-        columns = (self._directory.rows["key"], self.failures()["key"])
+        """See `Store`: rows that were replaced are known until their space is freed."""
+        columns = (self._directory.rows["key"], self.failures()["key"], self.kept_out()["key"])
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
     def remove(self, keys: Collection[str], *, command: str) -> int:
@@ -146,7 +150,9 @@ class Index:
     def remove_files(self, paths: Collection[str], *, command: str) -> int:
         """See `Store`."""
         files = pa.array(paths, pa.string())
-        return change.remove(self.path, lambda latest: latest.from_files(files), command=command)
+        return change.remove(
+            self.path, lambda latest: latest.from_files(files), keep_out=False, command=command
+        )
 
     def relocate(self, find: Callable[["Index"], change.Relocation], *, command: str) -> None:
         """Write down where the files of the rows are now. Vectors and keys stay as they are.
@@ -178,6 +184,7 @@ class Index:
             self.manifest,
             images=len(self),
             duplicates=self.duplicates,
+            kept_out=len(self.kept_out().group_by(["path", "content"]).aggregate([])),
             columns=self._directory.rows.column_names,
             backend=self._rows.backend,
         )

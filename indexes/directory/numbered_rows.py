@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexes.disk.durable import sha256_of
-from indexes.disk.manifest import FILE_NAME, REMOVED, FileEntry, Manifest, read_manifest
-from indexes.disk.rows import read_rows
+from indexes.disk.manifest import FILE_NAME, KEPT_OUT, REMOVED, FileEntry, Manifest, read_manifest
+from indexes.disk.rows import kept_out_table, read_kept_out, read_rows
 from indexes.disk.staging import restore
 from indexes.disk.vectors import Vectors, mapped
 from indexes.errors import IndexDamagedError, IndexReplacedError, UnknownKeyError
@@ -33,15 +33,22 @@ class NumberedRows:
         manifest: What made them.
         rows: pyarrow Table: key, path, label, and what else the source carried; removed rows are still there.
         removed: Numbers of the rows that are not to be found, ascending.
+        kept_out: pyarrow Table: key, path, state and content of images that were removed and stay so.
         faiss: The FAISS index.
         findable: The rows that can be found; None is all.
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, rows: pa.Table, removed: NDArray[np.int64], faiss: Any
+        self,
+        path: Path,
+        manifest: Manifest,
+        rows: pa.Table,
+        removed: NDArray[np.int64],
+        kept_out: pa.Table,
+        faiss: Any,
     ) -> None:
         self.path, self.manifest, self.rows, self.removed = path, manifest, rows, removed
-        self.faiss = faiss
+        self.kept_out, self.faiss = kept_out, faiss
         self._generation = generation_of(path)
         self._sound: set[Path] = set()
         self.findable: Selection | None = None
@@ -93,7 +100,10 @@ class NumberedRows:
                 f"{path} has {len(rows)} rows where its manifest says {manifest.ntotal}: build it again"
             )
         faiss = search.load(path / "index.faiss", manifest)
-        return cls(path, manifest, rows, _read_removed(path / REMOVED, manifest), faiss)
+        removed = _read_removed(path / REMOVED, manifest)
+        has_kept_out = KEPT_OUT in manifest.files
+        kept_out = read_kept_out(path / KEPT_OUT) if has_kept_out else kept_out_table(rows.slice(0, 0))
+        return cls(path, manifest, rows, removed, kept_out, faiss)
 
     def __len__(self) -> int:
         """Rows that can be found."""

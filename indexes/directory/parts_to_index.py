@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 
 from indexes.directory.numbered_rows import NumberedRows
 from indexes.disk.durable import ends_sha256, sha256_of, sync_directory, written_whole
-from indexes.disk.manifest import FILE_NAME, REMOVED, FileEntry, Manifest
+from indexes.disk.manifest import FILE_NAME, KEPT_OUT, REMOVED, FileEntry, Manifest
 from indexes.disk.origin import Origin
-from indexes.disk.rows import check_unique, concatenate, mark_duplicates, read_rows, rows_table, write_table
+from indexes.disk.rows import (
+    check_unique,
+    concatenate,
+    mark_duplicates,
+    read_rows,
+    rows_table,
+    still_kept_out,
+    write_table,
+)
 from indexes.disk.staging import Staging
 from indexes.disk.vectors import Vectors
 from indexes.errors import EmptyIndexError, IndexDamagedError
@@ -31,6 +39,7 @@ def assemble(
     *,
     failures: pa.Table,
     removed: NDArray[np.int64],
+    kept_out: pa.Table,
     origin: Origin,
     options: KindOptions,
     base: NumberedRows | None = None,
@@ -44,6 +53,7 @@ def assemble(
         parts: The files of vectors, in the order of the rows; those of the rows lie beside them.
         failures: What could not be embedded.
         removed: Numbers of rows that are there but must not be found, ascending.
+        kept_out: Images that were removed and are not to come back, but for those that are there again.
         origin: What made the vectors.
         options: How to index them.
         base: An index whose rows are the first of these: what it has is not made again.
@@ -84,11 +94,15 @@ def assemble(
     found[removed] = False
     if not found.any():
         raise EmptyIndexError(_why_empty(failures))
-    check_unique(rows.filter(pa.array(found)))
+    findable = rows.filter(pa.array(found))
+    check_unique(findable)
+    kept_out = still_kept_out(kept_out, findable)
     write_table(index / "rows.parquet", mark_duplicates(rows, found))
     write_table(index / "failures.parquet", failures)
     with written_whole(index / REMOVED) as numbers:
         np.lib.format.write_array(numbers, removed, allow_pickle=False)
+    if len(kept_out):
+        write_table(index / KEPT_OUT, kept_out)
     faiss_file = index / "index.faiss"
     if base is None:
         kind = build.build(vectors, faiss_file, options, progress)
@@ -103,6 +117,8 @@ def assemble(
         index / REMOVED: len(removed),
         faiss_file: len(rows),
     }
+    if len(kept_out):
+        counts[index / KEPT_OUT] = len(kept_out)
     for file, table in zip(files, tables, strict=True):
         counts[file] = counts[file.with_suffix(".parquet")] = len(table)
     manifest = Manifest(
@@ -119,7 +135,7 @@ def assemble(
         kind=kind,
         ntotal=len(rows),
         removed=len(removed),
-        classes=sorted(set(rows["label"].filter(pa.array(found)).drop_null().unique().to_pylist())),
+        classes=sorted(set(findable["label"].drop_null().unique().to_pylist())),
         files={
             path.relative_to(index).as_posix(): entries.get(path) or _entry(path, number)
             for path, number in counts.items()

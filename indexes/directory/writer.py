@@ -25,6 +25,7 @@ from indexes.disk.rows import (
     concatenate,
     count,
     failures_table,
+    kept_out_table,
     read_failures,
     read_rows,
     rows_table,
@@ -182,10 +183,22 @@ class IndexWriter:
         Raises:
             ValueError: A part is not finished.
         """
+        self._require_done()
+        return concatenate([rows_table([]), *map(read_rows, map(self._rows_file, self._numbers))])
+
+    def failures(self) -> pa.Table:
+        """Key and reason of what could not be embedded in all parts, likewise.
+
+        Raises:
+            ValueError: A part is not finished.
+        """
+        self._require_done()
+        return concatenate([failures_table([]), *map(read_failures, map(self._failures_file, self._numbers))])
+
+    def _require_done(self) -> None:
         for i, (name, _) in enumerate(self._parts):
             if not self.is_done(i):
                 raise ValueError(f"part {name} is not finished: write it before the commit")
-        return concatenate([rows_table([]), *(read_rows(self._rows_file(i)) for i in self._numbers)])
 
     def commit(
         self,
@@ -195,6 +208,7 @@ class IndexWriter:
         *,
         key_prefix: str = "",
         moved: Collection[str] = (),
+        kept_out: Collection[str] = (),
     ) -> Manifest:
         """Seal the finished parts, with those of the index that is extended, and move it into place.
 
@@ -207,6 +221,8 @@ class IndexWriter:
             key_prefix: What to put before every new key, and to remember of the sources. The parts are kept
                 without: whoever has to choose another one repeats no work.
             moved: Keys of further rows of that index that new ones replace, as their files are elsewhere now.
+            kept_out: Keys, as they were written, of new rows that are not to be found: it is noted that their
+                images were there, so that nobody embeds them again.
 
         Raises:
             ValueError: A part is not finished.
@@ -214,18 +230,21 @@ class IndexWriter:
             EmptyIndexError: There are no rows at all.
             UnknownKeyError: No row that can be found has a key of `moved`.
         """
-        new = with_prefix(self.rows(), key_prefix)
-        failed = concatenate(
-            [failures_table([]), *map(read_failures, map(self._failures_file, self._numbers))]
-        )
-        failures = [with_prefix(failed, key_prefix)]
+        rows = self.rows()
+        out_N = pc.is_in(rows["key"], pa.array(kept_out, pa.string()))
+        new = with_prefix(rows, key_prefix)
+        failures = [with_prefix(self.failures(), key_prefix)]
         origin = replace(origin, key_prefixes=dict.fromkeys(origin.sources, key_prefix))
-        parts, removed = [], np.array([], dtype=np.int64)
+        parts, removed = [], np.flatnonzero(out_N)
+        keeps_out = [kept_out_table(new.filter(out_N))]
         if self._base is not None:
             before = self._base.manifest
             parts = self._base.vector_files
             replaced_N = self._base.from_files(new["path"]) | self._base.with_keys(moved)
-            removed = np.union1d(self._base.removed, np.flatnonzero(replaced_N))
+            removed = np.concatenate(
+                [np.union1d(self._base.removed, np.flatnonzero(replaced_N)), before.ntotal + removed]
+            )
+            keeps_out.insert(0, self._base.kept_out)
             failures.insert(0, _still_failing(self._base, new, failures[0]))
             origin = replace(
                 origin,
@@ -240,6 +259,7 @@ class IndexWriter:
             [*parts, *self._new_parts(key_prefix)],
             failures=concatenate(failures),
             removed=removed,
+            kept_out=concatenate(keeps_out),
             origin=origin,
             options=options,
             base=self._base,

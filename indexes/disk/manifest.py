@@ -16,6 +16,8 @@ FORMAT_VERSION = 2
 READ_VERSIONS = (1, 2)
 FILE_NAME = "manifest.json"
 REMOVED = "removed.npy"
+KEPT_OUT = "kept_out.parquet"
+"""Only there where images are kept out."""
 _SEAL = "manifest_sha256"
 _RECORDED = ("dtype", "device", "checkpoint")
 

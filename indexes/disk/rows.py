@@ -1,7 +1,8 @@
 """Tables beside the vectors: one row per image that was embedded, one per image that failed.
 
 A row has a `key`, a `path`, a `label` that may be null, and whatever other text the source carried. Of these,
-`content` is a hash of the encoded image, and `state` tells whether the file it came from has changed.
+`content` is a hash of the encoded image, and `state` tells whether the file it came from has changed. Of an
+image that was removed and stays so, all but the label is remembered.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ from indexes.errors import DuplicateKeyError, IndexDamagedError
 
 _ROW_COLUMNS = ("key", "path", "label")
 _FAILURE_COLUMNS = ("key", "reason")
+_KEPT_OUT_COLUMNS = ("key", "path", "state", "content")
 _NEVER_NULL = {"key", "path", "reason"}
 
 
@@ -41,6 +44,27 @@ def rows_table(rows: Sequence[Mapping[str, str | None]]) -> pa.Table:
 def failures_table(failures: Iterable[tuple[str, str]]) -> pa.Table:
     """Build a table from (key, reason) pairs."""
     return _table(_FAILURE_COLUMNS, [{"key": key, "reason": reason} for key, reason in failures])
+
+
+def kept_out_table(rows: pa.Table) -> pa.Table:
+    """What is remembered of rows whose images are not to come back."""
+    unknown = pa.nulls(len(rows), pa.string())
+    columns = {name: rows[name] if name in rows.column_names else unknown for name in _KEPT_OUT_COLUMNS}
+    return pa.table(columns)
+
+
+def still_kept_out(table: pa.Table, rows: pa.Table) -> pa.Table:
+    """What of a table of images kept out is no row again, by key and path; each once, as it was last seen."""
+    latest = table.group_by(["key", "path"], use_threads=False).aggregate(
+        [("state", "last"), ("content", "last")]
+    )
+    table = latest.rename_columns(_KEPT_OUT_COLUMNS)
+    back = _keys_and_paths(rows)
+    return table.filter(pc.invert(pc.is_in(_keys_and_paths(table), back)))
+
+
+def _keys_and_paths(table: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(table["key"], table["path"], "\0")
 
 
 def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
@@ -106,6 +130,15 @@ def read_failures(path: Path) -> pa.Table:
         IndexDamagedError: It is missing, cut short, damaged, or no table of failures.
     """
     return _read(path, _FAILURE_COLUMNS)
+
+
+def read_kept_out(path: Path) -> pa.Table:
+    """Read a parquet file of images that are not to come back.
+
+    Raises:
+        IndexDamagedError: It is missing, cut short, damaged, or no such table.
+    """
+    return _read(path, _KEPT_OUT_COLUMNS)
 
 
 def count(path: Path) -> int:

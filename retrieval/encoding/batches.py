@@ -14,6 +14,7 @@ from retrieval.encoding.encoder import Encoder
 from retrieval.encoding.preprocess import Preprocess
 from retrieval.encoding.workers import Sent, in_processes
 from retrieval.errors import UnreadableImageError
+from retrieval.sources.photo import photo_columns
 from retrieval.sources.sample import Failure, Part, Sample, content_of
 
 _FEW_IMAGES = 256
@@ -61,6 +62,7 @@ def batches(
     batch_size: int,
     workers: int | None = None,
     known: Container[str] = (),
+    photos: bool = False,
     submodels: Iterable[Submodel] = (),
 ) -> Iterator[Batch]:
     """The images of parts in their own order; no batch holds images of two parts, and every part has one.
@@ -71,6 +73,7 @@ def batches(
         batch_size: Images a batch; the last of a part may hold fewer.
         workers: Processes that decode; 0 decodes in this one, None is one a core, or 0 for few images.
         known: Hashes of images that need no embedding; can be pickled.
+        photos: Let samples that are files of their own carry what `retrieval.sources.photo` tells of them.
         submodels: The images come at the sizes that these read, too.
     """
     if workers is None:
@@ -82,7 +85,7 @@ def batches(
         for submodel in submodels
         if submodel.image_size is not None
     }
-    decode = _Decode(encoder.preprocess, resized, encoder.dtype, known)
+    decode = _Decode(encoder.preprocess, resized, encoder.dtype, known, photos)
     tasks = _tasks(parts, batch_size)
     device = encoder.device.type
     if workers:
@@ -124,8 +127,10 @@ class _Decode:
         resized: Mapping[int, Preprocess],
         dtype: torch.dtype,
         known: Container[str],
+        photos: bool,
     ) -> None:
-        self._preprocess, self._resized, self._dtype, self._known = preprocess, resized, dtype, known
+        self._preprocess, self._resized, self._dtype = preprocess, resized, dtype
+        self._known, self._photos = known, photos
 
     def __call__(self, task: _Task) -> Batch:
         batch, tensors = Batch(task.part, task.last), []
@@ -134,9 +139,9 @@ class _Decode:
             if isinstance(item, Failure):
                 batch.failures.append(item)
                 continue
-            content = content_of(item.data)
+            content, sample = content_of(item.data), self._told(item)
             if content in self._known:
-                batch.known.append((replace(item, data=b""), content))
+                batch.known.append((sample, content))
                 continue
             try:
                 image = self._preprocess.read(item.data)
@@ -147,12 +152,18 @@ class _Decode:
                 batch.failures.append(Failure(item.key, str(error)))
                 continue
             batch.contents.append(content)
-            # The encoded bytes have done their work; a million rows must not carry them along.
-            batch.samples.append(replace(item, data=b""))
+            batch.samples.append(sample)
         if tensors:
             batch.images = torch.stack(tensors).to(self._dtype)
             batch.resized = {size: torch.stack(made).to(self._dtype) for size, made in resized.items()}
         return batch
+
+    def _told(self, sample: Sample) -> Sample:
+        """A sample without its encoded bytes, which a million rows must not carry along."""
+        extra = sample.extra
+        if self._photos and sample.is_file:
+            extra = {**photo_columns(sample.data), **extra}
+        return replace(sample, data=b"", extra=extra)
 
     def divided(self, task: _Task) -> list[_Task]:
         return [replace(task, items=[item]) for item in task.items]

@@ -136,7 +136,7 @@ def calibrate(
         raise ValueError("confidence must be above 0.5 and below 1, held_out at least 0 and below 1")
     alpha = 1 - confidence
     fewest = queries_needed(max_drop, alpha=alpha)  # which checks the numbers before the work
-    source = queries if isinstance(queries, ImageSource) else open_source(queries)
+    source = queries if isinstance(queries, ImageSource) else open_source(queries, labels=True)
     outcomes = Outcomes(searcher, source, batch_size=batch_size, workers=workers, progress=progress)
     checks_Q = _checks(outcomes.samples, held_out)
     choosing = int((~checks_Q).sum())

@@ -76,7 +76,7 @@ def evaluate(
         BudgetError: No submodel fits one of the budgets.
     """
     if not isinstance(queries, ImageSource):
-        queries = open_source(queries)
+        queries = open_source(queries, labels=True)
     index, encoder = searcher.index, searcher.encoder
     if not index.manifest.classes:
         raise EvaluationError("no image of the corpus has a label: use one subfolder a class, or .cls files")
@@ -89,7 +89,9 @@ def evaluate(
     corpus = LabelledRows.of_store(index)
     if same_encoder:
         sources = index.manifest.sources
-        rows, corpora = _embed_again(over(open_sources(sources, index.manifest.excludes)), encoder, submodels)
+        rows, corpora = _embed_again(
+            over(open_sources(sources, index.manifest.excludes, labels=True)), encoder, submodels
+        )
         if not rows.same_images(corpus):
             raise EvaluationError(
                 f"the images at {', '.join(sources)} are no longer those of the index: build it again"
@@ -180,7 +182,7 @@ def _submodels(searcher: Searcher, budgets: Sequence[str | Submodel]) -> list[Su
 def _raw_pixels(searcher: Searcher, queries: ImageSource) -> dict[str, Share]:
     manifest = searcher.index.manifest
     try:
-        return raw_pixel_1nn(open_sources(manifest.sources, manifest.excludes), queries)
+        return raw_pixel_1nn(open_sources(manifest.sources, manifest.excludes, labels=True), queries)
     except (EvaluationError, ImageSourceError) as error:
         _log.warning("raw pixels not measured: %s", error)
         return {}

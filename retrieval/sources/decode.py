@@ -87,6 +87,23 @@ def decode(
     Raises:
         UnreadableImageError: The bytes are no such image, are damaged, or hold too many pixels.
     """
+    with opened(data) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise UnreadableImageError(f"{width} x {height} pixels is over the limit of {max_pixels}")
+        _refuse_camera_raw(image)
+        with _one_at_a_time() if width * height > GIANT_PIXELS else nullcontext():
+            _shrink(image)
+            return in_mode(image, mode, reading)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    """An encoded image of which only the header was read.
+
+    Raises:
+        UnreadableImageError: The bytes are no image that is read here, or what is done with it fails.
+    """
     form = format_of(data)
     if form is None:
         raise UnreadableImageError("not an image")
@@ -95,13 +112,7 @@ def decode(
         raise UnreadableImageError(f"{form.name} is not read here: {form.remedy}")
     try:
         with _QUIET, opener(io.BytesIO(data), "") as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise UnreadableImageError(f"{width} x {height} pixels is over the limit of {max_pixels}")
-            _refuse_camera_raw(image)
-            with _one_at_a_time() if width * height > GIANT_PIXELS else nullcontext():
-                _shrink(image)
-                return in_mode(image, mode, reading)
+            yield image
     except UnreadableImageError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly everything

@@ -36,7 +36,7 @@ class FolderSource(Source):
 
     def open(self, text: str, known: "Known", excludes: "Excludes") -> ImageSource:
         """Parts of images, or a part a shard, but never both: which of them was meant?"""
-        from retrieval.sources.folder_walk import file_parts, find_images, unknown_keys
+        from retrieval.sources.folder_walk import are_classes, file_parts, find_images, unknown_keys
         from retrieval.sources.shards import shard_parts
 
         folder = real_folder(absolute_path(text))
@@ -66,6 +66,7 @@ class FolderSource(Source):
             folder=str(folder),
             excludes=excludes.globs,
             excluded=found.excluded,
+            labelled=are_classes(found.keys) if any("/" in key for key in found.keys) else None,
         )
 
     def labelled(

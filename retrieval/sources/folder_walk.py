@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,10 @@ _NO_PICTURES = (
     *(".npy", ".npz", ".safetensors", ".pt", ".pth", ".h5"),
 )
 """Endings of what lies beside pictures by the thousand: opening each would take longer than the walk."""
+
+
+_DATED = re.compile(r"(?:19|20)\d\d(?!\d)").match
+"""Albums are called 2019, 2019-07 Rome or 1998_summer."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,16 @@ def file_parts(
     )
 
 
+def are_classes(keys: Sequence[str]) -> bool:
+    """Whether images are laid out as for training: each in a folder of its class, and no class is a date.
+
+    Args:
+        keys: Paths relative to the folder, POSIX.
+    """
+    classes = {key.partition("/")[0] for key in keys}
+    return all(key.count("/") == 1 for key in keys) and len(classes) > 1 and not any(map(_DATED, classes))
+
+
 def unknown_keys(root: Path, keys: Sequence[str], known: Known) -> list[str]:
     """The keys of files below a folder that are not known."""
     known_N = known([str(root / key) for key in keys])
@@ -181,4 +196,4 @@ def _read(root: Path, keys: Sequence[str], closed: Mapping[str, str]) -> Iterato
         except UnreadableImageError as error:
             yield Failure(printable(key), str(error))
         else:
-            yield Sample(key, str(root / key), label if slash else None, {}, data, state)
+            yield Sample(key, str(root / key), label if slash else None, {}, data, state, is_file=True)

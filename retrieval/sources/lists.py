@@ -142,4 +142,4 @@ def _read(root: Path, rows: pa.Table) -> Iterator[Sample | Failure]:
         except UnreadableImageError as error:
             yield Failure(key, str(error))
         else:
-            yield Sample(key, str(root / path), label or None, extra, data, state)
+            yield Sample(key, str(root / path), label or None, extra, data, state, is_file=True)

@@ -1,6 +1,7 @@
 """Images as a user names them, read as keyed samples: the front door to every kind of source."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,7 +11,7 @@ from retrieval.sources.archives import why_packed
 from retrieval.sources.decode import MAX_PIXELS, decode
 from retrieval.sources.excludes import Excludes
 from retrieval.sources.local_paths import absolute_path, check_local, mode_at
-from retrieval.sources.sample import Failure, Known, Part, Sample, none_known, printable
+from retrieval.sources.sample import Failure, Known, Part, Sample, none_known, printable, unlabelled
 from retrieval.sources.source import ImageSource, Source
 
 __all__ = [
@@ -29,7 +30,13 @@ __all__ = [
 ]
 
 
-def open_source(text: str | Path, *, known: Known = none_known, excludes: Sequence[str] = ()) -> ImageSource:
+def open_source(
+    text: str | Path,
+    *,
+    known: Known = none_known,
+    excludes: Sequence[str] = (),
+    labels: bool | None = None,
+) -> ImageSource:
     """Find the images that `text` stands for, without reading any.
 
     Args:
@@ -39,6 +46,8 @@ def open_source(text: str | Path, *, known: Known = none_known, excludes: Sequen
             cache, or one image file. Local paths only.
         known: Paths of files, image files or shards, to which of them to leave out.
         excludes: Globs of what to leave out of a folder: see `retrieval.sources.excludes.Excludes`.
+        labels: Whether the top-level folder of an image file is its label; None is where all of them are laid
+            out as for training, a folder a class.
 
     Raises:
         ImageSourceError: If it is none of these, does not exist, or holds no image.
@@ -48,11 +57,17 @@ def open_source(text: str | Path, *, known: Known = none_known, excludes: Sequen
     try:
         if globs.globs and not kind.takes_excludes:
             raise ImageSourceError(f"{printable(text)}: --exclude is for folders, which this is not")
-        return kind.open(text, known, globs)
+        return _labelled(kind.open(text, known, globs), labels)
     except NotLocalError as error:
         raise with_remedy(error) from error
     except OSError as error:  # a folder that may not be listed, a name too long
         raise ImageSourceError(f"{printable(text)}: cannot be read ({error.strerror})") from error
+
+
+def _labelled(source: ImageSource, labels: bool | None) -> ImageSource:
+    if source.labelled is None or (source.labelled if labels is None else labels):
+        return source
+    return replace(source, parts=tuple(map(unlabelled, source.parts)), labelled=False)
 
 
 def check_source(text: str) -> Source:
@@ -72,15 +87,19 @@ def check_source(text: str) -> Source:
 
 
 def open_sources(
-    texts: Sequence[str], excludes: Mapping[str, Sequence[str]] = MappingProxyType({})
+    texts: Sequence[str],
+    excludes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    *,
+    labels: bool | None = None,
 ) -> ImageSource:
     """Several sources as one, in order; raises as `open_source`.
 
     Args:
         texts: See `open_source`.
         excludes: Globs of some of them.
+        labels: See `open_source`.
     """
-    opened = [open_source(text, excludes=excludes.get(text, ())) for text in texts]
+    opened = [open_source(text, excludes=excludes.get(text, ()), labels=labels) for text in texts]
     together = ", ".join(texts)
     parts = tuple(part for source in opened for part in source.parts)
     return ImageSource(together, together, Path(together), parts)

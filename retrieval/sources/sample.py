@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ class Sample:
         state: Changes when the file at `path` does.
         extra: Further columns the source carries, such as `caption`.
         data: The encoded image.
+        is_file: Whether `path` is the image's own file.
     """
 
     key: str
@@ -32,6 +34,7 @@ class Sample:
     extra: Mapping[str, str]
     data: bytes
     state: str = field(default="", compare=False)
+    is_file: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ def prefixed(prefix: str, read: Callable[[], Iterator[Sample | Failure]]) -> Ite
     """What a part yields, with `prefix` before every key."""
     for item in read():
         yield replace(item, key=prefix + item.key)
+
+
+def unlabelled(part: Part) -> Part:
+    """A part whose samples have no labels."""
+    return replace(part, fingerprint=f"{part.fingerprint} unlabelled", read=partial(_unlabelled, part.read))
+
+
+def _unlabelled(read: Callable[[], Iterator[Sample | Failure]]) -> Iterator[Sample | Failure]:
+    for item in read():
+        yield replace(item, label=None) if isinstance(item, Sample) else item
 
 
 def encoded_images(parts: Sequence[Part]) -> Iterator[tuple[str, bytes]]:

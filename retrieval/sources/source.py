@@ -23,6 +23,8 @@ class ImageSource:
         folder: The folder that is walked, without symlinks; None where the source is no folder.
         excludes: Globs of what was left out of a folder.
         excluded: How many files and folders they left out.
+        labelled: Whether the label of an image file is its top-level folder; None where there are no such
+            folders.
         note: What was decided of the keys, for the user to know.
     """
 
@@ -33,6 +35,7 @@ class ImageSource:
     folder: str | None = None
     excludes: tuple[str, ...] = ()
     excluded: int = 0
+    labelled: bool | None = None
     note: str | None = None
 
     @property

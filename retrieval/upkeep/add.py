@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexes import Index, Manifest
+from indexes import Index
 from indexes.directory.change import note_excludes
 from indexes.disk.key_prefixes import check_prefix, known_source
-from indexes.disk.manifest import read_manifest
 from matvit.progress import Progress, silent
 from matvit.runtime.processes import ALONE, Processes
 from retrieval.encoding.encoder import Encoder
 from retrieval.remembered_model import model_of
 from retrieval.sources.open_images import location_of, open_source
+from retrieval.upkeep.built import Built
 from retrieval.upkeep.embed import build_index
 from retrieval.upkeep.known_files import Known, in_use
 
@@ -26,16 +26,18 @@ class Added:
     """What came of it.
 
     Attributes:
-        manifest: Of the index as it is then.
-        embedded: Whether the source had anything new.
+        built: What was embedded, and what not; nothing where the source had nothing new.
+        kept_out: Images that were removed and stay so, or files of which all were.
+        restored: Images that were removed and are back.
         gone: Files of rows that are no longer in the source.
         excluded: Files of rows that the source passes over though they are there.
         doubts: Why files that are not to be had may be there all the same, and how many for each reason.
         claims: Sources that cannot be read, and how many files that a folder excludes may be theirs.
     """
 
-    manifest: Manifest
-    embedded: bool
+    built: Built
+    kept_out: int
+    restored: int
     gone: tuple[str, ...]
     excluded: tuple[str, ...]
     doubts: Counter[str]
@@ -49,7 +51,9 @@ def add_to_index(
     model: str | None = None,
     key_prefix: str | None = None,
     excludes: Sequence[str] = (),
+    labels: bool | None = None,
     check_content: bool = False,
+    restore_removed: bool = False,
     command: str = "",
     batch_size: int = 64,
     workers: int | None = None,
@@ -69,7 +73,9 @@ def add_to_index(
         model: What `Encoder.open` takes; None is what the index was made with. Opened only for new images.
         key_prefix: What the source's keys begin with; None is as in `build_index`.
         excludes: Globs of what else to leave out of a folder, beside those that the index remembers of it.
+        labels: See `open_source`; None is as the index has labelled images from there, if it has some.
         check_content: Compare images by their bytes, not by size and time of their files.
+        restore_removed: Bring back what was removed from the index and is in the source.
         command: How this was called, for the manifest.
         batch_size: Images a batch.
         workers: Processes that decode: see `retrieval.encoding.batches`.
@@ -85,37 +91,43 @@ def add_to_index(
     check_prefix(key_prefix or "")
     index = Path(index)
     opened = Index.open(index)
-    known = Known(opened, check_content=check_content)
+    known = Known(opened, check_content=check_content, restore=restore_removed)
     location = location_of(str(images))
     location = known_source(opened.manifest, location) or location
     remembered = tuple(opened.manifest.excludes.get(location, ()))
-    source = open_source(images, known=known.unchanged, excludes=[*remembered, *excludes])
+    if labels is None:
+        labels = known.has_labels(location)
+    source = open_source(images, known=known.unchanged, excludes=[*remembered, *excludes], labels=labels)
     gone, excluded = known.gone(source), known.excluded(source)
     if processes.is_first:
         _log.info("%s files are as they were", known.skipped)
+    built, now = Built(), opened
     if source.parts:
-        build_index(
+        built = build_index(
             source,
             Encoder.open(model or model_of(opened), device=device, dtype=dtype, progress=progress),
             index,
             extends=True,
             key_prefix=key_prefix,
+            restore_removed=restore_removed,
             command=command,
             batch_size=batch_size,
             workers=workers,
             processes=processes,
             progress=progress,
         )
+        now = opened.reopened()
         if gone:
-            gone = in_use(opened.reopened(), gone)  # Its rows may have followed files that moved.
+            gone = in_use(now, gone)  # Its rows may have followed files that moved.
     elif processes.is_first:
         _log.info("nothing new")
         if source.excludes != remembered:
             note_excludes(index, location, source.excludes)
     processes.wait()
     return Added(
-        manifest=read_manifest(index),
-        embedded=bool(source.parts),
+        built=built,
+        kept_out=known.kept_out + built.kept_out,
+        restored=len(opened.kept_out()) - len(now.kept_out()) if restore_removed else 0,
         gone=tuple(gone),
         excluded=tuple(excluded),
         doubts=known.doubts,

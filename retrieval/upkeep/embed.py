@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from indexes import IndexWriter, Manifest, Store, StoreWriter
+from indexes import IndexWriter, Store, StoreWriter
 from indexes.disk.key_prefixes import with_prefix
 from indexes.disk.manifest import read_manifest
 from indexes.disk.origin import Origin
@@ -19,6 +20,8 @@ from retrieval.encoding.batches import Batch, batches
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.sources.open_images import ImageSource
 from retrieval.sources.sample import Sample
+from retrieval.upkeep.built import Built
+from retrieval.upkeep.kept_out import kept_out
 from retrieval.upkeep.key_prefix import KeyPrefix
 from retrieval.upkeep.recognition import KnownContents, moved, recognised
 
@@ -32,13 +35,15 @@ def build_index(
     *,
     extends: bool = False,
     key_prefix: str | None = None,
+    restore_removed: bool = False,
+    photos: bool = True,
     options: KindOptions = AUTO,
     command: str = "",
     batch_size: int = 64,
     workers: int | None = None,
     processes: Processes = ALONE,
     progress: Progress = silent,
-) -> Manifest:
+) -> Built:
     """Embed a corpus and index it; an interrupted build goes on after its last whole part.
 
     Images whose very bytes the index has already, of files that moved or were touched or copied, are not
@@ -52,6 +57,9 @@ def build_index(
             files is replaced.
         key_prefix: What the source's keys begin with. None is what the index remembers of the source, else
             nothing, or a prefix after its name where another file has one of its keys.
+        restore_removed: Images that were removed may come back.
+        photos: Let image files carry what `retrieval.sources.photo` tells of them. An index that is extended
+            goes on as it is.
         options: How to index the vectors; an index that is extended keeps its kind.
         command: How this was called, for the manifest.
         batch_size: Images a batch.
@@ -59,6 +67,9 @@ def build_index(
         processes: Those that share the work, part by part; each calls this alike.
         progress: Told of images embedded, of which failures and what an earlier, interrupted build finished
             are some, and of the steps of indexing.
+
+    Returns:
+        What this run did.
 
     Raises:
         IndexExistsError: `out` exists, and is not to be extended.
@@ -72,6 +83,7 @@ def build_index(
         KeyPrefixError: No key may begin with `key_prefix`.
         IndexKindError: FAISS cannot index the vectors like that.
     """
+    built = Built()
     require_faiss()  # Better now than after hours of embedding.
     check(options, encoder.identity.embed_dim)
     encoder.check_weights()
@@ -105,7 +117,11 @@ def build_index(
         parts = [source.parts[i] for i in todo]
         known = KnownContents(base)
         embedded = _Embedded(encoder, base, known)
-        for batch in batches(parts, encoder, batch_size=batch_size, workers=workers, known=known):
+        if base is not None:
+            photos = "width" in base.entries().column_names
+        for batch in batches(
+            parts, encoder, batch_size=batch_size, workers=workers, known=known, photos=photos
+        ):
             embedded.add(batch)
             count(len(batch.samples) + len(batch.known) + len(batch.failures))
             if batch.last:
@@ -122,10 +138,23 @@ def build_index(
                 excludes={prefix.location: source.excludes} if source.excludes else {},
                 command=command,
             )
-            followed = [] if base is None else _follow(base, writer.rows(), prefix)
-            writer.commit(origin, options, progress, key_prefix=prefix.text, moved=followed)
+            new, followed, out_keys = writer.rows(), list[str](), list[str]()
+            if base is not None:
+                out_keys = [] if restore_removed else kept_out(base, new)
+                new = new.filter(pc.invert(pc.is_in(new["key"], pa.array(out_keys, pa.string()))))
+                followed = _follow(base, new, prefix)
+            built = Built.of(
+                base,
+                with_prefix(new, prefix.text),
+                moved=followed,
+                kept_out=len(out_keys),
+                failures=with_prefix(writer.failures(), prefix.text),
+            )
+            writer.commit(
+                origin, options, progress, key_prefix=prefix.text, moved=followed, kept_out=out_keys
+            )
     processes.wait()
-    return read_manifest(out)
+    return built
 
 
 def _tell(source: ImageSource) -> None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexes import Store
+from indexes.disk.rows import concatenate
 from retrieval.errors import UnreadableImageError
 from retrieval.sources.decode import decode
 from retrieval.sources.excludes import Excludes
@@ -28,18 +29,22 @@ class Known:
     Args:
         store: Of the rows, opened.
         check_content: Compare the bytes of images, not the size and time of their files.
+        restore: Files of images that are kept out are as if never seen.
 
     Attributes:
         skipped: Files that were found to be as they were.
+        kept_out: Files that were passed over because all their images were removed.
         claims: Sources that cannot be read, and how many files that a folder excludes may be theirs.
         doubts: Why files that are not to be had may be there all the same, and how many for each reason.
     """
 
-    def __init__(self, store: Store, *, check_content: bool = False) -> None:
-        self._rows = store.entries(["key", "path", "state", "content"])
+    def __init__(self, store: Store, *, check_content: bool = False, restore: bool = False) -> None:
+        self._rows = store.entries(["key", "path", "label", "state", "content"])
+        self._kept_out = store.kept_out()
+        self._seen = concatenate([self._kept_out, self._rows])
         self._manifest = store.manifest
-        self._check_content = check_content
-        self.skipped = 0
+        self._check_content, self._restore = check_content, restore
+        self.skipped = self.kept_out = 0
         self.doubts: Counter[str] = Counter()
         self.claims: dict[str, int] = {}
 
@@ -47,16 +52,26 @@ class Known:
         """Which of these files, as they are now, the index has."""
         if self._check_content:
             same = np.array([self._same_images(path) for path in paths], dtype=bool)
-        elif "state" not in self._rows.column_names:  # an index whose writer did not say
-            same = np.zeros(len(paths), dtype=bool)
         else:
             # As bytes: a name need not be UTF-8 here, though what an index holds is.
             states = [f"{path}\0{state_of(path)}".encode("utf-8", "surrogateescape") for path in paths]
-            there = pc.binary_join_element_wise(self._rows["path"], self._rows["state"], "\0")
-            states, there = pa.array(states, pa.binary()), there.cast(pa.binary())
-            same = pc.is_in(states, there).to_numpy(zero_copy_only=False)
-        self.skipped += int(same.sum())
+            # Null, and so like nothing, where the writer of an index did not say.
+            there = pc.binary_join_element_wise(self._seen["path"], self._seen["state"], "\0")
+            same = _are_in(states, there)
+        names = [path.encode("utf-8", "surrogateescape") for path in paths]
+        out = _are_in(names, self._kept_out["path"])
+        if self._restore:
+            same &= ~out
+        only_out = same & out & ~_are_in(names, self._rows["path"])
+        self.kept_out += int(only_out.sum())
+        self.skipped += int((same & ~only_out).sum())
         return same
+
+    def has_labels(self, location: str) -> bool | None:
+        """Whether images from a folder have labels; None where there are none."""
+        there = os.path.realpath(location).rstrip("/") + "/"
+        labels = self._rows["label"].filter(pc.starts_with(self._rows["path"], there))
+        return labels.null_count < len(labels) if len(labels) else None
 
     def gone(self, source: ImageSource) -> list[str]:
         """The files that rows come from and that are no longer in a source which is a folder.
@@ -132,16 +147,12 @@ class Known:
     @cached_property
     def _states(self) -> dict[str, str]:
         """File -> its size and time when it was read."""
-        if "state" not in self._rows.column_names:
-            return {}
-        return dict(zip(self._rows["path"].to_pylist(), self._rows["state"].to_pylist(), strict=True))
+        return dict(zip(self._seen["path"].to_pylist(), self._seen["state"].to_pylist(), strict=True))
 
     @cached_property
     def _contents(self) -> dict[str, list[str]]:
         """File -> hashes of the images that the index has from it."""
-        if "content" not in self._rows.column_names:
-            return {}
-        grouped = self._rows.group_by("path").aggregate([("content", "list")])
+        grouped = self._seen.group_by("path").aggregate([("content", "list")])
         return dict(zip(grouped["path"].to_pylist(), grouped["content_list"].to_pylist(), strict=True))
 
 
@@ -150,6 +161,11 @@ def in_use(store: Store, files: Sequence[str]) -> list[str]:
     paths = store.entries(["path"])["path"]
     used: list[str] = paths.filter(pc.is_in(paths, pa.array(files, pa.string()))).unique().to_pylist()
     return used
+
+
+def _are_in(names: Sequence[bytes], known: pa.ChunkedArray) -> NDArray[np.bool_]:
+    found = pc.is_in(pa.array(names, pa.binary()), known.cast(pa.binary()).drop_null())
+    return found.to_numpy(zero_copy_only=False)
 
 
 def _is_readable(image: bytes) -> bool:

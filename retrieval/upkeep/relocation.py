@@ -63,6 +63,9 @@ def relocate_index(
             count()
         _refuse(index, files, missing, move, keep_missing=keep_missing)
         counts = len(files), len(missing)
+        for before, after in move.kept_out():
+            if known.same_file(before, after, check_content=check_content):
+                files[before] = after, state_of(after)
         return move.relocation(files, keeps_old=bool(missing))
 
     Index.open(path).relocate(where, command=command)
@@ -83,25 +86,29 @@ class _Move:
         spelled = os.path.abspath(old)  # noqa: PTH100
         # As it was: what is a link now may have been a folder then.
         candidates = dict.fromkeys((spelled, without_links(spelled), os.path.realpath(spelled)))
-        self.old = next((location for location in candidates if len(self._below(location))), spelled)
+        self.old = next((location for location in candidates if len(_below(self._paths, location))), spelled)
         self.new = without_links(os.path.abspath(new))  # noqa: PTH100
         if Path(self.new).is_dir():
             self.new = os.path.realpath(self.new)
         self._spelled = {spelled, self.old}
-        if not len(self._below(self.old)):
+        if not len(_below(self._paths, self.old)):
             raise RelocationError(
                 f"no image of {index.path} comes from {spelled}; it has {', '.join(index.manifest.sources)}"
             )
         if not Path(self.new).exists():
             raise RelocationError(f"{self.new}: no such file or folder; say where {old} is now")
 
-    def _below(self, location: str) -> pa.Array:
-        inside = pc.starts_with(self._paths, location.rstrip("/") + "/")
-        return self._paths.filter(pc.or_(inside, pc.equal(self._paths, location)))
-
     def files(self) -> Iterator[tuple[str, str]]:
         """Every file that rows below the old place come from, and where it should be now."""
-        for path in self._below(self.old).to_pylist():
+        yield from self._moves(self._paths)
+
+    def kept_out(self) -> Iterator[tuple[str, str]]:
+        """The same of files that only images come from which were removed, and which may be gone."""
+        paths = self._index.kept_out()["path"].unique()
+        yield from self._moves(paths.filter(pc.invert(pc.is_in(paths, self._paths))))
+
+    def _moves(self, paths: pa.Array) -> Iterator[tuple[str, str]]:
+        for path in _below(paths, self.old).to_pylist():
             yield path, self._at_new(path[len(self.old.rstrip("/")) :])
 
     def _at_new(self, below: str) -> str:
@@ -133,6 +140,12 @@ class _Move:
             if location.startswith(source.rstrip("/") + "/") and Path(self.new).is_dir():
                 return self.new, location[len(source.rstrip("/")) + 1 :] + "/"
         return None, ""
+
+
+def _below(paths: pa.Array, location: str) -> pa.Array:
+    """Those of some paths that are a place, or inside it."""
+    inside = pc.starts_with(paths, location.rstrip("/") + "/")
+    return paths.filter(pc.or_(inside, pc.equal(paths, location)))
 
 
 def _refuse(

@@ -63,6 +63,40 @@ def later(file: Path) -> None:
 # --- add ---
 
 
+def counts(out: Path, indexed: int, *, failures: int = 0, **this_run: int) -> dict[str, object]:
+    """What --json prints: of the index, and of what happened in this run."""
+    nothing = dict.fromkeys(("new", "changed", "moved", "not_readable", "kept_out", "restored"), 0)
+    return {"index": str(out), "indexed": indexed, "failures": failures, **nothing, **this_run}
+
+
+def test_removed_stays_removed(matvit: Callable, photos: Path, out: Path) -> None:
+    assert matvit("index", "remove", out, "red/01.png").code == 0
+    done = matvit("index", "add", photos, "-i", out)
+    assert told(done)[-1] == "1 images were removed earlier and stay so: --restore brings them back"
+    assert len(Index.open(out)) == 15
+    done = matvit("index", "add", photos, "-i", out, "--restore", "--json")
+    assert told(done)[-2:] == [f"1 new; 16 images now: {out}", "1 images that had been removed are back"]
+    assert json.loads(done.out) == counts(out, 16, new=1, restored=1)
+
+
+def test_labels_are_asked_for_or_seen(
+    matvit: Callable, photos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (photos / "red" / "deeper").mkdir()
+    shutil.copy(photos / "red" / "01.png", photos / "red" / "deeper")
+    build = ("index", "build", photos, "-m", checkpoint)
+    done = matvit(*build, "-o", tmp_path / "album")
+    assert (
+        told(done)[-1] == "they have no labels; --labels folders takes the names of their top-level folders"
+    )
+    assert matvit(*build, "-o", tmp_path / "classes", "--labels", "folders").code == 0
+    picture("red", 70).save(photos / "blue" / "new.png")
+    for index, classes in (("album", []), ("classes", ["blue", "red"])):
+        assert matvit("index", "add", photos, "-i", tmp_path / index).code == 0  # as the index has it
+        assert Index.open(tmp_path / index).manifest.classes == classes
+        assert len(Index.open(tmp_path / index)) == 18
+
+
 def test_nothing_new_changes_nothing(matvit: Callable, photos: Path, out: Path) -> None:
     before = (out / "manifest.json").read_bytes()
     for name in (photos, f"{photos}/", photos / "red", photos / "red" / "01.png"):
@@ -71,7 +105,7 @@ def test_nothing_new_changes_nothing(matvit: Callable, photos: Path, out: Path) 
         count = {"photos": 16, "red": 8, "01.png": 1}[Path(name).name]
         assert told(done) == [f"{count} files are as they were", "nothing new"]
     done = matvit("index", "add", photos, "-i", out, "--check-content", "--prune", "--json")
-    assert json.loads(done.out) == {"index": str(out), "indexed": 16, "failures": 0}
+    assert json.loads(done.out) == counts(out, 16)
     assert (out / "manifest.json").read_bytes() == before
 
 
@@ -82,11 +116,11 @@ def test_a_nightly_run(matvit: Callable, photos: Path, out: Path, corpus: Path) 
     (photos / "blue" / "new.png").write_bytes(b"broken")
     done = matvit("index", "add", photos, "-i", out, "--json")
     assert done.code == 0
-    assert json.loads(done.out) == {"index": str(out), "indexed": 24, "failures": 1}
+    assert json.loads(done.out) == counts(out, 24, failures=1, new=8, changed=1, not_readable=1)
     assert told(done) == [
         "14 files are as they were",
         "not indexed: blue/new.png: not an image",
-        f"24 images indexed, 1 not readable: {out}",
+        f"8 new, 1 changed, 1 not readable; 24 images now: {out}",
         "1 files are gone: --prune removes their rows",
     ]
     opened = Index.open(out)
@@ -108,7 +142,7 @@ def test_a_nightly_run(matvit: Callable, photos: Path, out: Path, corpus: Path) 
 def test_new_and_gone_at_once(matvit: Callable, photos: Path, out: Path) -> None:
     (photos / "red" / "02.png").rename(photos / "red" / "renamed.png")
     done = matvit("index", "add", photos, "-i", out, "--prune", "--json")
-    assert json.loads(done.out) == {"index": str(out), "indexed": 16, "failures": 0}
+    assert json.loads(done.out) == counts(out, 16, moved=1)
     opened = Index.open(out)
     live = column_of(opened, "key")
     assert ("red/renamed.png" in live, "red/02.png" in live) == (True, False)
@@ -154,13 +188,11 @@ def test_a_second_folder_of_equal_names(matvit: Callable, photos: Path, out: Pat
             "0 files are as they were",
             f"the key 'red/01.png' is taken by {photos}/red/01.png: "
             f"from now on, keys of {more} begin with more/",
-            f"17 images indexed, 0 not readable: {out}",
+            f"1 new; 17 images now: {out}",
         ],
     )
     picture("red", 71).save(more / "red" / "02.png")
-    assert told(matvit("index", "add", more, "-i", out, "--prune"))[1:] == [
-        f"18 images indexed, 0 not readable: {out}"
-    ]
+    assert told(matvit("index", "add", more, "-i", out, "--prune"))[1:] == [f"1 new; 18 images now: {out}"]
     assert keys_of(Index.open(out))[-2:] == ["more/red/01.png", "more/red/02.png"]
 
 
@@ -176,7 +208,7 @@ def test_a_library_that_moved_is_added_without_embedding(
             "0 files are as they were",
             "16 images are known by their bytes, and were not embedded again",
             "16 rows follow files that moved",
-            f"16 images indexed, 0 not readable: {out}",
+            f"16 moved; 16 images now: {out}",
         ],
     )
     assert column_of(Index.open(out), "path") == [str(f) for f in files_of(tmp_path / "moved")]
@@ -234,11 +266,11 @@ def test_a_folder_that_does_not_answer_is_a_failure_and_keeps_its_rows(
         fail_below(photos / "red", errno.EIO, patch)
         done = matvit("index", "add", photos, "-i", out, "--prune", "--json")
     assert done.code == 0
-    assert json.loads(done.out) == {"index": str(out), "indexed": 15, "failures": 1}
+    assert json.loads(done.out) == counts(out, 15, failures=1, not_readable=1)
     reason = "cannot be opened: Input/output error"
     assert told(done)[1:] == [
         f"not indexed: red: {reason}",
-        f"16 images indexed, 1 not readable: {out}",
+        f"1 not readable; 16 images now: {out}",
         f"8 files may be gone or not, and keep their rows: 8 {reason}",
         "1 rows removed whose files are gone",
     ]
@@ -287,7 +319,7 @@ def test_what_is_excluded_is_remembered(
     (photos / "red" / "new.jpg").write_bytes(b"broken")
     (photos / "red" / "new.png").write_bytes((photos / "red" / "01.png").read_bytes())
     done = matvit("index", "add", photos, "-i", out, "--json")
-    assert json.loads(done.out) == {"index": str(out), "indexed": 7, "failures": 0}
+    assert json.loads(done.out) == counts(out, 7, new=1)
 
     # More of them, with nothing new: also remembered, and --prune removes what came in before.
     done = matvit("index", "add", photos, "-i", out, "--exclude", "0[1-3].png")
@@ -334,7 +366,9 @@ def test_rows_of_a_storage_s_own_folders_go(matvit: Callable, photos: Path, out:
         rows = index.entries(["key", "path"]).to_pydict()
         for name in columns:
             rows[name] = [text.replace("red/", "@eaDir/") for text in rows[name]]
-        there = SimpleNamespace(entries=lambda _: pa.table(rows), manifest=index.manifest)
+        there = SimpleNamespace(
+            entries=lambda _: pa.table(rows), manifest=index.manifest, kept_out=index.kept_out
+        )
         return Known(cast("Index", there))
 
     source = open_source(photos)

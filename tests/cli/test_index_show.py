@@ -35,7 +35,7 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
     kind = ["--factory", "HNSW16", "--rerank", "30", "--device", "cpu"]
     assert matvit(*build, *kind).code == 0
     assert matvit("index", "remove", out, "--where", "label = 'blue'").code == 0
-    assert matvit("index", "add", corpus / "blue", "-i", out, "--device", "cpu").code == 0
+    assert matvit("index", "add", corpus / "blue", "-i", out, "--restore", "--device", "cpu").code == 0
 
     done = matvit("index", "info", out, "--json")
     assert (done.code, done.err) == (0, "")
@@ -49,10 +49,11 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
     assert facts == {
         "images": 42,
         "removed": 8,
+        "kept out": 8,
         "not readable": 1,
         "exact duplicates": 2,
         "classes": 4,  # the blue ones, added from their own folder, have no label
-        "columns": "key, path, label, content, state, duplicate_of",
+        "columns": "key, path, label, width, height, content, state, duplicate_of",
         "sources": f"{photos}, {corpus}/blue",
         "key prefixes": None,
         "excluded": None,
@@ -69,7 +70,7 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
         "rerank": 30,
         "bytes": sum(file.stat().st_size for file in files_of(out) if file.name != "manifest.json"),
         "created": manifest.created,
-        "command": f"matvit index add {corpus}/blue -i {out} --device cpu",
+        "command": f"matvit index add {corpus}/blue -i {out} --restore --device cpu",
     }
     plain = matvit("index", "info", out)
     assert (plain.code, plain.err) == (0, "")

@@ -11,6 +11,7 @@ from watched import logged
 
 from indexes import Index, verify
 from retrieval import Encoder, build_index, open_source
+from retrieval.sources.sample import none_known
 from retrieval.upkeep.known_files import Known
 
 
@@ -58,7 +59,7 @@ class Nightly:
         """Build the index, or add to it; returns what was told."""
         extends = self.out.exists()
         known = Known(Index.open(self.out)) if extends else None
-        source = open_source(images, known=known.unchanged) if known else open_source(images)
+        source = open_source(images, known=known.unchanged if known else none_known, labels=True)
         with logged("retrieval") as told:
             if source.parts:
                 build_index(source, self._encoder, self.out, extends=extends, key_prefix=key_prefix)

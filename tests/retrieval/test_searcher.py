@@ -437,7 +437,7 @@ def test_a_searcher_that_lives_long_goes_on_with_the_index_that_replaced_its_own
     with pytest.raises(UnknownKeyError):
         searcher.query_key("red/01.png")
     # And a key that has come since.
-    build_index(open_source(corpus), encoder, out, extends=True)
+    build_index(open_source(corpus), encoder, out, extends=True, restore_removed=True)
     assert searcher.hit("red/01.png").path == str(corpus / "red" / "01.png")
 
 
@@ -490,7 +490,7 @@ def test_threads_with_conditions_of_their_own_get_their_own_answers(
         for key in doomed:
             Index.open(out).remove([key], command="")
             gather([out], out, command="")  # which numbers the rows anew
-        build_index(open_source(corpus), encoder, out, extends=True)
+        build_index(open_source(corpus), encoder, out, extends=True, restore_removed=True)
     finally:
         stop.set()
         for thread in threads:

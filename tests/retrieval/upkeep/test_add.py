@@ -11,6 +11,7 @@ from indexes import Index, KeyPrefixError
 from retrieval import Encoder, add_to_index, build_index, open_source
 from retrieval.errors import MissingModelError
 from retrieval.upkeep.add import prune
+from retrieval.upkeep.built import Built
 
 
 @pytest.fixture
@@ -31,10 +32,10 @@ def test_what_is_new_changed_and_gone(photos: Path, out: Path) -> None:
     gone.unlink()
     told: list[tuple[str, int, int | None]] = []
     added = add_to_index(out, photos, device="cpu", dtype="fp32", progress=lambda *step: told.append(step))
-    assert (added.embedded, added.gone, added.excluded) == (True, (str(gone),), ())
+    assert (added.built, added.gone, added.excluded) == (Built(new=1), (str(gone),), ())
     assert ("images embedded", 1, 1) in told
     assert sorted(keys_of(Index.open(out))) == sorted([*before, "red/new.png"])
-    assert not add_to_index(out, photos).embedded
+    assert add_to_index(out, photos).built == Built()
     assert prune(out, added.gone, command="pruned") == 1
     assert Index.open(out).manifest.command == "pruned"
     assert sorted(keys_of(Index.open(out))) == sorted({*before, "red/new.png"} - {f"blue/{gone.name}"})
@@ -43,8 +44,8 @@ def test_what_is_new_changed_and_gone(photos: Path, out: Path) -> None:
 def test_nothing_new_needs_no_model(photos: Path, out: Path, checkpoint: Path) -> None:
     before = Index.open(out).manifest
     added = add_to_index(out, photos, model="nowhere at all")
-    assert not added.embedded
-    assert added.manifest == before == Index.open(out).manifest
+    assert added.built == Built()
+    assert Index.open(out).manifest == before
 
 
 def test_excludes_are_remembered_without_anything_new(photos: Path, out: Path) -> None:
@@ -67,4 +68,5 @@ def test_a_model_that_moved(photos: Path, encoder: Encoder, checkpoint: Path, tm
     picture("red", 99).save(photos / "red" / "new.png")
     with pytest.raises(MissingModelError, match="no longer at"):
         add_to_index(tmp_path / "i", photos)
-    assert add_to_index(tmp_path / "i", photos, model=str(tmp_path / "elsewhere"), device="cpu").embedded
+    added = add_to_index(tmp_path / "i", photos, model=str(tmp_path / "elsewhere"), device="cpu")
+    assert added.built == Built(new=1)

@@ -356,8 +356,8 @@ def test_an_embedding_that_is_not_finite_is_a_failure_by_name(
     blind = copy(encoder)
     victim = files_of(corpus)[3]
     blind.preprocess = Blinded(encoder.preprocess, victim.read_bytes())
-    manifest = build_index(open_source(corpus), blind, tmp_path / "x.index", batch_size=3)
-    assert manifest.ntotal == len(files_of(corpus)) - 1
+    built = build_index(open_source(corpus), blind, tmp_path / "x.index", batch_size=3)
+    assert built.new == len(files_of(corpus)) - 1
     assert read_failures(tmp_path / "x.index" / "failures.parquet").to_pylist() == [
         {"key": victim.relative_to(corpus).as_posix(), "reason": NO_EMBEDDING}
     ]

@@ -202,10 +202,10 @@ def test_what_could_not_be_read_is_tried_again(indexed: Callable, tmp_path: Path
     assert new(indexed(tmp_path / "images"), tmp_path / "images") == ["a/bad.png", "a/gone.png"]
 
 
-def test_removed_rows_are_new_again(indexed: Callable, tmp_path: Path) -> None:
+def test_pruned_rows_are_new_again(indexed: Callable, tmp_path: Path) -> None:
     images = folder_of(tmp_path / "images")
     index = indexed(images)
-    Index.open(index).remove(["a/1.png"], command="")
+    Index.open(index).remove_files([str(images / "a/1.png")], command="")
     for check_content in (False, True):
         assert new(index, images, check_content=check_content) == ["a/1.png"]
 
