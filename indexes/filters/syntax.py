@@ -3,14 +3,22 @@
     condition   any of: comparison, column [not] in (value, ...), column [not] like 'IMG%',
                 column is [not] null; joined by `not`, `and`, `or` (in that order of binding) and parentheses
     comparison  column = value or value = column; also == != <> < <= > >=
-    column      a name such as year or exif.make, or any name at all in double quotes ("" is a quote in it)
+    column      a name such as width or exif.make, or any name at all in double quotes ("" is a quote in it);
+                where a value is compared or looked up, also year(name), month(name), day(name), hour(name)
     value       text in single quotes ('' is a quote in it), or a number: 2019, -0.5, 1e3
 
-Keywords may be in any case, names and texts may not. Columns hold text. Against a text they are compared
-code point by code point; against a number they are read as float64 (so whole numbers beyond 2**53 are
-rounded), and what is no number, "nan" and "inf" included, counts as null. In a `like` pattern % stands for
-any text and _ for any one character; there is no escape. Nulls follow SQL: what is said of a null is neither
-true nor false, and only rows for which the whole condition is true match.
+Keywords may be in any case, names and texts may not. Columns hold text, and are compared as what they hold:
+
+- Against a number, cells are read as float64 (so whole numbers beyond 2**53 are rounded), and what is no
+  number, "nan" and "inf" included, counts as null. So they are where a column holds nothing but numbers, and
+  which is greater than a number in quotes is asked.
+- A column of nothing but dates, as 2019-07-14 or 2019-07-14T12:33:00, is compared with texts such as
+  '2019-07' as far as these go: `date = '2019-07'` is all of July, `date > '2019'` is 2020 and later.
+- Else texts are compared code point by code point.
+
+What year() and the like give is a number, null where a cell is no date. In a `like` pattern % stands for any
+text and _ for any one character; there is no escape. Nulls follow SQL: what is said of a null is neither true
+nor false, and only rows for which the whole condition is true match.
 """
 
 import re
@@ -35,6 +43,8 @@ _OPERATORS: dict[str, Operator] = {
     ">": ">",
     ">=": ">=",
 }
+DATE_PARTS = {"year": (0, 4), "month": (5, 7), "day": (8, 10), "hour": (11, 13)}
+"""Where in a date each of its numbers stands."""
 _MIRRORED: dict[Operator, Operator] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -51,12 +61,14 @@ class Comparison(_Printable):
         column: Whose cells are compared.
         operator: Which comparison.
         value: With what: a text, or a number, for which cells are read as float64.
+        part: Of a date, one of `DATE_PARTS`, which is compared in place of the cell.
         position: Of the column in the text that was parsed, from 0; two conditions are the same without.
     """
 
     column: str
     operator: Operator
     value: str | float
+    part: str | None = None
     position: int = field(default=0, compare=False)
 
 
@@ -67,11 +79,13 @@ class In(_Printable):
     Attributes:
         column: Whose cells are looked up.
         values: At least one, each a text or a number.
+        part: See `Comparison`.
         position: See `Comparison`.
     """
 
     column: str
     values: tuple[str | float, ...]
+    part: str | None = None
     position: int = field(default=0, compare=False)
 
 
@@ -190,15 +204,33 @@ class _Parser:
         if value := self._found("number", "text"):
             operator = _OPERATORS[self._take(*_OPERATORS, expected="a comparison such as = or <").kind]
             column = self._take("name", expected="a column")
-            return Comparison(
-                str(column.value), _MIRRORED.get(operator, operator), value.value, position=column.start
-            )
+            column, part = self._column(column)
+            mirrored, compared = _MIRRORED.get(operator, operator), self._compared(part, value)
+            return Comparison(str(column.value), mirrored, compared, part, position=column.start)
         return self._about(self._take("name", expected="a condition such as label = 'cat'"))
 
+    def _column(self, name: Token) -> tuple[Token, str | None]:
+        """A column, or the one in parentheses after a name, which is a function then."""
+        if name.spelled.startswith('"') or not self._found("("):
+            return name, None
+        part = str(name.value).lower()
+        if part not in DATE_PARTS:
+            raise error_at(name.start, f"there is no {name.spelled}(): there are {', '.join(DATE_PARTS)}")
+        column = self._take("name", expected="a column of dates")
+        self._take(")", expected=")")
+        return column, part
+
     def _about(self, column: Token) -> Condition:
+        column, part = self._column(column)
         name = str(column.value)
         if symbol := self._found(*_OPERATORS):
-            return Comparison(name, _OPERATORS[symbol.kind], self._value(), position=column.start)
+            value = self._value(part)
+            return Comparison(name, _OPERATORS[symbol.kind], value, part, position=column.start)
+        if part:
+            is_negated = self._found("not")
+            self._take("in", expected="in" if is_negated else "a comparison such as =, or in")
+            among = self._among(column, part)
+            return Not(among) if is_negated else among
         if self._found("is"):
             negated = self._found("not")
             self._take("null", expected="null" if negated else "null or not null")
@@ -209,19 +241,27 @@ class _Parser:
         return self._in_or_like(column, expected="a comparison such as =, or in, like or is")
 
     def _in_or_like(self, column: Token, *, expected: str) -> Condition:
-        name = str(column.value)
         if self._take("in", "like", expected=expected).kind == "like":
             pattern = self._take("text", expected="a pattern in single quotes")
-            return Like(name, str(pattern.value), position=column.start)
-        self._take("(", expected="( and a list of values")
-        values = [self._value()]
-        while self._take(",", ")", expected=", or )").kind == ",":
-            values.append(self._value())
-        return In(name, tuple(values), position=column.start)
+            return Like(str(column.value), str(pattern.value), position=column.start)
+        return self._among(column, None)
 
-    def _value(self) -> str | float:
+    def _among(self, column: Token, part: str | None) -> In:
+        self._take("(", expected="( and a list of values")
+        values = [self._value(part)]
+        while self._take(",", ")", expected=", or )").kind == ",":
+            values.append(self._value(part))
+        return In(str(column.value), tuple(values), part, position=column.start)
+
+    def _value(self, part: str | None) -> str | float:
         hint = " (write is null to find nulls)" if self._peek().kind == "null" else ""
-        return self._take("number", "text", expected=f"a number or a text in single quotes{hint}").value
+        value = self._take("number", "text", expected=f"a number or a text in single quotes{hint}")
+        return self._compared(part, value)
+
+    def _compared(self, part: str | None, value: Token) -> str | float:
+        if part and value.kind == "text":
+            raise error_at(value.start, f"{part}() is a number: write one, without quotes")
+        return value.value
 
     def _peek(self) -> Token:
         return self._tokens[self._next]
@@ -253,11 +293,15 @@ def _text(condition: Condition, loose: tuple[type, ...] = ()) -> str:
             text = f"{_name(column)} is null"
         case Like(column, pattern):
             text = f"{_name(column)} like {_value(pattern)}"
-        case In(column, values):
-            text = f"{_name(column)} in ({', '.join(map(_value, values))})"
-        case Comparison(column, operator, value):
-            text = f"{_name(column)} {operator} {_value(value)}"
+        case In(column, values, part):
+            text = f"{_operand(column, part)} in ({', '.join(map(_value, values))})"
+        case Comparison(column, operator, value, part):
+            text = f"{_operand(column, part)} {operator} {_value(value)}"
     return f"({text})" if isinstance(condition, loose) else text
+
+
+def _operand(column: str, part: str | None) -> str:
+    return f"{part}({_name(column)})" if part else _name(column)
 
 
 def _name(column: str) -> str:

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,8 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": lambda a, b: a >= b,
 }
 
+ORDER = ("<", "<=", ">", ">=")
+
 LEAVES = st.one_of(
     st.tuples(st.just("compare"), st.sampled_from(COLUMNS), st.sampled_from(sorted(COMPARE)), LITERALS),
     st.tuples(st.just("mirrored"), LITERALS, st.sampled_from(sorted(COMPARE)), st.sampled_from(COLUMNS)),
@@ -99,32 +101,46 @@ def matches(where: str, *cells: str | None) -> list[str | None]:
 # The oracle: the truth of a tree for one row, None where SQL says null.
 
 
-def truth(tree: Tree, row: Row) -> bool | None:
+def truth(tree: Tree, row: Row, numeric: Set[str] = frozenset()) -> bool | None:
     match tree:
         case "or", left, right:
-            sides = {truth(left, row), truth(right, row)}
+            sides = {truth(left, row, numeric), truth(right, row, numeric)}
             return True if True in sides else None if None in sides else False
         case "and", left, right:
-            return negation(truth(("or", ("not", left), ("not", right)), row))
+            return negation(truth(("or", ("not", left), ("not", right)), row, numeric))
         case "not", inner:
-            return negation(truth(inner, row))
+            return negation(truth(inner, row, numeric))
         case "compare", column, symbol, literal:
-            cell = row[column] if isinstance(literal, str) else number(row[column])
+            cell, literal = alike(row[column], literal, column in numeric and symbol in ORDER)
             return None if cell is None else COMPARE[symbol](cell, literal)
         case "mirrored", literal, symbol, column:
-            cell = row[column] if isinstance(literal, str) else number(row[column])
+            cell, literal = alike(row[column], literal, column in numeric and symbol in ORDER)
             return None if cell is None else COMPARE[symbol](literal, cell)
         case "in", column, literals, negated:
             either: Tree = ("compare", column, "=", literals[0])
             for literal in literals[1:]:
                 either = ("or", either, ("compare", column, "=", literal))
-            return truth(("not", either) if negated else either, row)
+            return truth(("not", either) if negated else either, row, numeric)
         case "like", column, pattern, negated:
             cell = row[column]
             return None if cell is None else like(cell, pattern) != negated
         case "null", column, negated:
             return (row[column] is None) != negated
     raise AssertionError(tree)
+
+
+def alike(cell: str | None, literal: str | float, ordered_numbers: bool) -> tuple[Any, Any]:
+    """A cell and what it is compared with, both as numbers or both as texts."""
+    if isinstance(literal, str) and ordered_numbers and literal == literal.strip():
+        quoted = number(literal)
+        literal = literal if quoted is None else quoted
+    return (cell if isinstance(literal, str) else number(cell)), literal
+
+
+def numeric_in(rows: list[Row]) -> set[str]:
+    """The columns of nothing but numbers."""
+    filled = {column: [row[column] for row in rows if row[column] is not None] for column in COLUMNS}
+    return {column for column, cells in filled.items() if cells and None not in map(number, cells)}
 
 
 def negation(value: bool | None) -> bool | None:
@@ -200,16 +216,16 @@ def test_random_conditions_match_the_rows_that_the_oracle_says(
     table, rows = drawn
     mask = matching(table, written(tree, case))
     assert mask.dtype == np.bool_
-    assert mask.tolist() == [truth(tree, row) is True for row in rows]
+    assert mask.tolist() == [truth(tree, row, numeric_in(rows)) is True for row in rows]
 
 
 @given(CELLS, LITERALS, st.sampled_from(sorted(COMPARE)))
 def test_every_comparison_of_a_cell_with_a_literal(
     cell: str | None, literal: str | float, symbol: str
 ) -> None:
-    tree = ("compare", "key", symbol, literal)
+    tree, row = ("compare", "key", symbol, literal), dict.fromkeys(COLUMNS, cell)
     assert matching(table_of(cell, column="key"), written(tree, str)).tolist() == [
-        truth(tree, {"key": cell}) is True
+        truth(tree, row, numeric_in([row])) is True
     ]
 
 
@@ -413,3 +429,60 @@ def test_the_deepest_mixture_is_evaluated() -> None:
 def test_the_longest_condition_is_evaluated() -> None:
     where = " or ".join(["label='a'"] * 769)
     assert matches(where + " " * (10_000 - len(where)), "a", "b") == ["a"]
+
+
+# --- dates ---
+
+DATES = (
+    "2019-07-14T12:33:00",
+    "2019-07-14T09:00:00",
+    "2019-12-31",
+    "2020-01-01 00:00",
+    "2021-02-03T23:59:59Z",
+    None,
+)
+
+
+@pytest.mark.parametrize(
+    "where, expected",
+    [
+        ("label > '2019'", DATES[3:5]),
+        ("label >= '2019-12'", DATES[2:5]),
+        ("label <= '2019-07-14'", DATES[:2]),
+        ("label < '2019-07-14 12'", DATES[1:2]),
+        ("label = '2019-07'", DATES[:2]),
+        ("label != '2019-07'", DATES[2:5]),
+        ("'2020' > label", DATES[:3]),
+        ("label in ('2019-12-31', '2020-01')", DATES[2:4]),
+        ("label not in ('2019', '2020-01-01T00:00')", DATES[4:5]),
+        ("label like '2019%' or label is null", (*DATES[:3], None)),
+        ("year(label) > 2019", DATES[3:5]),
+        ("2019 >= YEAR(label)", DATES[:3]),
+        ("month(label) in (1, 2)", DATES[3:5]),
+        ("month(label) not in (1, 2)", DATES[:3]),
+        ("day(label) = 14 and hour(label) = 9", DATES[1:2]),
+        ("not hour(label) < 23", DATES[4:5]),
+    ],
+)
+def test_dates_are_compared_as_far_as_they_are_written(where: str, expected: tuple[str | None, ...]) -> None:
+    assert tuple(matches(where, *DATES)) == expected
+
+
+def test_a_column_that_holds_other_things_too_is_text() -> None:
+    assert matches("label > '2019'", "2019-07-14", "yesterday") == ["2019-07-14", "yesterday"]
+    assert matches("year(label) = 2019", "2019-07-14", "yesterday", None) == ["2019-07-14"]
+    assert matches("label > 3", None, None) == []
+
+
+@pytest.mark.parametrize(
+    "where", ["label > 2019", "label = 'July'", "label in ('2019', 3)", "label < '14.7.2019'"]
+)
+def test_dates_are_compared_with_dates(where: str) -> None:
+    with pytest.raises(FilterError, match=r"character 1: label holds dates: write year\(label\) or a date"):
+        matches(where, *DATES)
+
+
+def test_numbers_in_quotes_are_put_in_order_as_numbers() -> None:
+    assert matches("label > '900'", "1000", "899", None) == ["1000"]
+    assert matches("label > '900'", "1000", "many") == ["many"]
+    assert matches("label = '01'", "1", "01") == ["01"]
