@@ -53,9 +53,9 @@ def bench(
 ) -> None:
     """Compare ways of running a model here: timm, this library eager and compiled, other runtimes.
 
-    Each cell is the median time of a call on random images, and how many times faster that is than timm's
-    eager full encoder in float32, timed in the same rounds. Cosines are between embeddings of random images
-    and those of float32 at the same submodel.
+    Each cell is the median time of a call on random images, how far the middle half of the calls spreads, and
+    how many times faster that is than timm's eager full encoder in float32, timed in the same rounds. Cosines
+    are between embeddings of random images and those of float32 at the same submodel.
 
     Example: matvit bench matvit_base_patch16_224 --submodel S --submodel XL
     """
@@ -83,7 +83,9 @@ def bench(
     threads_used = [f"{setting.threads} thread{'s' * (setting.threads > 1)}"] if setting.threads else []
     random = ["random weights"] if found.random_weights else []
     where = [f"{model} on {setting.device}", *threads_used, f"torch {setting.torch_version}"]
-    say("; ".join([*where, f"medians of {repeats}", *random]))
+    say("; ".join([*where, f"medians of {repeats}", "± is the interquartile range", *random]))
+    if found.doubt:
+        say(f"matvit: these times are not to be relied on: {found.doubt}")
     if json:
         print_json(found.to_dict())
     else:
@@ -120,9 +122,9 @@ def _table(results: Sequence["Result"], submodels: Sequence["Submodel"]) -> list
 
 
 def _cell(result: "Result | None") -> str | None:
-    if result is None or result.ms is None or result.speedup is None or result.images_per_second is None:
+    if result is None or result.timing is None or result.images_per_second is None:
         return None
-    parts = [f"{result.ms:.3g} ms" if result.ms < 100 else f"{result.ms:.0f} ms", f"{result.speedup:.2f}x"]
+    parts = [str(result.timing), f"{result.speedup:.2f}x"]
     if result.share_of_peak is not None:
         parts += [f"{result.images_per_second:.0f}/s", f"{percent(result.share_of_peak)} of peak"]
     return " ".join(parts)

@@ -29,8 +29,8 @@ def plan(
         bool,
         typer.Option(
             "--measure",
-            help="Also show milliseconds a batch, measured here, once; ~ marks those interpolated between "
-            "measured neighbours. A budget in ms does this too.",
+            help="Also show milliseconds a batch, measured here, once a month; ± is the interquartile range, "
+            "~ marks those interpolated between measured neighbours. A budget in ms does this too.",
         ),
     ] = False,
     index: Annotated[
@@ -151,8 +151,9 @@ def _columns(record: dict[str, Any], batch_size: int) -> dict[str, object]:
         columns["cosine to XL"] = "" if record["cosine"] is None else f"{record['cosine']:.4f}"
     if "ms" in record:
         mark = "" if record["measured"] else "~"
+        spread = f" ±{record['iqr_ms'] / record['ms']:.0%}" if record["measured"] else ""
         columns |= {
-            "ms": mark + _three_digits(record["ms"]),
+            "ms": mark + _three_digits(record["ms"]) + spread,
             "ms of XL": mark + percent(record["ms_share_of_xl"]),
             "images/s": mark + _three_digits(1000 * batch_size / record["ms"]),
         }

@@ -9,7 +9,7 @@ import pytest
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
-pytest_plugins = ["small_world", "refitted_world"]
+pytest_plugins = ["small_world", "refitted_world", "machine_world"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,7 @@
 """Ways to run a model, by its name, on this machine: what `compare` measures, and where."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from matvit.progress import Progress, silent
 from matvit.runtime.device import pick_device
 from matvit.runtime.latency import measure, setting_here
 from matvit.submodels.budget import resolve
-from matvit.submodels.profile import Profile, Setting
+from matvit.submodels.profile import Profile, Setting, doubt
 from matvit.submodels.submodel import Submodel
 
 
@@ -37,9 +37,14 @@ class Bench:
     setting: Setting
     results: tuple[Result, ...]
 
+    @property
+    def doubt(self) -> str:
+        """Why the times are not to be relied on; empty if nothing speaks against them."""
+        return doubt([result.timing for result in self.results if result.timing])
+
     def table(self) -> list[dict[str, Any]]:
         """A row for each result, in plain values."""
-        return [asdict(result) | {"submodel": str(result.submodel)} for result in self.results]
+        return [result.row() for result in self.results]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain values."""

@@ -7,13 +7,13 @@ two states of the machine.
 import copy
 import io
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -26,6 +26,8 @@ from matvit.engines.engine import Engine, Run
 from matvit.engines.timm_eager import TimmEager
 from matvit.errors import EngineError
 from matvit.progress import Count, Progress, silent
+from matvit.runtime.stopwatch import Stopwatch
+from matvit.submodels.profile import Timing
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel
 from matvit.vision.architectures import default_cfgs
@@ -74,7 +76,7 @@ class Result:
         engine: Name of the way.
         submodel: What ran.
         batch_size: Images a call.
-        ms: Median milliseconds a call; None where it did not run.
+        timing: What its calls took; None where it did not run.
         speedup: Time of timm's eager XL in float32, in the same rounds, over this one's.
         images_per_second: Of the median call.
         share_of_peak: Its FLOPs a second over those of a large bf16 matrix product; None on a CPU.
@@ -86,13 +88,20 @@ class Result:
     engine: str
     submodel: Submodel
     batch_size: int
-    ms: float | None = None
+    timing: Timing | None = None
     speedup: float | None = None
     images_per_second: float | None = None
     share_of_peak: float | None = None
     cosine_mean: float | None = None
     cosine_worst: float | None = None
     note: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        values = {**vars(self), "submodel": str(self.submodel)}
+        timing = values.pop("timing")
+        times = asdict(timing) if timing else dict.fromkeys(each.name for each in fields(Timing))
+        return {name: values.pop(name) for name in ("engine", "submodel", "batch_size")} | times | values
 
 
 def open_model(name: str, *, progress: Progress = silent) -> tuple[Elastic, bool]:
@@ -160,14 +169,14 @@ def compare(
     peak = _peak_flops(device) if device.type == "cuda" else None
     baseline, *others = (way.name for way in ways)
 
-    def result(way: str, submodel: Submodel, size: int, ms: float, baseline_ms: float) -> Result:
-        rate = 1000 * size / ms
+    def result(way: str, submodel: Submodel, size: int, its: Timing, baseline_ms: float) -> Result:
+        rate = 1000 * size / its.ms
         share = model.cost(submodel).flops * rate / peak if peak else None
-        return Result(way, submodel, size, ms, baseline_ms / ms, rate, share)
+        return Result(way, submodel, size, its, baseline_ms / its.ms, rate, share)
 
     results: list[Result] = []
     for size in batch_sizes:
-        baseline_ms: list[float] = []
+        baselines: list[Timing] = []
         rows: list[Result] = []
         whole = _images(model, size, model.space.full)[0]
         for submodel in submodels:
@@ -177,19 +186,19 @@ def compare(
                 name: partial(run, whole if name == baseline else batches[0]) for name, run in runs.items()
             }
             times = _rounds(calls, whole.device, repeats, count)
-            baseline_ms.append(times[baseline])
+            baselines.append(times[baseline])
             exact = Eager().build(model, submodel, batches[0])
             for way in others:
                 if way in runs:
                     mean, worst = _cosines(runs[way], exact, batches)
-                    row = result(way, submodel, size, times[way], times[baseline])
+                    row = result(way, submodel, size, times[way], times[baseline].ms)
                     rows.append(replace(row, cosine_mean=mean, cosine_worst=worst))
                 else:
                     rows.append(Result(way, submodel, size, note=notes[way]))
             calls.clear()
             runs.clear()  # Before the next ones need the memory.
-        ms = statistics.median(baseline_ms)
-        results += [result(baseline, model.space.full, size, ms, ms), *rows]
+        usual = statistics.median_low(baselines)
+        results += [result(baseline, model.space.full, size, usual, usual.ms), *rows]
     return tuple(results)
 
 
@@ -226,19 +235,16 @@ def _ready(
 @torch.inference_mode()
 def _rounds(
     calls: Mapping[str, Callable[[], Tensor]], device: torch.device, repeats: int, count: Count
-) -> dict[str, float]:
-    """Median milliseconds of each, all of them in turns."""
+) -> dict[str, Timing]:
+    """What each takes, all of them in turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            call()  # Untimed: it finds caches and threads as the one before left them.
-            _wait(device)
-            started = time.perf_counter()
-            call()
-            _wait(device)
-            times[name].append(1000 * (time.perf_counter() - started))
-        count()
-    return {name: statistics.median(each) for name, each in times.items()}
+    with Stopwatch(device) as watch:
+        for _ in range(repeats):
+            for name, call in calls.items():
+                call()  # Untimed: it finds caches and threads as the one before left them.
+                times[name].append(watch.seconds(call))
+            count()
+    return {name: watch.timing(each) for name, each in times.items()}
 
 
 @torch.inference_mode()
@@ -264,15 +270,7 @@ def _peak_flops(device: torch.device) -> float:
     side = 8192
     square = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     times = _rounds({"matmul": lambda: square @ square}, device, 10, Count(silent, ""))
-    return 2 * side**3 / (times["matmul"] / 1000)
-
-
-def _wait(device: torch.device) -> None:
-    # A GPU's call returns before its work is done.
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    return 2 * side**3 / (times["matmul"].ms / 1000)
 
 
 @contextmanager

@@ -1,17 +1,17 @@
-"""Measuring how long each submodel of a curve takes here, once: the profile is kept.
+"""Measuring how long each submodel of a curve takes here, once a month: the profile is kept.
 
 `matvit.submodels.profile` says what a profile is. They are kept as JSON under ``cache_dir() / "latency"``.
+Times that were measured while other work kept the machine busy are used as long as it does.
 """
 
 import logging
 import math
 import platform
-import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ import torch
 from matvit.errors import BusyError
 from matvit.progress import Count, Progress, silent
 from matvit.runtime.latency_store import keep, kept, structure
-from matvit.submodels.profile import Profile, Setting
+from matvit.runtime.stopwatch import Stopwatch, is_free
+from matvit.submodels.profile import Profile, Setting, Timing, doubt
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Submodel, SubmodelSpace
 
@@ -32,6 +33,8 @@ WARM_UPS = 3
 """Untimed calls before the first timed one: the first calls choose kernels and lay out their memory."""
 SETTLE_SECONDS = 0.2
 """Each submodel is timed for at least so long in all: a model of microseconds needs more than a few calls."""
+KEPT_DAYS = 30
+"""Times that are older count no more: drivers, kernels and what else runs here change."""
 
 
 def setting_here(device: torch.device, dtype: torch.dtype, batch_size: int = 1) -> Setting:
@@ -59,9 +62,11 @@ def measure(
     refresh: bool = False,
     progress: Progress = silent,
 ) -> Profile:
-    """Measure how long a model's submodels take, or read it back if that was measured before.
+    """Measure how long a model's submodels take, or read it back if that was measured of late.
 
-    Two models of the same `structure` share a profile, whatever their weights.
+    Two models of the same `structure` share a profile, whatever their weights. What was measured while the
+    machine was busy with other work is measured again once it is free. Times that vary much, or were measured
+    on a busy machine, are warned of.
 
     Args:
         model: An elastic encoder in evaluation mode; if it must run, it is made `runnable` first.
@@ -78,8 +83,12 @@ def measure(
     setting = setting_here(device, dtype, batch_size)
     known = None if refresh else lookup(model, setting, between=between, also=also)
     if known is not None:
-        _log.info("measured before (`matvit plan --measure --refresh` measures again)")
-        return known
+        if not (_any_busy(known.timings) and is_free()):
+            day = time.strftime("%Y-%m-%d", time.localtime(min(timing.at for timing in known.timings)))
+            _log.info("measured before, on %s (`matvit plan --measure --refresh` measures again)", day)
+            _warn(known)
+            return known
+        _log.info("measured before, while other work kept the machine busy; it is free now: measuring again")
     model = runnable(model, device=device, dtype=dtype)
     submodels = tuple(dict.fromkeys((*measured_submodels(model.space, between), *also)))
     count = Count(progress, "runs timed", len(submodels) * (repeats + 1))
@@ -88,13 +97,17 @@ def measure(
         shape = (batch_size, model.in_chans, *model.space.tokens.height_and_width(submodel))
         # Random images: zeros could take short cuts.
         images[submodel] = torch.randn(shape, generator=generator).to(device, dtype)
-    measured = _medians(model, images, repeats, count)
+    measured = _timings(model, images, repeats, count)
     try:
-        before = {} if refresh else kept(_key(model, setting))
+        before = {} if refresh else _of_late(kept(_key(model, setting)))
+        if not _any_busy(measured.values()):  # Those that are to be better must not stand beside the worse.
+            before = {submodel: timing for submodel, timing in before.items() if not timing.was_busy}
         keep(_key(model, setting), before | measured)
     except (BusyError, OSError) as error:  # The times are good, only not for the next process.
         _log.warning("this latency profile could not be kept: %s", error)
-    return Profile.through(measured, model.space, model.cost, setting)
+    profile = Profile.through(measured, model.space, model.cost, setting)
+    _warn(profile)
+    return profile
 
 
 def lookup(
@@ -102,12 +115,16 @@ def lookup(
 ) -> Profile | None:
     """The profile that `measure` kept for this setting, if it measured all that is asked for; nothing is run.
 
-    The model may be on any device, torch's meta device too.
+    That it kept one which is too old is told. The model may be on any device, torch's meta device too.
     """
-    measured = kept(_key(model, setting))
-    if not measured.keys() >= {*measured_submodels(model.space, between), *also}:
-        return None
-    return Profile.through(measured, model.space, model.cost, setting)
+    wanted = {*measured_submodels(model.space, between), *also}
+    ever = kept(_key(model, setting))
+    measured = _of_late(ever)
+    if measured.keys() >= wanted:
+        return Profile.through(measured, model.space, model.cost, setting)
+    if ever.keys() >= wanted:
+        _log.info("times from more than %d days ago, or of an earlier version, count no more", KEPT_DAYS)
+    return None
 
 
 def runnable(model: _Encoder, *, device: torch.device, dtype: torch.dtype) -> _Encoder:
@@ -142,43 +159,46 @@ def measured_submodels(space: SubmodelSpace, between: int | None) -> tuple[Submo
 
 
 @torch.inference_mode()
-def _medians(
+def _timings(
     model: ElasticEncoder,
     images: Mapping[Submodel, torch.Tensor],
     repeats: int,
     count: Count,
-) -> dict[Submodel, float]:
-    """Median milliseconds a call of each submodel with its images."""
-    encoders = {submodel: model.cut(submodel) for submodel in images}
-    device = next(iter(images.values())).device
-
-    def seconds(submodel: Submodel) -> float:
-        _wait(device)
-        start = time.perf_counter()
-        encoders[submodel](images[submodel])
-        _wait(device)
-        return time.perf_counter() - start
-
-    calls: dict[Submodel, int] = {}
-    for submodel in images:
-        warm = min(seconds(submodel) for _ in range(WARM_UPS))
-        calls[submodel] = max(1, math.ceil(SETTLE_SECONDS / (repeats * warm)))
-        count()
+) -> dict[Submodel, Timing]:
+    """What calls of each submodel take with its images."""
+    calls = {submodel: partial(model.cut(submodel), batch) for submodel, batch in images.items()}
     times: dict[Submodel, list[float]] = {submodel: [] for submodel in images}
-    # Rounds over all of them: a processor that heats up, or a neighbour that wakes, slows all alike.
-    for _ in range(repeats):
-        for submodel in images:
-            times[submodel] += (seconds(submodel) for _ in range(calls[submodel]))
+    with Stopwatch(next(iter(images.values())).device) as watch:
+        often: dict[Submodel, int] = {}
+        for submodel, call in calls.items():
+            warm = min(watch.seconds(call) for _ in range(WARM_UPS))
+            often[submodel] = max(1, math.ceil(SETTLE_SECONDS / (repeats * warm)))
             count()
-    return {submodel: 1000 * statistics.median(each) for submodel, each in times.items()}
+        # Rounds over all of them: a processor that heats up, or a neighbour that wakes, slows all alike.
+        for _ in range(repeats):
+            for submodel, call in calls.items():
+                times[submodel] += (watch.seconds(call) for _ in range(often[submodel]))
+                count()
+    return {submodel: watch.timing(each) for submodel, each in times.items()}
 
 
-def _wait(device: torch.device) -> None:
-    # A GPU's call returns before its work is done.
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+def _of_late(measured: Mapping[Submodel, Timing]) -> dict[Submodel, Timing]:
+    now, most_s = time.time(), KEPT_DAYS * 24 * 60 * 60
+    return {submodel: timing for submodel, timing in measured.items() if 0 <= now - timing.at <= most_s}
+
+
+def _any_busy(timings: Iterable[Timing]) -> bool:
+    return any(timing.was_busy for timing in timings)
+
+
+def _warn(profile: Profile) -> None:
+    if why := doubt(profile.timings):
+        again = (
+            "once the machine is free"
+            if _any_busy(profile.timings)
+            else "by `matvit plan --measure --refresh`"
+        )
+        _log.warning("these times are not to be relied on: %s; they are measured again %s", why, again)
 
 
 @cache

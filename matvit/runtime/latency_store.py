@@ -4,15 +4,18 @@ The key itself is in the file too and is compared, so that neither a collision n
 for another's times. A damaged file counts as none.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from matvit.files.atomic import write_text
 from matvit.files.cache import cache_dir
+from matvit.submodels.profile import Timing
 from matvit.submodels.protocol import ElasticEncoder
 from matvit.submodels.submodel import Layer, Submodel
 
@@ -41,21 +44,21 @@ def structure(model: ElasticEncoder) -> dict[str, Any]:
     }
 
 
-def kept(key: dict[str, Any]) -> dict[Submodel, float]:
-    """What was measured under this key; nothing if the file is missing, damaged or another's."""
+def kept(key: dict[str, Any]) -> dict[Submodel, Timing]:
+    """What was ever measured under this key; nothing if the file is missing, damaged or another's."""
     try:
         stored = json.loads(_file(key).read_text(encoding="utf-8"))
         if stored["key"] != key:
             return {}
-        measured = {_submodel(point): float(point["ms"]) for point in stored["points"]}
+        measured = {_submodel(point): _timing(point) for point in stored["points"]}
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
-    return measured if all(0 < ms < math.inf for ms in measured.values()) else {}
+    return measured if all(0 < t.ms < math.inf and t.iqr_ms >= 0 for t in measured.values()) else {}
 
 
-def keep(key: dict[str, Any], measured: Mapping[Submodel, float]) -> None:
+def keep(key: dict[str, Any], measured: Mapping[Submodel, Timing]) -> None:
     """Write times under their key, whole or not at all; another process that does the same is waited for."""
-    points = [{**_fields(submodel), "ms": ms} for submodel, ms in measured.items()]
+    points = [{**_fields(submodel), **asdict(timing)} for submodel, timing in measured.items()]
     path = _file(key)
     write_text(path, json.dumps({"key": key, "points": points}))
     for left in path.parent.glob("tmp????????.tmp"):  # By a process of an earlier version that was killed.
@@ -71,6 +74,12 @@ def _submodel(fields: Mapping[str, Any]) -> Submodel:
     merges = fields.get("merges") or [0] * len(fields["widths"])
     layers = map(Layer, fields["widths"], merges)
     return Submodel(layers, image_size=fields.get("image_size"))
+
+
+def _timing(fields: Mapping[str, Any]) -> Timing:
+    # Earlier versions wrote the median alone, at a time that nobody knows: it is as old as can be.
+    values = {"iqr_ms": 0, "other_work": 0, "at": 0, **fields}
+    return Timing(**{each.name: float(values[each.name]) for each in dataclasses.fields(Timing)})
 
 
 def _file(key: dict[str, Any]) -> Path:

@@ -205,7 +205,7 @@ class Encoder:
             _log.warning("%s: %s", self.location, why)
         if budget is not None and is_time(budget):
             point = self.profile().point(submodel)
-            _log.info("%s: %s takes %s%.3g ms", budget, submodel, "" if point.measured else "~", point.ms)
+            _log.info("%s: %s takes %s", budget, submodel, point)
         return submodel
 
     def profile(self, submodels: Sequence[Submodel] = ()) -> Profile:

@@ -61,6 +61,8 @@ class Plan:
         if self.profile:
             point, full_ms = self.profile.point(submodel), self.profile(self.full)
             row |= {"ms": point.ms, "ms_share_of_xl": point.ms / full_ms, "measured": point.measured}
+            timing = point.timing
+            row |= {name: getattr(timing, name, None) for name in ("iqr_ms", "other_work", "at")}
         return row
 
     def save_table(self, path: Path) -> None:

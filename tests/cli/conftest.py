@@ -3,6 +3,7 @@
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 
 from cli.main import main
 from matvit import Submodel
+from matvit.submodels.profile import Timing
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def made_up_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 
     def measure(model: object, images: dict[Submodel, torch.Tensor], *_: object) -> dict:
         measured.append(torch.get_num_threads())
-        return {submodel: float(sum(submodel.widths)) for submodel in images}
+        return {submodel: Timing(sum(submodel.widths), 1.28, 0, time.time()) for submodel in images}
 
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("matvit.runtime.latency._medians", measure)
+    monkeypatch.setattr("matvit.runtime.latency._timings", measure)
     return measured

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from machine_world import Machine
 from toy_engine import register, without_runtimes
 
 from matvit.engines import compare as bench
@@ -17,7 +18,7 @@ QUICK = (*NOT_COMPILED, "--repeats", 2, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def no_other_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_other_runtimes(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     without_runtimes(monkeypatch)
 
 
@@ -33,10 +34,24 @@ def test_a_row_for_each_way_and_a_column_for_each_submodel(matvit: Callable, che
         "matvit eager bf16",
     ]
     assert rows[0].split()[-1] == "1.00x"
-    assert [row.count(" ms ") for row in rows] == [1, 2, 2, 0, 0]
+    assert [row.count(" ms ±") for row in rows] == [1, 2, 2, 0, 0]
     assert all("not installed: pip install 'matvit[bench]'" in row for row in rows[3:])
     assert f"{checkpoint} on " in done.err
-    assert done.err.rstrip().endswith("medians of 2")
+    assert done.err.rstrip().endswith("medians of 2; ± is the interquartile range")
+
+
+def test_times_of_a_busy_machine_come_with_a_warning(
+    matvit: Callable, checkpoint: Path, machine: Machine
+) -> None:
+    machine.other_work = 0.4
+    done = matvit("bench", checkpoint, *QUICK, "-s", "S", "--json")
+    assert done.code == 0
+    told, warning = done.err.splitlines()
+    assert "medians of 2" in told
+    assert warning == (
+        "matvit: these times are not to be relied on: other work took up to 40% of the processor meanwhile"
+    )
+    assert json.loads(done.out)["results"][0]["other_work"] == pytest.approx(0.4)
 
 
 def test_a_time_is_a_submodel_too(matvit: Callable, checkpoint: Path, made_up_times: list) -> None:
@@ -55,8 +70,10 @@ def test_json_and_csv_hold_every_figure(matvit: Callable, checkpoint: Path, tmp_
     results = told["results"]
     assert len(results) == 2 * (1 + 4 * 4)
     assert [result["batch_size"] for result in results] == [1] * 17 + [2] * 17
+    assert "timing" not in results[0]
     for result in results:
         if result["engine"].startswith("matvit"):
+            assert result["iqr_ms"] >= 0
             assert min(result["ms"], result["speedup"]) > 0
             assert result["cosine_mean"] >= result["cosine_worst"] > 0.99
     with kept.open(newline="") as file:

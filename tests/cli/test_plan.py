@@ -2,18 +2,20 @@
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from machine_world import Machine
 from PIL import Image
 
 from matvit.runtime import latency
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Path:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latency, "SETTLE_SECONDS", 0)
     return tmp_path / "cache" / "latency"
@@ -77,16 +79,32 @@ def test_measured_times_stand_beside_the_costs(measured: Callable, monkeypatch: 
     assert len(rows) == 13
     assert rows[0].split()[0] == "S"
     assert ("~" in rows[0], "~" in rows[2]) == (False, True), "two of three between neighbours are measured"
+    assert ("±" in rows[0], "±" in rows[2]) == (True, False)
     assert rows[-1].split()[-2] == "100.0%"
     assert "runs timed: 160/160, " in done.err
     assert "ms a batch of 1 on " in done.err
-    assert "~ is interpolated" in done.err
+    assert "; ± is the interquartile range; ~ is interpolated" in done.err
+    assert "not to be relied on" not in done.err
+
+
+def test_times_of_a_busy_machine_come_with_a_warning(measured: Callable, machine: Machine) -> None:
+    machine.other_work = 0.4
+    for _ in range(2):
+        done = measured("--measure")
+        assert done.code == 0
+        (warning,) = [line for line in done.err.splitlines() if line.startswith("matvit: ")]
+        assert "other work took up to 40% of the processor meanwhile" in warning
+    assert "measured before, on 2" in done.err
+    (point,) = json.loads(measured("--budget", "S", "--measure", "--json").out)
+    assert point["other_work"] == pytest.approx(0.4)
 
 
 def test_measured_json(measured: Callable) -> None:
     points = json.loads(measured("--measure", "--batch-size", 2, "--json").out)
     assert [len(points), sum(point["measured"] for point in points)] == [13, 10]
     assert all(point["ms"] > 0 for point in points)
+    assert all((point["iqr_ms"] is None) != point["measured"] for point in points)
+    assert all((point["at"] is None) != point["measured"] for point in points)
     assert all(p["ms_share_of_xl"] == pytest.approx(p["ms"] / points[-1]["ms"]) for p in points)
     every = measured("--measure", "--batch-size", 2, "--every-point", "--json")
     assert all(point["measured"] for point in json.loads(every.out))
@@ -102,7 +120,8 @@ def test_times_are_kept_until_they_are_refreshed(
     again = measured("--measure", "--json")
     assert again.out == first.out
     assert "runs timed" not in again.err
-    assert "measured before (`matvit plan --measure --refresh` measures again)" in again.err
+    today = time.strftime("%Y-%m-%d", time.localtime(json.loads(first.out)[0]["at"]))
+    assert f"measured before, on {today} (`matvit plan --measure --refresh` measures again)" in again.err
     before = file.read_text()
     assert "runs timed" in measured("--measure", "--refresh").err
     assert file.read_text() != before
@@ -174,7 +193,7 @@ def test_tables_and_figures_are_kept(measured: Callable, tmp_path: Path) -> None
     done = measured("--measure", "--csv", table, "--figure", figure)
     assert f"kept: {table}, {figure}" in done.err
     rows = read_csv(table)
-    assert list(rows[0]) == [*COSTS, "ms", "ms_share_of_xl", "measured"]
+    assert list(rows[0]) == [*COSTS, "ms", "ms_share_of_xl", "measured", "iqr_ms", "other_work", "at"]
     assert len(rows) == 13
     assert (rows[1]["submodel"], rows[1]["widths"], rows[1]["measured"]) == ("S*3+M*1", "16*3+32*1", "True")
     with Image.open(figure) as image:

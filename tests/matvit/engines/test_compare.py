@@ -17,6 +17,7 @@ from matvit.engines.compare import BASELINE, Result, Way, compare, open_model, w
 from matvit.engines.engine import Engine, Run
 from matvit.errors import EngineError
 from matvit.progress import Count, silent
+from matvit.submodels.profile import Timing
 
 CPU = torch.device("cpu")
 
@@ -87,9 +88,9 @@ def test_every_way_is_compared_with_timm_at_every_submodel(encoder: Any) -> None
         )
     ]
     for result in results:
-        assert result.ms > 0
+        assert result.timing.ms > 0
         assert result.speedup > 0
-        assert result.images_per_second == pytest.approx(1000 * result.batch_size / result.ms)
+        assert result.images_per_second == pytest.approx(1000 * result.batch_size / result.timing.ms)
         assert (result.share_of_peak, result.note) == (None, "")
     cosines = {result.engine: (result.cosine_mean, result.cosine_worst) for result in results[1:]}
     assert cosines["matvit eager fp32"] == pytest.approx((1, 1), abs=1e-6)
@@ -103,21 +104,21 @@ def test_submodels_get_images_of_their_size_and_timm_those_of_the_full_encoder(e
     submodels = encoder.submodel("M@8px"), encoder.submodel("XL~4"), encoder.submodel("M")
     ways = *ways_on(CPU, ["eager"]), Way(Scaled("half", 0.5), torch.float32)
     results = compare(encoder, ways=ways, submodels=submodels, repeats=1)
-    assert all(result.ms and not result.note for result in results)
+    assert all(result.timing.ms and not result.note for result in results)
     assert min(result.cosine_worst or 0 for result in results[1:]) > 0.99
 
 
 def test_ratios_are_of_the_same_rounds(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     slower = iter((1, 2, 3))
 
-    def rounds(runs: dict[str, Run], *_: object) -> dict[str, float]:
+    def rounds(runs: dict[str, Run], *_: object) -> dict[str, Timing]:
         factor = next(slower)  # As if the machine got slower and slower.
-        return {name: factor * ms for name, ms in zip(runs, (100.0, 50.0), strict=True)}
+        return {name: Timing(factor * ms, 0, 0, 0) for name, ms in zip(runs, (100, 50), strict=True)}
 
     monkeypatch.setattr(bench, "_rounds", rounds)
     timm, *ours = compare(encoder, ways=ways_on(CPU)[:2], submodels=encoder.space.uniforms()[:3])
-    assert (timm.ms, timm.speedup) == (200, 1)
-    assert [(result.ms, result.speedup) for result in ours] == [(50, 2), (100, 2), (150, 2)]
+    assert (timm.timing.ms, timm.speedup) == (200, 1)
+    assert [(result.timing.ms, result.speedup) for result in ours] == [(50, 2), (100, 2), (150, 2)]
 
 
 def test_rounds_take_turns_and_the_median() -> None:
@@ -135,7 +136,7 @@ def test_what_is_not_installed_or_fails_is_told(encoder: Any, monkeypatch: pytes
     assert [way.name.split(" ")[0] for way in others] == ["OpenVINO", "ONNX"]
     ways = (BASELINE, eager, *others, Way(Broken(), torch.float32))
     _, fine, *missing, broken = compare(encoder, ways=ways, submodels=[encoder.space.full], repeats=1)
-    assert fine.ms > 0
+    assert fine.timing.ms > 0
     for way, result in zip(others, missing, strict=True):
         note = "not installed: pip install 'matvit[bench]'"
         assert result == Result(way.name, encoder.space.full, 1, note=note)

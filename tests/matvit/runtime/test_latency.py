@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +12,13 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from machine_world import Machine
 
 from matvit import MatViT, Submodel, SubmodelSpace
 from matvit.runtime import latency
 from matvit.runtime.latency import lookup, measured_submodels, runnable, setting_here
 from matvit.runtime.latency_store import structure
-from matvit.submodels.profile import Point, Profile
+from matvit.submodels.profile import Point, Profile, Timing
 from matvit.vision.ffn import hidden_units
 
 CPU = torch.device("cpu")
@@ -24,7 +26,7 @@ HERE = setting_here(CPU, torch.float32)
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Path:
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latency, "SETTLE_SECONDS", 0)
     return tmp_path / "cache" / "latency"
@@ -55,6 +57,8 @@ def test_granularities_and_evenly_spaced_points_are_measured(tiny: MatViT) -> No
     assert [i for i, point in enumerate(times.points) if point.measured] == [0, 2, 4, 6, 8, 10, 12]
     assert all(point.ms > 0 for point in times.points)
     assert all(point.measured for point in measure(tiny, between=None).points)
+    assert all(timing.iqr_ms >= 0 and timing.other_work == 0 for timing in times.timings)
+    assert all(0 <= time.time() - timing.at < 600 for timing in times.timings)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +166,9 @@ def damaged(text: str) -> dict[str, Callable[[str], str]]:
         "no numbers": json.dumps({**kept, "points": [{**p, "ms": "fast"} for p in points]}),
         "impossible numbers": json.dumps({**kept, "points": [{**p, "ms": -1} for p in points]}),
         "not even numbers": json.dumps({**kept, "points": [{**p, "ms": math.nan} for p in points]}),
+        "no time": json.dumps({**kept, "points": [{**p, "at": "today"} for p in points]}),
+        "from the future": json.dumps({**kept, "points": [{**p, "at": 1e12} for p in points]}),
+        "impossible spread": json.dumps({**kept, "points": [{**p, "iqr_ms": -1} for p in points]}),
         "no widths": json.dumps({**kept, "points": [{**p, "widths": 3} for p in points]}),
         "wrong widths": json.dumps({**kept, "points": [{**p, "widths": ["x"]} for p in points]}),
         "another's": json.dumps({**kept, "key": {**kept["key"], "setting": {}}}),
@@ -179,6 +186,130 @@ def test_a_damaged_file_is_measured_again(tiny: MatViT, cache: Path) -> None:
         assert lookup(tiny, HERE) == again, name
     file.write_bytes(b"\xff\xfe")
     assert lookup(tiny, HERE) is None
+
+
+def aged(cache: Path, days: float) -> None:
+    """Makes what is kept so much older."""
+    (file,) = cache.iterdir()
+    kept = json.loads(file.read_text())
+    file.write_text(
+        json.dumps({**kept, "points": [{**p, "at": p["at"] - 86400 * days} for p in kept["points"]]})
+    )
+
+
+def test_times_are_good_for_a_month(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]], cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    measure(tiny)
+    calls.clear()
+    aged(cache, latency.KEPT_DAYS - 0.1)
+    measure(tiny)
+    assert calls == []
+    assert "count no more" not in caplog.text
+    aged(cache, 0.2)
+    again = measure(tiny)
+    assert calls
+    assert "times from more than 30 days ago, or of an earlier version, count no more" in caplog.messages
+    assert lookup(tiny, HERE) == again
+
+
+def test_old_times_of_other_submodels_are_no_reason_to_measure_again_and_are_not_kept(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]], cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = tiny.submodel("M@8px")
+    measure(tiny, also=[small])
+    aged(cache, latency.KEPT_DAYS + 1)
+    measure(tiny)
+    calls.clear()
+    caplog.set_level("INFO")
+    measure(tiny)
+    assert calls == []
+    assert "count no more" not in caplog.text
+    (file,) = cache.iterdir()
+    assert len(json.loads(file.read_text())["points"]) == len(measured_submodels(tiny.space, 2))
+
+
+def test_times_of_an_earlier_version_are_measured_anew_and_that_is_told(
+    tiny: MatViT, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    measure(tiny)
+    (file,) = cache.iterdir()
+    kept = json.loads(file.read_text())
+    medians = [{"widths": p["widths"], "merges": p["merges"], "ms": p["ms"]} for p in kept["points"]]
+    file.write_text(json.dumps({**kept, "points": medians}))
+    caplog.set_level("INFO")
+    again = measure(tiny)
+    assert caplog.messages == ["times from more than 30 days ago, or of an earlier version, count no more"]
+    assert lookup(tiny, HERE) == again
+
+
+def test_times_of_a_busy_machine_are_used_with_a_warning_until_it_is_free(
+    tiny: MatViT,
+    calls: list[tuple[torch.Tensor, Submodel]],
+    machine: Machine,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    machine.other_work = 0.62
+    first = measure(tiny)
+    warning = (
+        "these times are not to be relied on: other work took up to 62% of the processor meanwhile; "
+        "they are measured again once the machine is free"
+    )
+    assert caplog.messages == [warning]
+    calls.clear()
+    assert measure(tiny) == first
+    assert calls == []
+    assert caplog.messages[-1] == warning
+    machine.other_work = 0.05
+    caplog.clear()
+    again = measure(tiny)
+    assert calls
+    assert caplog.messages == [
+        "measured before, while other work kept the machine busy; it is free now: measuring again"
+    ]
+    calls.clear()
+    assert measure(tiny) == again
+    assert calls == []
+
+
+def test_times_of_other_submodels_on_a_busy_machine_are_reason_to_measure_again_once(
+    tiny: MatViT, calls: list[tuple[torch.Tensor, Submodel]], machine: Machine
+) -> None:
+    small = tiny.submodel("M@8px")
+    machine.other_work = 0.5
+    measure(tiny)
+    measure(tiny, also=[small])
+    assert lookup(tiny, HERE, also=[small])
+    machine.other_work = 0
+    measure(tiny)
+    assert lookup(tiny, HERE, also=[small]) is None
+    calls.clear()
+    measure(tiny)
+    assert calls == []
+
+
+def test_times_that_vary_are_warned_of(
+    tiny: MatViT, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("matvit.submodels.profile.NOISY", 0.15)
+
+    def vary(*arguments: object) -> dict[Submodel, Timing]:
+        return {
+            submodel: Timing(10, 1 if submodel == tiny.space.full else 2, 0, time.time())
+            for submodel in measured_submodels(tiny.space, 0)
+        }
+
+    monkeypatch.setattr(latency, "_timings", vary)
+    measure(tiny, between=0)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            "these times are not to be relied on: 3 of 4 spread by more than 15% of the median; "
+            "they are measured again by `matvit plan --measure --refresh`",
+        )
+    ]
 
 
 def test_times_belong_to_a_setting(tiny: MatViT) -> None:
@@ -230,9 +361,9 @@ def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(
     cache.parent.write_text("a file where the directory should be")
     times = measure(tiny)
     assert times.points[0].ms > 0
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert record.getMessage().startswith("this latency profile could not be kept: ")
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert told.getMessage().startswith("this latency profile could not be kept: ")
 
 
 def test_what_a_killed_process_of_an_earlier_version_left_is_removed(tiny: MatViT, cache: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from matvit import BudgetError, Submodel, SubmodelError, SubmodelSpace
 from matvit.submodels.budget import is_time, resolve
-from matvit.submodels.profile import Point, Profile, Setting
+from matvit.submodels.profile import Point, Profile, Setting, Timing
 
 with torch.device("meta"):  # Budgets need shapes, not weights.
     MODEL = timm.create_model("matvit_base_patch16_224")
@@ -189,7 +189,8 @@ times_of_a_curve = st.lists(st.floats(0.001, 1000), min_size=37, max_size=37)
 
 
 def profile_of(times, setting=SETTING):
-    return Profile(setting, tuple(map(Point, SPACE.curve, times, [True] * 37)), COST)
+    points = (Point(s, ms, Timing(ms, 0, 0, 0)) for s, ms in zip(SPACE.curve, times, strict=True))
+    return Profile(setting, tuple(points), COST)
 
 
 def within(budget, profile):

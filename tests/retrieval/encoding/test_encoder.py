@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from matvit.engines.compiled import CompiledSubmodels
 from matvit.engines.eager import EagerSubmodels
 from matvit.errors import BudgetError, EngineError, MissingEngineError
 from matvit.runtime.device import pick_dtype
+from matvit.submodels.profile import Timing
 from retrieval import Encoder
 from retrieval.errors import UnreadableImageError
 
@@ -243,9 +245,9 @@ def test_times_are_measured_once_an_encoder_though_they_cannot_be_kept(
 
     def measure(model: matvit.Elastic, images: dict[matvit.Submodel, torch.Tensor], *_: object) -> dict:
         measured.extend({each.dtype for each in images.values()})
-        return {submodel: float(sum(submodel.widths)) for submodel in images}
+        return {submodel: Timing(sum(submodel.widths), 0, 0, time.time()) for submodel in images}
 
-    monkeypatch.setattr("matvit.runtime.latency._medians", measure)
+    monkeypatch.setattr("matvit.runtime.latency._timings", measure)
     encoder = in_memory(dtype=torch.bfloat16)
     assert encoder.submodel("512ms") == encoder.space.full
     assert "this latency profile could not be kept" in caplog.text
