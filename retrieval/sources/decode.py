@@ -1,20 +1,19 @@
 """Encoded bytes from anywhere to pixels, with Pillow, as published weights were trained."""
 
-import fcntl
 import io
-import os
-import tempfile
+import platform
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageFile
 
+from matvit.files.cache import cache_dir
+from matvit.files.lock import exclusive
 from retrieval.errors import UnreadableImageError
 from retrieval.sources.formats import format_of
 from retrieval.sources.greys import eight_bit, is_wide
@@ -174,19 +173,12 @@ _QUIET = _Quiet()
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Wait for the other giants of this user; the operating system lets go when a process dies."""
-    lock_file = Path(tempfile.gettempdir()) / f"matvit-{os.getuid()}.lock"
-    try:
-        lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError:  # Nowhere to meet the others.
+    """Wait for the other giants of this user here; the operating system lets go when a process dies."""
+    with ExitStack() as held:
+        with suppress(OSError):  # Nowhere to meet the others.
+            # A folder of the user's own: in one that all share, a stranger could make us wait for ever.
+            held.enter_context(exclusive(cache_dir() / f"giant-{platform.node()}", patience_s=-1))
         yield
-        return
-    try:
-        if os.fstat(lock).st_uid == os.getuid():  # Else a stranger could make us wait for ever.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _shrink(image: ImageFile.ImageFile) -> None:

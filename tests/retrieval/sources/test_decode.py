@@ -1,9 +1,8 @@
 """Decoding what is an image, and refusing everything else in one way."""
 
-import fcntl
 import io
+import platform
 import struct
-import tempfile
 import threading
 import warnings
 import zlib
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, TiffImagePlugin
 
+from matvit.files.lock import INSIDE, exclusive
 from retrieval.errors import UnreadableImageError
 from retrieval.sources.decode import AS_SEEN, Reading, decode, in_mode
 
@@ -262,24 +262,36 @@ def test_giants_are_decoded_one_at_a_time_and_jpegs_in_part(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("retrieval.sources.decode.GIANT_PIXELS", 24 * 32 // 5)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path))
     flat = Image.new("RGB", (32, 24), (10, 200, 30))
     assert decode(encode(flat, "JPEG")).size == (8, 6)
     assert decode(encode(flat, "PNG")).size == (32, 24)
-    [lock] = tmp_path.iterdir()
-    with lock.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    giant = tmp_path / f"giant-{platform.node()}"
+    with exclusive(giant):
         waiting = threading.Thread(target=decode, args=(encode(flat, "PNG"),), daemon=True)
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()
-        fcntl.flock(held, fcntl.LOCK_UN)
-        waiting.join(60)
-        assert not waiting.is_alive()
-    lock.unlink()
-    lock.symlink_to(tmp_path / "elsewhere")
-    assert decode(encode(flat, "PNG")).size == (32, 24)  # a trap is no reason to wait, nor to write there
-    assert not (tmp_path / "elsewhere").exists()
+    waiting.join(60)
+    assert not waiting.is_alive()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["a file", "a link to a file"])
+def test_giants_that_have_nowhere_to_wait_for_each_other_are_decoded_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    monkeypatch.setattr("retrieval.sources.decode.GIANT_PIXELS", 24 * 32 // 5)
+    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "file").write_text("mine")
+    if place == "a file":
+        (tmp_path / "file").rename(tmp_path / "cache")
+    else:
+        (tmp_path / "cache").mkdir()
+        lock = tmp_path / "cache" / f"{INSIDE}-giant-{platform.node()}"
+        lock.symlink_to(tmp_path / "file")
+    assert decode(encode(Image.new("RGB", (32, 24)), "PNG")).size == (32, 24)
+    assert "mine" in [file.read_text() for file in tmp_path.iterdir() if file.is_file()]
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
