@@ -1,24 +1,24 @@
 """Training recipes: a TOML file, read into frozen dataclasses, in which an unknown key is an error."""
 
-import dataclasses
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
+
+import msgspec
 
 from matvit.errors import RecipeError
 from matvit.submodels.submodel import GRANULARITIES
 
-_T = TypeVar("_T")
 RECIPES = Path(__file__).with_name("recipes")
 
 
 def _within(key: str, value: float, low: float, high: float) -> None:
     """Refuse what is out of all range, for an overflow far from here would say nothing of the recipe."""
     if not low <= value <= high:  # a NaN is not
-        raise RecipeError(f"{key} must be from {low} to {high}, got {value}")
+        raise RecipeError(f"{key} must be from {low} to {high}, got {value!s:.30}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,47 +287,22 @@ def read(path: Path) -> Recipe:
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
+        _refuse_unknown(table, Recipe)
+        return msgspec.convert(table, Recipe)
+    except RecipeError:
+        raise
     except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, RecipeError):  # What a dataclass refused itself.
+            raise error.__cause__ from None
         raise RecipeError(f"cannot read {path}: {str(error) or type(error).__name__}") from error
     except RecursionError as error:
         raise RecipeError(f"cannot read {path}: it is nested without end") from error
-    return _build(Recipe, table, where="")
 
 
-def _build(cls: type[_T], table: Mapping[str, Any], where: str) -> _T:
-    hints = get_type_hints(cls)
-    if unknown := table.keys() - hints.keys():
-        raise RecipeError(f"unknown key {where}{min(unknown)}; known here: {', '.join(sorted(hints))}")
-    needed = {f.name for f in dataclasses.fields(cls) if _has_no_default(f)}  # type: ignore[arg-type]
-    if missing := needed - table.keys():
-        raise RecipeError(f"missing key {where}{min(missing)}")
-    return cls(**{key: _value(hints[key], value, where + key) for key, value in table.items()})
-
-
-_SEQUENCES = {
-    tuple[str, ...]: (str, "a list of strings"),
-    tuple[int, ...]: (int, "a list of whole numbers"),
-    tuple[float, ...]: (float, "a list of numbers"),
-}
-
-
-def _value(kind: Any, value: Any, key: str) -> Any:
-    for number in value if isinstance(value, list) else [value]:
-        if type(number) is int and not -(2**63) <= number < 2**63:  # TOML's own limits
-            raise RecipeError(f"{key} is out of all range")
-    wanted = getattr(kind, "__name__", str(kind)) if kind in (bool, int, float, str) else "a table"
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return _build(kind, value, where=f"{key}.")  # type: ignore[arg-type]
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind in _SEQUENCES:
-        of, wanted = _SEQUENCES[kind]
-        if isinstance(value, list) and all(type(v) is of or (of is float and type(v) is int) for v in value):
-            return tuple(map(of, value))
-    elif type(value) is (dict if kind == Mapping[str, Any] else kind):
-        return value
-    raise RecipeError(f"{key} must be {wanted}; got {value!r}")
-
-
-def _has_no_default(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _refuse_unknown(table: Mapping[str, Any], kind: Any, where: str = "") -> None:
+    known = get_type_hints(kind)
+    if unknown := table.keys() - known.keys():
+        raise RecipeError(f"unknown key {where}{min(unknown)}; known here: {', '.join(sorted(known))}")
+    for key, value in table.items():
+        if is_dataclass(known[key]) and isinstance(value, dict):
+            _refuse_unknown(value, known[key], f"{where}{key}.")

@@ -158,7 +158,7 @@ def test_a_run_starts_from_weights(matvit: Callable, recipe: Path, images: Path,
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("epochs = 3", "missing key architecture"),
+        ("epochs = 3", "Object missing required field `architecture`"),
         ("nonsense = 3\n" + recipe_text(), "unknown key nonsense"),
         ("not toml", "cannot read"),
         (recipe_text().replace("matvit_tiny", "vit_tiny"), "vit_tiny"),
