@@ -67,7 +67,7 @@ def elasticize(
         bool, typer.Option("--curve", help="Check the whole Mix'n'Match curve, not only some of it.")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also show milliseconds an image, measured here, once.")
+        bool, typer.Option("--measure", help="Also show milliseconds an image, measured here, once a month.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw of images.")] = 0,
     workers: options.Workers = None,

@@ -48,7 +48,7 @@ def evaluate(
         bool, typer.Option("--raw-pixels", help="Also measure 1-NN on raw pixels.")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also show milliseconds an image, measured here, once.")
+        bool, typer.Option("--measure", help="Also show milliseconds an image, measured here, once a month.")
     ] = False,
     output: Annotated[
         Path | None,
