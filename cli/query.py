@@ -46,6 +46,9 @@ def query(
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 10,
     where: options.Where = None,
     threshold: Annotated[float, typer.Option(min=-1, max=1, help="Cosine that a result must reach.")] = -1.0,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Show an image that is there several times once.")
+    ] = False,
     key: Annotated[
         list[str] | None,
         typer.Option(help="More like this row of the index, which is encoded already.", show_default=False),
@@ -138,6 +141,7 @@ def query(
         "k": k,
         "threshold": threshold,
         "where": where,
+        "unique": unique,
     }
     show = partial(_show, form=how_shown, end=b"\0" if null else b"\n")
     drawn: list[tuple[str, str | Hit, Hits]] = []

@@ -2,7 +2,8 @@
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -25,6 +26,16 @@ _Budget = TypeVar("_Budget")
 _Answer = TypeVar("_Answer")
 _REPLACEMENTS = 100
 """So often a search begins again because the index was replaced meanwhile."""
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What a query asks for: see `Searcher.query`."""
+
+    k: int
+    where: str | None
+    threshold: float
+    unique: bool
 
 
 class _State:
@@ -69,29 +80,40 @@ class _State:
             raise BudgetError(f"{doubt}: run `{command}` and query with -m OUT, or force it")
         return submodel
 
-    def search(
-        self, vectors: NDArray[np.floating], k: int, where: str | None, threshold: float
-    ) -> list[Hits]:
-        found = self.store.search(_unit(vectors), k, where)
-        return [
-            Hits(
-                None,
-                None,
-                found.searched,
-                tuple(
-                    _hit(entry, score)
-                    for entry, score in zip(entries, scores, strict=True)
-                    if score >= threshold
-                ),
-            )
+    def search(self, vectors: NDArray[np.floating], limits: _Limits) -> list[Hits]:
+        units_QD, depth = _unit(vectors), limits.k
+        while True:
+            found = self.store.search(units_QD, depth, limits.where)
             # Rounding may add to the cosine of what is the same.
-            for entries, scores in zip(found.entries, found.scores.clip(-1, 1).tolist(), strict=True)
-        ]
+            cosines_QK = found.scores.clip(-1, 1).tolist()
+            hits = [list(map(_hit, *each)) for each in zip(found.entries, cosines_QK, strict=True)]
+            if limits.unique:
+                hits = [self._once(some) for some in hits]
+                fewest = min((len(some) for some in hits), default=depth)
+                if fewest < limits.k and found.scores.shape[1] == depth:  # else there are no more
+                    depth *= 2
+                    continue
+            chosen = ([hit for hit in some[: limits.k] if hit.score >= limits.threshold] for some in hits)
+            return [Hits(None, None, found.searched, tuple(some)) for some in chosen]
 
-    def like(self, key: str, k: int, where: str | None, threshold: float) -> Hits:
-        [found] = self.search(self.store.vectors_of([key]), k + 1, where, threshold)
-        others = tuple(hit for hit in found if hit.key != key)
-        return replace(found, hits=others[:k])
+    def like(self, key: str, limits: _Limits) -> Hits:
+        [found] = self.search(self.store.vectors_of([key]), replace(limits, k=limits.k + 1))
+        names = self._originals if limits.unique else {}
+        others = (hit for hit in found if names.get(hit.key, hit.key) != names.get(key, key))
+        return replace(found, hits=tuple(others)[: limits.k])
+
+    def _once(self, hits: list[Hit]) -> list[Hit]:
+        """The first of those that are the very same image."""
+        return list({self._originals.get(hit.key, hit.key): hit for hit in reversed(hits)}.values())[::-1]
+
+    @cached_property
+    def _originals(self) -> dict[str, str]:
+        """Key of a copy -> key of the first image with the same bytes."""
+        entries = self.store.entries(["key", "duplicate_of"])
+        if "duplicate_of" not in entries.column_names:
+            return {}
+        copies = entries.filter(entries["duplicate_of"].is_valid())
+        return dict(zip(copies["key"].to_pylist(), copies["duplicate_of"].to_pylist(), strict=True))
 
 
 class Searcher:
@@ -175,6 +197,7 @@ class Searcher:
         k: int = 10,
         where: str | None = None,
         threshold: float = -1.0,
+        unique: bool = False,
     ) -> Hits:
         """The corpus images nearest to one image.
 
@@ -185,13 +208,16 @@ class Searcher:
             k: How many to find, at most.
             where: Which rows to search among, as `indexes.filters.syntax` tells; None is all.
             threshold: Cosine that a result must reach.
+            unique: Of images that are the very same bytes, find only the first.
 
         Raises:
             BudgetError: No submodel fits the budget, or nothing is to be expected of the one that does.
             UnreadableImageError: The image cannot be read.
             FilterError: The condition cannot be understood.
         """
-        return self.query_batch([image], budget=budget, k=k, where=where, threshold=threshold)[0]
+        return self.query_batch([image], budget=budget, k=k, where=where, threshold=threshold, unique=unique)[
+            0
+        ]
 
     def query_batch(
         self,
@@ -201,6 +227,7 @@ class Searcher:
         k: int = 10,
         where: str | None = None,
         threshold: float = -1.0,
+        unique: bool = False,
     ) -> list[Hits]:
         """As `query`, for several images in one pass; one `Hits` each, in order."""
         if len(images) == 0:  # Of an array, which has no truth.
@@ -214,18 +241,26 @@ class Searcher:
         for image, is_unit in zip(images, are_units(vectors), strict=True):
             if not is_unit:
                 raise _unreadable(image, NO_EMBEDDING)
-        found = self.query_vectors(vectors, k=k, where=where, threshold=threshold)
+        found = self.query_vectors(vectors, k=k, where=where, threshold=threshold, unique=unique)
         cost = encoder.cost(submodel)
         return [replace(hits, submodel=submodel, cost=cost) for hits in found]
 
-    def query_key(self, key: str, *, k: int = 10, where: str | None = None, threshold: float = -1.0) -> Hits:
+    def query_key(
+        self,
+        key: str,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        threshold: float = -1.0,
+        unique: bool = False,
+    ) -> Hits:
         """The corpus images nearest to another of the corpus, which needs no encoding.
 
         Raises:
             UnknownKeyError: No row has this key.
             FilterError: The condition cannot be understood.
         """
-        return self._answered(lambda state: state.like(key, k, where, threshold))
+        return self._answered(lambda state: state.like(key, _Limits(k, where, threshold, unique)))
 
     def query_vectors(
         self,
@@ -234,6 +269,7 @@ class Searcher:
         k: int = 10,
         where: str | None = None,
         threshold: float = -1.0,
+        unique: bool = False,
     ) -> list[Hits]:
         """As `query`, for embeddings (Q, D) that are there already; they are normalised here.
 
@@ -241,7 +277,7 @@ class Searcher:
             ValueError: A vector is zero, not finite, or of the wrong length.
             FilterError: The condition cannot be understood.
         """
-        return self._answered(lambda state: state.search(vectors, k, where, threshold))
+        return self._answered(lambda state: state.search(vectors, _Limits(k, where, threshold, unique)))
 
     def hit(self, key: str, score: float = 1.0) -> Hit:
         """The image with a key, as found by itself, or with another score.

@@ -334,6 +334,21 @@ def test_a_row_does_not_find_itself_but_its_copies(doubles: Searcher) -> None:
     assert len(doubles.query_key("1.png", k=6, threshold=0.9999)) == 2
 
 
+def test_unique_finds_one_of_each(doubles: Searcher, tmp_path: Path) -> None:
+    image = tmp_path / "photos" / "1.png"
+    everything = [key.replace("sub/", "") for key in keys(doubles.query(image, k=7))]
+    once = list(
+        dict.fromkeys(key.replace("copy", "1") for key in everything)
+    )  # which of them is first may vary
+    for k in (1, 2, 5, 100):
+        found = [key.replace("sub/copy", "1") for key in keys(doubles.query(image, k=k, unique=True))]
+        assert [key.replace("copy", "1") for key in found] == once[:k]
+    assert len(doubles.query(image, unique=True, where="key like '%copy%'")) == 1
+    for name in ("1.png", "copy.png"):  # nor does a copy find what it is a copy of
+        assert set(keys(doubles.query_key(name, k=100, unique=True))) == {"0.png", "2.png", "3.png", "4.png"}
+    assert len(doubles.query_vectors(np.eye(32)[:2], unique=True)[1]) == 5
+
+
 def test_a_row_outside_the_condition_takes_no_result_s_place(doubles: Searcher) -> None:
     assert keys(doubles.query_key("1.png", k=2, where="key like '%copy%'")) == ["copy.png", "sub/copy.png"]
     assert keys(doubles.query_key("1.png", k=1, where="key = '1.png'")) == []
