@@ -97,7 +97,9 @@ def _require_kernel() -> None:
     from retrieval.errors import MissingExtraError
 
     if not all(map(find_spec, ("nbclient", "ipykernel"))):
-        raise MissingExtraError('running a notebook needs more packages: pip install "matvit[notebooks]"')
+        raise MissingExtraError(
+            "running a notebook needs more packages: in the clone of matvit, pip install -e '.[notebooks]'"
+        )
 
 
 def _execute(source: Path, target: Path) -> None:

@@ -26,7 +26,8 @@ class MissingFaissError(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            'FAISS is not installed: run pip install "matvit[cpu]" (or "matvit[gpu]" for NVIDIA GPUs)'
+            "FAISS is not installed: in the clone of matvit, pip install -e '.[cpu]' "
+            "(or '.[gpu]' for NVIDIA GPUs)"
         )
 
 

@@ -50,8 +50,9 @@ class Engine(ABC):
         """What to install, or nothing."""
         if all(map(find_spec, self.needs)):
             return ""
-        packages = f"'matvit[{self.extra}]'" if self.extra else " ".join(self.needs)
-        return f"not installed: pip install {packages}"
+        if self.extra:
+            return f"not installed: in the clone of matvit, pip install -e '.[{self.extra}]'"
+        return f"not installed: pip install {' '.join(self.needs)}"
 
     def formats(self, device: torch.device) -> tuple[torch.dtype, ...]:
         """The number formats to compare it in on a device, the first one first; none where it cannot run."""

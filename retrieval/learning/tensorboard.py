@@ -17,7 +17,9 @@ def scalars(folder: Path) -> Callable[[Mapping[str, Any]], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingExtraError("TensorBoard is not installed: pip install 'matvit[tensorboard]'") from error
+        raise MissingExtraError(
+            "TensorBoard is not installed: in the clone of matvit, pip install -e '.[tensorboard]'"
+        ) from error
 
     @cache
     def writer() -> Any:  # Not before the run has made its directory.

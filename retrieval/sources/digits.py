@@ -24,7 +24,9 @@ def write_digits(folder: Path) -> tuple[Path, Path]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:
-        raise MissingExtraError('the demo needs scikit-learn: pip install "matvit[demo]"') from error
+        raise MissingExtraError(
+            "the demo needs scikit-learn: in the clone of matvit, pip install -e '.[demo]'"
+        ) from error
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     rows = np.arange(len(pixels))

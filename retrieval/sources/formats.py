@@ -79,7 +79,7 @@ FORMATS: tuple[Format, ...] = (
         "heic heif heics heifs hif",
         rb"....ftyp(?:he[iv][cxms]|m[is][fs]1)",
         "pillow_heif:HeifImageFile",
-        remedy='pip install "matvit[heic]"',
+        remedy="in the clone of matvit, pip install -e '.[heic]'",
     ),
     _format(
         "JPEG 2000",

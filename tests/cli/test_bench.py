@@ -35,7 +35,7 @@ def test_a_row_for_each_way_and_a_column_for_each_submodel(matvit: Callable, che
     ]
     assert rows[0].split()[-1] == "1.00x"
     assert [row.count(" ms ±") for row in rows] == [1, 2, 2, 0, 0]
-    assert all("not installed: pip install 'matvit[bench]'" in row for row in rows[3:])
+    assert all("not installed: in the clone of matvit, pip install -e '.[bench]'" in row for row in rows[3:])
     assert f"{checkpoint} on " in done.err
     assert done.err.rstrip().endswith("medians of 2; ± is the interquartile range")
 

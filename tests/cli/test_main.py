@@ -210,7 +210,10 @@ def test_missing_faiss_is_named_with_the_extra_that_brings_it(
         text=True,
         check=True,
     )
-    hint = 'matvit: FAISS is not installed: run pip install "matvit[cpu]" (or "matvit[gpu]" for NVIDIA GPUs)'
+    hint = (
+        "matvit: FAISS is not installed: in the clone of matvit, pip install -e '.[cpu]' "
+        "(or '.[gpu]' for NVIDIA GPUs)"
+    )
     assert done.stderr.splitlines() == [hint, "exit code 1"] * len(commands)
     assert done.stdout == ""
     assert not (tmp_path / "new").exists()

@@ -112,7 +112,8 @@ def test_a_missing_extra_is_named(
     installed(*there)
     done = matvit("notebook", "01", "--execute", "-o", tmp_path / "new")
     assert (done.code, done.out) == (1, "")
-    assert done.err == 'matvit: running a notebook needs more packages: pip install "matvit[notebooks]"\n'
+    needed = "in the clone of matvit, pip install -e '.[notebooks]'"
+    assert done.err == f"matvit: running a notebook needs more packages: {needed}\n"
     assert not (tmp_path / "new").exists()
 
 

@@ -304,7 +304,7 @@ def test_tensorboard_that_is_not_installed_is_one_line(
     done = matvit("train", recipe, "--data", images, "-o", tmp_path / "run", "--tensorboard")
     assert done.code == 1
     (line,) = done.err.splitlines()
-    assert "TensorBoard is not installed: pip install 'matvit[tensorboard]'" in line
+    assert "TensorBoard is not installed: in the clone of matvit, pip install -e '.[tensorboard]'" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -138,7 +138,7 @@ def test_what_is_not_installed_or_fails_is_told(encoder: Any, monkeypatch: pytes
     _, fine, *missing, broken = compare(encoder, ways=ways, submodels=[encoder.space.full], repeats=1)
     assert fine.timing.ms > 0
     for way, result in zip(others, missing, strict=True):
-        note = "not installed: pip install 'matvit[bench]'"
+        note = "not installed: in the clone of matvit, pip install -e '.[bench]'"
         assert result == Result(way.name, encoder.space.full, 1, note=note)
     assert broken == Result("broken fp32", encoder.space.full, 1, note="failed: no such operator")
 

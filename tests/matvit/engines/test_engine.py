@@ -29,7 +29,7 @@ def test_what_is_missing_names_the_extra_or_the_modules(monkeypatch: pytest.Monk
     assert Toy("torch", "no_such_module").missing == "not installed: pip install torch no_such_module"
     without_runtimes(monkeypatch)
     assert {engine.name: engine.missing for engine in ENGINES if engine.missing} == dict.fromkeys(
-        ("openvino", "onnxruntime"), "not installed: pip install 'matvit[bench]'"
+        ("openvino", "onnxruntime"), "not installed: in the clone of matvit, pip install -e '.[bench]'"
     )
 
 

@@ -99,7 +99,8 @@ def test_pictures_that_are_not_read_say_why(name: str) -> None:
 
 def test_heic_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(UnreadableImageError, match=r'^HEIC is not read here: pip install "matvit\[heic\]"$'):
+    remedy = r"in the clone of matvit, pip install -e '\.\[heic\]'"
+    with pytest.raises(UnreadableImageError, match=rf"^HEIC is not read here: {remedy}$"):
         decode(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
 
 
