@@ -196,7 +196,7 @@ if searcher.index.manifest.classes:
 #
 # The stand-in is a toy, and your model will have other numbers; the fall from XL to S is what to expect of
 # it all the same. On Fashion-MNIST, a plain Vision Transformer sliced to S went from 88.7 % to 59.0 %,
-# where a MatViT of the same shape kept 87.7 % (the table is in the README).
+# where a MatViT of the same shape kept 87.7 % (the table is in docs/results.md).
 #
 # With a Vision Transformer as it is, stay at XL, or at the budget where the table above shows no loss that
 # you mind. For a knob that can be turned all the way down, use a model trained nested: the published

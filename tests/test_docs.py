@@ -1,119 +1,69 @@
-"""Every command in the README and in docs/ runs as it stands there, or is at least one that there is."""
+"""What the README, the pages of docs/ and the hints of commands name is there."""
 
-import io
 import re
-import shlex
-import shutil
-import sys
-from collections.abc import Iterator
+import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import typer
-from small_world import picture
+from pages import PAGES, ROOT, languages, name_of, words_in_text
 
-from cli.main import app, main
+from cli.main import app
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-NOT_RUN = {
-    "IMAGENET": "needs ImageNet",
-    "imagenet.index": "needs ImageNet",
-    "SHARDS": "needs ImageNet",
-    "torchvision:": "downloads a data set",
-    "FILE_OR_URL": "needs a checkpoint of Scenic",
-    "--engine compiled": "compiles for a minute",
-    "matvit bench": "measures for minutes",
-    "matvit elasticize": "downloads a model",
-    "dinov2-elastic": "needs that model",
-    "index relocate": "needs a folder that moved",
-    "matvit notebook": "opens Jupyter, or takes minutes: see tests/notebooks",
-}
+README = ROOT / "README.md"
+LOADER = ROOT / "tests" / "matvit" / "plain_timm_loader.py"
+OF_OTHERS = {"--nproc-per-node", "--sort", "--strict"}  # of torchrun, tar and mkdocs
+EXTRAS = re.compile(r"\.\[([a-z,]+)\]")
 
 
-def commands(page: Path) -> Iterator[str]:
-    """The command lines in a page's indented blocks, without comments and continued lines joined."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    for line in re.findall(r"^ {4,}((?:matvit|torchrun) .*)$", text, flags=re.MULTILINE):
-        yield re.sub(r"\s+#.*$", "", line).strip()
+def options_below(command: typer.core.TyperCommand) -> set[str]:
+    """The long options of a command and of all commands below it."""
+    own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    return own.union(*map(options_below, getattr(command, "commands", {}).values()))
 
 
-def arguments_of(command: str) -> list[str]:
-    words = shlex.split(command)
-    start = words.index("cli.main") if words[0] == "torchrun" else 0
-    end = words.index("<") if "<" in words else len(words)
-    return words[start + 1 : end]
+def extras() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return set(project["optional-dependencies"])
 
 
-def reason_not_to_run(command: str) -> str | None:
-    if command.startswith("torchrun"):
-        return "starts several processes"
-    return next((why for part, why in NOT_RUN.items() if part in command), None)
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 130
 
 
-def parse(words: list[str]) -> None:
-    """Check that there is such a command with such options; a wrong one raises."""
-    command = typer.main.get_command(app)
-    context = command.make_context("matvit", list(words))
-    while hasattr(command, "resolve_command"):
-        rest = [*context._protected_args, *context.args]
-        name, command, rest = command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
+def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
+    (command,) = re.findall(r"^ {4}(.*pytest.*)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.fixture
-def world(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which everything that the pages speak of is there."""
-    for folder in ("cat", "dog", "blurred", "2019", "test/cat", "test/dog"):
-        (tmp_path / "photos" / folder).mkdir(parents=True)
-        for number in range(6):
-            colour = {"cat": "red", "dog": "blue"}.get(Path(folder).name, "green")
-            picture(colour, 10 * len(folder) + number).save(tmp_path / "photos" / folder / f"{number}.png")
-    for name in ("cat.jpg", "dog.jpg", "photos/2019/cat.jpg"):
-        picture("red", 99).save(tmp_path / name)
-    shutil.copytree(checkpoint, tmp_path / "CHECKPOINT")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_are_commands_or_say_what_they_are(page: Path) -> None:
+    assert languages(page) <= {"", "python", "toml", "text"}
 
 
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["matvit", *words])
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"cat.jpg\n")))
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code, (words, capsys.readouterr().err)
+def test_options_named_in_the_text_are_options_of_commands() -> None:
+    known = options_below(typer.main.get_command(app)) | OF_OTHERS
+    named = {
+        (name_of(page), option)
+        for page in PAGES
+        for words in words_in_text(page)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", words)
+    }
+    assert len(named) > 30
+    assert {(page, option) for page, option in named if option not in known} == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_is_one_that_there_is(page: Path) -> None:
-    found = list(commands(page))
-    assert found
-    for command in found:
-        parse(arguments_of(command))
-
-
-def test_a_command_that_there_is_not_would_be_noticed() -> None:
-    for wrong in ("quary cat.jpg", "query cat.jpg --bugdet M -i x", "index bild photos/"):
-        with pytest.raises(Exception, match=r"No such (command|option)"):
-            parse(shlex.split(wrong))
-
-
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run_in_the_order_of_the_page(
-    page: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for year in ("2024", "2025"):
-        folder = world / year / year
-        folder.mkdir(parents=True)
-        picture("red", int(year)).save(folder / "a.png")
-        run(["index", "build", year, "-m", "CHECKPOINT", "-o", f"{year}.index"], monkeypatch, capsys)
-    for command in commands(page):
-        if reason_not_to_run(command) is None:
-            run(arguments_of(command), monkeypatch, capsys)
+def test_extras_named_in_pages_and_hints_are_those_of_the_project() -> None:
+    code = [
+        path
+        for package in ("matvit", "retrieval", "indexes", "cli")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    texts = {path: path.read_text(encoding="utf-8") for path in (*PAGES, *code)}
+    named = {extra for text in texts.values() for group in EXTRAS.findall(text) for extra in group.split(",")}
+    assert {"heic", "demo", "cpu", "notebooks"} <= named <= extras()
+    # There is no package of that name to install yet, or it is another.
+    assert [path for path, text in texts.items() if "matvit[" in text] == []
 
 
 def test_files_that_the_architecture_names_are_there() -> None:
@@ -121,3 +71,14 @@ def test_files_that_the_architecture_names_are_there() -> None:
     named = set(re.findall(r"`((?:matvit|retrieval|indexes|cli)/[\w/.]*)`", text))
     assert len(named) > 30
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_files_that_the_readme_links_to_are_there() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text(encoding="utf-8"))
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_loader_that_is_tested_is_the_one_that_is_printed() -> None:
+    code = LOADER.read_text(encoding="utf-8").split('"""', 2)[2].strip()
+    assert code in (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

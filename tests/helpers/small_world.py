@@ -76,6 +76,14 @@ def random_matvit(seed: int, **arguments: Any) -> matvit.MatViT:
     return model
 
 
+def random_plain(seed: int) -> torch.nn.Module:
+    """A Vision Transformer of that shape, of which nothing says that it was trained nested."""
+    torch.manual_seed(seed)
+    shape = {"img_size": SIDE, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 5}
+    overlay = {"input_size": (3, SIDE, SIDE)}
+    return timm.create_model("vit_tiny_patch16_224", pretrained_cfg_overlay=overlay, **shape).eval()
+
+
 def files_of(folder: Path) -> list[Path]:
     """Every file of a folder, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
