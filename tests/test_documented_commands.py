@@ -21,6 +21,7 @@ from cli.main import app, main
 FROM_THE_NETWORK = "downloads what .ci/run installs"
 FOR_DAYS = "trains on ImageNet for days, on many GPUs"
 IN_JUPYTER = "opens Jupyter or takes minutes: see tests/notebooks"
+SPLITS, CLASSES = ("train", "test"), ("cat", "dog")
 NOT_RUN = {
     "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": FROM_THE_NETWORK,
     'pip install -e ".[cpu,demo]"': FROM_THE_NETWORK,
@@ -92,9 +93,14 @@ def save(path: Path, number: int) -> None:
 @pytest.fixture
 def world(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which everything that the pages speak of is there, but what their commands make."""
-    for folder in ("cat", "dog", "test/cat", "test/dog", "blurred", "2019"):
-        for number in range(12):
-            save(tmp_path / "photos" / folder / f"{number}.png", 100 * len(folder) + number)
+    for folder in (
+        "photos/cat",
+        "photos/blurred",
+        "photos/2019",
+        *(f"shop/{s}/{c}" for s in SPLITS for c in CLASSES),
+    ):
+        for number in range(24):
+            save(tmp_path / folder / f"{number}.png", 100 * len(folder) + number)
     for name in ("cat.jpg", "dog.jpg", "photos/2019/cat.jpg", "2024/a.png", "2025/a.png"):
         save(tmp_path / name, sum(map(ord, name)))
     for split in ("train", "val"):
@@ -135,8 +141,10 @@ def prepare(page: Path, lines: Iterable[str], run: Callable) -> None:
         Path("recipe.toml").write_text(recipe)
     code = "\n".join(lines)
     for index in dict.fromkeys(re.findall(r"\w+\.index", code)):
-        images = Path(index).stem
-        if f"-o {index}" not in code and Path(images).is_dir():
+        images = Path(index).with_suffix("")
+        if f"-o {index}" not in code and images.is_dir():
+            labelled = (images / "train").is_dir()
+            images = f"{images}/train --labels folders" if labelled else images
             run(f"matvit index build {images} -m CHECKPOINT -o {index}")
 
 

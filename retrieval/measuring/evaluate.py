@@ -79,7 +79,10 @@ def evaluate(
         queries = open_source(queries, labels=True)
     index, encoder = searcher.index, searcher.encoder
     if not index.manifest.classes:
-        raise EvaluationError("no image of the corpus has a label: use one subfolder a class, or .cls files")
+        raise EvaluationError(
+            "no image of the corpus has a label: build it with --labels folders of one subfolder a class, or "
+            "of shards with .cls files"
+        )
     submodels = _submodels(searcher, budgets)
     total = None if queries.size is None else queries.size + same_encoder * len(index)
     count = Count(progress, "images embedded", total)

@@ -229,7 +229,11 @@ def test_what_has_no_label_or_cannot_be_read_is_counted(
     seen: list[tuple[str, int, int | None]] = []
     curve = searcher.encoder.space.curve
     result = evaluate(
-        searcher, open_source(folder), curve, progress=lambda *step: seen.append(step), batch_size=4
+        searcher,
+        open_source(folder, labels=True),
+        curve,
+        progress=lambda *step: seen.append(step),
+        batch_size=4,
     )
     expected = evaluate(searcher, open_source(queries), curve)
     assert [p["adaptive_1nn"] for p in result.points] == [p["adaptive_1nn"] for p in expected.points]
@@ -304,7 +308,7 @@ def test_queries_that_cannot_be_right_are_an_error(searcher: Searcher, queries: 
         evaluate(searcher, open_source(tmp_path / "flat"), [searcher.encoder.space.full])
     shutil.copytree(queries / "red", tmp_path / "other" / "mauve")
     with pytest.raises(EvaluationError, match=r"labels \(mauve.* of another image of the corpus"):
-        evaluate(searcher, open_source(tmp_path / "other"), [searcher.encoder.space.full])
+        evaluate(searcher, open_source(tmp_path / "other", labels=True), [searcher.encoder.space.full])
 
 
 def test_a_corpus_that_has_moved_cannot_be_embedded_again(

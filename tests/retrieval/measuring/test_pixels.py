@@ -59,7 +59,7 @@ def test_unreadable_images_are_left_out_and_black_ones_are_not(tmp_path: Path) -
     asked = folder_of(tmp_path / "asked", picture("red", 1), Image.new("L", (16, 16)))
     for place in (known, asked):
         (place / "red" / "broken.png").write_text("no image")
-    floors = raw_pixel_1nn(open_source(known), open_source(asked))
+    floors = raw_pixel_1nn(open_source(known, labels=True), open_source(asked, labels=True))
     assert {name: (share.count, share.total) for name, share in floors.items()} == {
         "euclidean": (2, 2),
         "cosine": (2, 2),
