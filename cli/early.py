@@ -12,16 +12,30 @@ from matvit.errors import UnknownModelError
 _CONFIG = "config.json"
 
 
-def check_model(model: str | None) -> None:
-    """Refuse a directory that holds no model. What may be a name is left to timm, which has to be loaded.
+def check_model(model: str | None, *, weights: bool = True) -> None:
+    """Refuse a directory that holds no model, and a known one that is neither here nor to be had.
+
+    What may be another name is left to timm, which has to be loaded.
+
+    Args:
+        model: As it was asked for.
+        weights: Whether they are needed.
 
     Raises:
         UnknownModelError: It is such a directory, or one that is not there.
+        CheckpointError: It would have to be downloaded, and the hub is not reached.
     """
     from matvit.files.atomic import restore
+    from matvit.weights.known_models import known_model
 
     if model is None or model.startswith("hf-hub:"):
         return
+    known = known_model(model)
+    if known and known.repository and weights:
+        from matvit.weights.hub import cached, check_reached
+
+        if cached(known.repository, "model.safetensors") is None:
+            check_reached(model)
     directory = Path(model.removeprefix("local-dir:"))
     restore(directory)
     if directory.is_dir() and not (directory / _CONFIG).is_file():

@@ -9,6 +9,7 @@ from cli import options
 from cli.early import check_images, check_index, check_model
 from cli.output import command_line, print_json, say
 from cli.progress import progress
+from matvit.weights.known_models import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from indexes import Manifest
     from retrieval.upkeep.add import Added
 
-Model = Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, show_default=False)]
-Output = Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, envvar=options.MODEL_VARIABLE)]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="The new index directory. Default: NAME.index here, for the folder NAME."
+    ),
+]
 _WHICH_LABELS = {
     True: "labels are the names of their top-level folders; --labels none leaves them out",
     False: "they have no labels; --labels folders takes the names of their top-level folders",
@@ -26,8 +32,8 @@ _WHICH_LABELS = {
 
 def build(
     images: options.Images,
-    model: Model,
-    out: Output,
+    model: Model = DEFAULT,
+    output: Output = None,
     key_prefix: options.KeyPrefix = None,
     exclude: options.Exclude = None,
     labels: options.Labels = options.LabelsFrom.AUTO,
@@ -52,7 +58,9 @@ def build(
     An interrupted build goes on where it stopped when the same command is run again. Under torchrun,
     processes share the parts.
 
-    Example: matvit index build photos/ -m runs/x/checkpoint -o photos.index
+    Example: matvit index build photos/
+
+    Example: matvit index build photos/ -m runs/x/checkpoint -o photos.index --exclude 'drafts/'
 
     Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
     """
@@ -61,6 +69,7 @@ def build(
     from retrieval.sources.open_images import open_source
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
+    out = output or _named_after(images)
     Staging(out).check_place()
     check_model(model)
     source = open_source(images, excludes=exclude or (), labels=labels.wanted)
@@ -70,6 +79,8 @@ def build(
     from retrieval.upkeep.embed import build_index
 
     with joined(device) as (processes, torch_device), progress(shown=processes.is_first) as bar:
+        if processes.is_first:
+            _introduce(model)
         encoder = Encoder.open(model, device=str(torch_device), dtype=dtype, progress=bar)
         built = build_index(
             source,
@@ -177,6 +188,24 @@ def add(
             kept_out=added.kept_out,
             restored=added.restored,
         )
+
+
+def _named_after(images: str) -> Path:
+    """Where the index of a source goes that nobody named."""
+    name = Path(images).absolute().name.removesuffix(".index")
+    if not Path(images).exists() or not name:
+        raise typer.BadParameter("say with -o where the index goes")
+    return Path(f"{Path(name).stem if Path(images).is_file() else name}.index")
+
+
+def _introduce(model: str) -> None:
+    """Say what will embed the images, and what of it is downloaded first."""
+    from matvit.weights.known_models import known_model
+    from matvit.weights.model_names import is_here
+
+    if known := known_model(model):
+        first = "" if is_here(model) else f"; {known.megabytes} MB are downloaded first"
+        say(f"{known}{first} (`matvit models` lists others)")
 
 
 def _tell_failures(index: Path, failures: "Sequence[tuple[str, str]]") -> None:

@@ -18,6 +18,7 @@ from cli import (
     elasticize,
     evaluate,
     index,
+    models,
     notebook,
     plan,
     query,
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("elasticize")(elasticize.elasticize)
+app.command("models")(models.models)
 app.command("plan")(plan.plan)
 app.command("query")(query.query)
 app.command("evaluate")(evaluate.evaluate)

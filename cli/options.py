@@ -12,11 +12,13 @@ from retrieval.sources.all_sources import images_help
 if TYPE_CHECKING:
     from indexes.faiss_kinds.options import KindOptions
 
+MODEL_VARIABLE = "MATVIT_MODEL"
 IMAGES_HELP = images_help()
 
 MODEL_HELP = (
-    "Checkpoint directory; timm name (pretrained weights), such as vit_base_patch14_dinov2.lvd142m; "
-    "hf-hub: id; or matvit-b16-in1k or matvit-l16-in21k-in1k, the published MatViTs."
+    "Checkpoint directory; timm name (pretrained weights), such as vit_base_patch14_dinov2.lvd142m, with "
+    "@224px for images of that size; hf-hub: id; or matvit-b16-in1k or matvit-l16-in21k-in1k, the published "
+    "MatViTs. `matvit models` lists some."
 )
 
 

@@ -86,7 +86,7 @@ def plan(
         model = model_of(index)
     elif model is None:
         raise typer.BadParameter("say which MODEL, or --index")
-    check_model(model)
+    check_model(model, weights=False)
 
     from matvit.submodels.budget import is_time
     from retrieval.measuring.plan import plan as run

@@ -43,7 +43,7 @@ NOT_RUN = {
 }
 INSTEAD = {
     # of what would be downloaded, a tiny encoder that was trained nested, or was not;
-    "vit_small_patch14_dinov2.lvd142m": "PLAIN",
+    "matvit elasticize vit_small_patch14_reg4_dinov2.lvd142m@224px": "matvit elasticize PLAIN",
     "vit_base_patch14_dinov2.lvd142m": "PLAIN",
     "matvit-l16-in21k-in1k": "CHECKPOINT",
     'openai", pretrained=True': 'openai", pretrained=False',
@@ -112,6 +112,7 @@ def world(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> 
     matvit.save(matvit.elastic(random_plain(0)), tmp_path / "PLAIN")
     (tmp_path / "paths.txt").write_text("cat.jpg\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MATVIT_MODEL", str(tmp_path / "PLAIN"))
     monkeypatch.setenv("MATVIT_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
@@ -142,7 +143,8 @@ def prepare(page: Path, lines: Iterable[str], run: Callable) -> None:
     code = "\n".join(lines)
     for index in dict.fromkeys(re.findall(r"\w+\.index", code)):
         images = Path(index).with_suffix("")
-        if f"-o {index}" not in code and images.is_dir():
+        is_made = f"-o {index}" in code or f"index build {images}/\n" in code
+        if images.is_dir() and not is_made:
             labelled = (images / "train").is_dir()
             images = f"{images}/train --labels folders" if labelled else images
             run(f"matvit index build {images} -m CHECKPOINT -o {index}")

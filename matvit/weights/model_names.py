@@ -1,6 +1,7 @@
 """What a model may be called wherever one is asked for: a directory, or a name that timm knows."""
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
@@ -31,7 +32,8 @@ def load(model: str | Path, *, weights: bool = True, progress: Progress = silent
         model: A directory in timm's hub layout, with or without timm's ``local-dir:`` before it; a timm
             name, whose pretrained weights are downloaded; an ``hf-hub:`` id; one of
             `matvit.weights.published.PUBLISHED`; or the bare name of an architecture such as
-            ``matvit_base_patch16_224``.
+            ``matvit_base_patch16_224``. A name of timm or of the hub may end in the size of the images that
+            the full encoder is to read, as ``NAME@224px``: its positions are resampled once.
         weights: Refuse names without weights. False gives a model on torch's meta device, enough for costs.
         progress: Told of the bytes of a published checkpoint that are downloaded and read.
 
@@ -50,7 +52,7 @@ def load(model: str | Path, *, weights: bool = True, progress: Progress = silent
         return checkpoint.load(published.checkpoint_of(name, progress=progress), weights=weights)
     if name in default_cfgs and weights:
         raise UnknownModelError(f"{name} has no published weights: give the directory of a trained model")
-    if not name.startswith("hf-hub:") and not timm.is_model(name):
+    if not name.startswith("hf-hub:") and not timm.is_model(sized(name)[0]):
         names = ", ".join(published.PUBLISHED)
         raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
     here = is_here(name)
@@ -58,8 +60,17 @@ def load(model: str | Path, *, weights: bool = True, progress: Progress = silent
         return _by_name(name, weights=weights, here=here)
 
 
-def _by_name(name: str, *, weights: bool, here: bool) -> Elastic:
+def sized(name: str) -> tuple[str, int | None]:
+    """A name without the image size at its end, and that size in pixels, if there is one."""
+    found = re.fullmatch(r"(.+)@([1-9][0-9]{0,4})px", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def _by_name(called: str, *, weights: bool, here: bool) -> Elastic:
     """An encoder of timm's, or of the hub, which is asked for what is not here: see `load`."""
+    name, image_size = sized(called)
+    size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    overlay: dict[str, Any] = {} if image_size is None else {"input_size": (3, image_size, image_size)}
     try:
         if name.startswith("hf-hub:"):
             if _config_of(name) is None:
@@ -69,11 +80,17 @@ def _by_name(name: str, *, weights: bool, here: bool) -> Elastic:
             check_arguments(arguments or {})
         with torch.device("meta"):
             encoder = elastic(plain_model(name))  # What does not nest shows before anything is downloaded.
+            if image_size is not None:
+                _check_size(image_size, encoder)
         if weights:
             source = _safetensors(encoder.pretrained_cfg)
             if source and not here:
                 hub.check_reached(name)
-            encoder = elastic(plain_model(name, pretrained=True, pretrained_cfg_overlay=source))
+            arguments = {"pretrained": True, "pretrained_cfg_overlay": overlay | source, **size}
+            encoder = elastic(plain_model(name, **arguments))
+        elif image_size is not None:
+            with torch.device("meta"):
+                encoder = elastic(plain_model(name, pretrained_cfg_overlay=overlay, **size))
         encoder.nested = _says_nested(name)
         return encoder.eval()
     except OSError as error:
@@ -83,7 +100,13 @@ def _by_name(name: str, *, weights: bool, here: bool) -> Elastic:
     except SafetensorError as error:
         raise CheckpointError(f"the weights of {name} are damaged: {error}") from error
     except (NonsenseError, UnknownModelError, SubmodelError) as error:
-        raise UnknownModelError(f"{name}: {error}") from error
+        raise UnknownModelError(f"{called}: {error}") from error
+
+
+def _check_size(pixels: int, encoder: Elastic) -> None:
+    patch, _ = encoder.patch_embed.patch_size
+    if pixels % patch:
+        raise UnknownModelError(f"{pixels} px is no multiple of its patch of {patch} px")
 
 
 def _says_nested(name: str) -> bool:
@@ -124,6 +147,7 @@ def is_here(name: str) -> bool:
         return True
     if name in published.PUBLISHED:
         return published.is_cached(name)
+    name = sized(name)[0]
     if name.startswith("hf-hub:"):
         config = _config_of(name)
         return config is not None and any(config.parent.rglob("*.safetensors"))
