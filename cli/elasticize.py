@@ -8,7 +8,7 @@ import typer
 from cli import options
 from cli.alone import alone_at_output
 from cli.early import check_images, check_model
-from cli.output import command_line, percent, print_json, print_table, say, say_failures, si
+from cli.output import command_line, percent, print_json, print_table, say, say_failures, si, two_digits
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _columns(point: "Point") -> dict[str, object]:
         "of XL": percent(point.share_of_full),
     }
     if point.ms is not None:
-        row["ms"] = f"{point.ms:.3g}"
+        row["ms"] = two_digits(point.ms)
     value = {name: measure.value for name, measure in point.measures.items()}
     row |= {
         "cosine to XL": f"{value['cosine']:.4f}",

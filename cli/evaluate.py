@@ -9,7 +9,7 @@ import typer
 from cli import options
 from cli.alone import alone_in_output
 from cli.early import check_index, check_model
-from cli.output import command_line, percent, print_json, print_table, say, say_failures, si
+from cli.output import command_line, percent, print_json, print_table, say, say_failures, si, two_digits
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _columns(point: "Point") -> dict[str, object]:
         "adaptive 1-NN %": str(point["adaptive_1nn"]),
     }
     if point.ms is not None:
-        row["ms"] = f"{point.ms:.3g}"
+        row["ms"] = two_digits(point.ms)
     if "same_encoder_1nn" in point.measures:
         row["same encoder 1-NN %"] = str(point["same_encoder_1nn"])
     for name, (title, text) in _SHOWN.items():

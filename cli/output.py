@@ -7,9 +7,15 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from math import floor, log10
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -99,20 +105,57 @@ def print_path(path: str, end: bytes) -> None:
         sys.stdout.flush()
 
 
+@dataclass(frozen=True)
+class Ends:
+    """A cell of a table: text of which a terminal that is too narrow for it shows both ends.
+
+    Attributes:
+        text: The text.
+        link: URI of what a terminal opens for it.
+    """
+
+    text: str
+    link: str | None = None
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = cell_len(printable(self.text))
+        return Measurement(min(width, 12), width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text, width = printable(self.text), options.max_width
+        if cell_len(text) > width:
+            beginning = (width - 1) // 3  # for the end tells more of a path
+            tail = set_cell_size(text[::-1], width - 1 - beginning)[::-1]
+            text = f"{set_cell_size(text, beginning)}…{tail}"
+        yield Text(text, Style(link=self.link), no_wrap=True)
+
+
+def from_here(path: str) -> str:
+    """A path as one would type it: relative where it lies in the working directory."""
+    return path.removeprefix(f"{str(Path.cwd()).rstrip('/')}/")
+
+
 def print_table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> None:
     """Print rows under the keys of the first one."""
     table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(printable(name), overflow="fold")
+    for name, value in rows[0].items():
+        justify: Literal["right", "left"] = "right" if isinstance(value, int) else "left"
+        table.add_column(printable(name), overflow="fold", justify=justify)
     for row in rows:
-        cells = (row.get(name) for name in rows[0])
-        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
-    # Where stdout is no terminal, each row stays on a line of its own, however long.
-    console = console_on(width=None if sys.stdout.isatty() else 100_000)
+        table.add_row(*(_cell(row.get(name)) for name in rows[0]))
+    # Where stdout is no terminal, each row stays on a line of its own, however long, and nothing is a link.
+    is_terminal = sys.stdout.isatty()
+    console = console_on(force_terminal=is_terminal, width=None if is_terminal else 100_000)
     with to_stdout():
         if title:
             console.print(Text(printable(title)), soft_wrap=True)
         console.print(table)
+
+
+def _cell(value: object) -> Text | Ends:
+    if isinstance(value, Ends):
+        return value
+    return Text("" if value is None else printable(str(value)))
 
 
 def percent(share: float) -> str:
@@ -126,3 +169,9 @@ def si(number: float) -> str:
         if number >= scale:
             return f"{number / scale:.4g}{prefix}"
     return f"{number:.4g}"
+
+
+def two_digits(measured: float) -> str:
+    """A measured time with the two significant digits that hold when it is measured again: 0.43, 7.1, 150."""
+    rounded = float(f"{measured:.1e}")
+    return f"{rounded:.{max(0, 1 - floor(log10(rounded)))}f}" if rounded > 0 else "0"

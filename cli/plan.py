@@ -1,6 +1,5 @@
 """`matvit plan`: every budget of a model, what it costs, and how long it takes here."""
 
-from math import floor, log10
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 
 from cli import options
 from cli.early import check_index, check_model
-from cli.output import percent, print_json, print_table, say, si
+from cli.output import percent, print_json, print_table, say, si, two_digits
 from cli.progress import progress
 
 
@@ -153,12 +152,8 @@ def _columns(record: dict[str, Any], batch_size: int) -> dict[str, object]:
         mark = "" if record["measured"] else "~"
         spread = f" ±{record['iqr_ms'] / record['ms']:.0%}" if record["measured"] else ""
         columns |= {
-            "ms": mark + _three_digits(record["ms"]) + spread,
+            "ms": mark + two_digits(record["ms"]) + spread,
             "ms of XL": mark + percent(record["ms_share_of_xl"]),
-            "images/s": mark + _three_digits(1000 * batch_size / record["ms"]),
+            "images/s": mark + two_digits(1000 * batch_size / record["ms"]),
         }
     return columns
-
-
-def _three_digits(number: float) -> str:
-    return f"{number:.{max(0, 2 - floor(log10(number)))}f}"

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ import typer
 
 from cli import options
 from cli.early import check_index, check_model
-from cli.output import print_json, print_path, print_table, say, si
+from cli.output import Ends, from_here, print_json, print_path, print_table, say, si
 from cli.progress import progress
+from cli.viewer import show_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +63,12 @@ def query(
         Path | None,
         typer.Option(help="Also draw queries and results into this .png or .html.", show_default=False),
     ] = None,
+    open_: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Open the sheet with the system's viewer; without --sheet, a page made for that."
+        ),
+    ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     engine: Annotated[
@@ -98,8 +106,8 @@ def query(
     """
     images = images or []
     stream = images == ["-"]
-    if "-" in images and (len(images) > 1 or sheet):
-        raise typer.BadParameter("- stands alone, and without --sheet")
+    if "-" in images and (len(images) > 1 or sheet or open_):
+        raise typer.BadParameter("- stands alone, and without --sheet or --open")
     how_shown = "json" if json else "paths" if paths else "json" if stream else "table"
     if null and how_shown != "paths" and not stream:
         raise typer.BadParameter("-0 is for paths: of results, with --paths, or on stdin, with -")
@@ -107,8 +115,8 @@ def query(
         raise typer.BadParameter("say what to look for: images, --key or --vectors")
     if sheet and sheet.suffix.lower() not in SHEETS:
         raise typer.BadParameter(f"--sheet {sheet}: draws {', '.join(SHEETS)} files")
-    if sheet and not (images or key):
-        raise typer.BadParameter("--sheet draws images and rows, which --vectors are not")
+    if (sheet or open_) and not (images or key):
+        raise typer.BadParameter("--sheet and --open show images and rows, which --vectors are not")
     check_index(index, where)
     check_model(model)
     if sheet:
@@ -148,8 +156,8 @@ def query(
     for row_key in key or []:
         hits = searcher.query_key(row_key, **limits)
         show(row_key, hits)
-        if sheet and len(drawn) < SHEET_ROWS:
-            drawn.append((row_key, searcher.hit(row_key), hits))
+        if (sheet or open_) and len(drawn) < SHEET_ROWS:
+            drawn.append(("query", searcher.hit(row_key), hits))
     if embeddings is not None:
         try:
             found = searcher.query_vectors(embeddings, **limits)
@@ -169,13 +177,16 @@ def query(
             tell_failure(path, str(error))
             continue
         show(path, hits)
-        if sheet and len(drawn) < SHEET_ROWS:
-            drawn.append((Path(path).name, path, hits))
-    if sheet and drawn:
+        if (sheet or open_) and len(drawn) < SHEET_ROWS:
+            drawn.append((f"query, by {hits.submodel}", path, hits))
+    if drawn:
         from retrieval.showing.contact_sheet import contact_sheet
 
+        sheet = sheet or Path(tempfile.mkdtemp(prefix="matvit-query-")) / "sheet.html"
         contact_sheet(sheet, drawn)
         say(f"contact sheet of the first {len(drawn)} queries: {sheet}")
+        if open_:
+            show_file(sheet)
     if failed:
         raise typer.Exit(1)
 
@@ -243,9 +254,16 @@ def _show(query: str, hits: "Hits", form: str, end: bytes) -> None:
 
 def show_hits(query: str, hits: "Hits", limit: int | None = None) -> None:
     """Print what a query found, and which submodel answered at what cost."""
+    shown = hits.hits[:limit]
+    labels = any(hit.label is not None for hit in shown)
     rows = [
-        {"key": hit.key, "score": f"{hit.score:.4f}", "label": hit.label, "path": hit.path}
-        for hit in hits.hits[:limit]
+        {
+            "": rank,
+            "score": f"{hit.score:.3f}",
+            **({"label": Ends(hit.label or "")} if labels else {}),
+            "path": Ends(from_here(hit.location), hit.file.as_uri() if hit.file else None),
+        }
+        for rank, hit in enumerate(shown, start=1)
     ]
     encoded = f"{hits.submodel}, {si(hits.macs)} MACs; " if hits.submodel else ""
     title = f"{query}: {encoded}{hits.searched}"

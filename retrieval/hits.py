@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from matvit.submodels.cost import Cost
@@ -24,6 +25,12 @@ class Hit:
     score: float
     label: str | None
     path: str
+
+    @property
+    def file(self) -> Path | None:
+        """The file that is this image; None where it lies with others in one."""
+        kind = kind_holding(self.path)
+        return None if kind.own_key(self.path, self.key) else Path(self.path)
 
     @property
     def location(self) -> str:

@@ -32,6 +32,7 @@ def test_holds_code_recipes_weights_notebooks_and_no_tests(unpacked: Path) -> No
     top = {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {*PACKAGES, NOTEBOOKS}
     wanted = ["matvit/training/recipes/digits.toml", "matvit/checkpoints/digits/model.safetensors"]
+    wanted += ["retrieval/showing/web_page.html.jinja"]
     wanted += [f"{package}/py.typed" for package in PACKAGES]
     wanted += [f"{NOTEBOOKS}/{path.name}" for path in (ROOT / NOTEBOOKS).glob("[0-9]*")]
     assert [name for name in wanted if not (unpacked / name).is_file()] == []

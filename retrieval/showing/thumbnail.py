@@ -10,7 +10,8 @@ from retrieval.sources.decode import decode
 from retrieval.sources.file_bytes import read_regular
 from retrieval.sources.originals import originals
 
-_SIDE = 160
+SIDE = 240
+"""Pixels of the longer side, at most."""
 
 
 def thumbnail(image: str | Path | Hit) -> Image.Image | None:
@@ -24,5 +25,5 @@ def thumbnail(image: str | Path | Hit) -> Image.Image | None:
     except UnreadableImageError:
         return None
     if small:
-        small.thumbnail((_SIDE, _SIDE))
+        small.thumbnail((SIDE, SIDE))
     return small or None

@@ -45,9 +45,37 @@ def test_results_say_who_answered_at_what_cost(matvit: Callable, index: Path, co
         assert f"{file}: M, 433.4 k MACs" in done.out
     best = matvit("query", files[0], "-i", index, "-k", "1").out.splitlines()
     assert best[0].rstrip() == f"{files[0]}: XL, 752.9 k MACs; Flat"
-    key, score, *rest = best[-1].split()
-    assert (key, rest) == ("blue/00.jpg", ["blue", str(files[0])])
-    assert float(score) == pytest.approx(1, abs=1e-3)
+    assert best[1].split() == ["score", "label", "path"]
+    assert best[2].split() == ["1", "1.000", "blue", str(files[0])]
+
+
+def test_a_row_says_one_path_from_here_and_a_label_where_there_is_one(
+    matvit: Callable,
+    index: Path,
+    checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = files_of(corpus)[0]
+    monkeypatch.chdir(corpus.parent)
+    assert matvit("query", file, "-i", index, "-k", 1).out.splitlines()[2].split()[-1] == str(
+        file.relative_to(corpus.parent)
+    )
+    (tmp_path / "flat").mkdir()
+    shutil.copy(file, tmp_path / "flat" / "photo.jpg")
+    matvit("index", "build", tmp_path / "flat", "-m", checkpoint, "-o", tmp_path / "i")
+    lines = matvit("query", file, "-i", tmp_path / "i").out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["score", "path"],
+        ["1", "1.000", f"{tmp_path}/flat/photo.jpg"],
+    ]
+
+
+def test_no_score_is_above_one(matvit: Callable, index: Path, corpus: Path) -> None:
+    found = lines(matvit("query", corpus, "-i", index, "-k", 1, "--json").out)
+    assert len(found) == 40
+    assert max(record["hits"][0]["score"] for record in found) <= 1
 
 
 def test_json_lines_are_the_library_s_hits(matvit: Callable, index: Path, queries: Path) -> None:
@@ -158,6 +186,8 @@ def test_another_model_is_refused_and_the_needed_one_named(
     [
         (("-", "cat.jpg"), "- stands alone"),
         (("-", "--sheet", "s.png"), "- stands alone"),
+        (("-", "--open"), "- stands alone"),
+        (("--vectors", "v.npy", "--open"), "which --vectors are not"),
         (("cat.jpg", "--sheet", "s.xyz"), "draws .png, .pdf, .svg, .html files"),
     ],
 )
@@ -355,7 +385,7 @@ def test_a_condition_and_a_threshold(matvit: Callable, index: Path, queries: Pat
         (("--threshold", "near"), "--threshold"),
         (("-k", "0"), "-k"),
         (("--key", "nowhere.png"), "has no row with the key 'nowhere.png'"),
-        (("--vectors", "s.npy", "--sheet", "s.html"), "--sheet draws images and rows"),
+        (("--vectors", "s.npy", "--sheet", "s.html"), "--sheet and --open show images and rows"),
         ((), "say what to look for: images, --key or --vectors"),
     ],
 )
@@ -607,6 +637,7 @@ def test_a_page_of_queries_and_rows(
     assert done.err == f"contact sheet of the first 3 queries: {sheet}\n"
     page = sheet.read_text()
     assert (page.count("<section>"), page.count("data:image/png;base64,")) == (3, 15)
+    assert (page.count('class="right"') > 0, "query, by XL" in page) == (True, True)
     assert "red/01.png" in page
 
     monkeypatch.setattr("cli.query.SHEET_ROWS", 2)
@@ -615,6 +646,44 @@ def test_a_page_of_queries_and_rows(
         assert (done.code, len(lines(done.out))) == (0, 3)
         assert done.err == f"contact sheet of the first 2 queries: {sheet}\n"
         assert sheet.read_text().count("<section>") == 2
+
+
+@pytest.mark.parametrize("given", [(), ("--sheet", "mine.png")])
+def test_open_shows_the_sheet(
+    matvit: Callable,
+    index: Path,
+    queries: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", lambda file: opened.append(file) or 0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.chdir(tmp_path)
+    done = matvit("query", files_of(queries)[0], "-i", index, "--open", *given)
+    assert done.code == 0
+    [sheet] = opened
+    assert done.err == f"contact sheet of the first 1 queries: {sheet}\n"
+    assert Path(sheet).stat().st_size > 1000
+    assert given[1:] == (sheet,) or Path(sheet).read_text().startswith("<!doctype html>")
+
+
+def test_open_without_a_screen_names_the_sheet(
+    matvit: Callable, index: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    done = matvit("query", files_of(queries)[0], "-i", index, "--open", "--json")
+    [sheet] = tmp_path.glob("*/sheet.html")
+    assert (done.code, len(lines(done.out))) == (0, 1)
+    assert done.err.splitlines() == [
+        f"contact sheet of the first 1 queries: {sheet}",
+        "there is no screen or viewer here to open it",
+    ]
 
 
 def test_records_say_what_was_searched(

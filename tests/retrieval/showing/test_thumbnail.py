@@ -13,4 +13,4 @@ def test_thumbnails_are_small_and_keep_their_shape(tmp_path: Path) -> None:
     for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Hit("a", 1.0, None, str(tmp_path / "a.png"))):
         small = thumbnail(image)
         assert small is not None
-        assert (small.size, small.getpixel((3, 3))) == ((160, 80), (77, 77, 77))
+        assert (small.size, small.getpixel((3, 3))) == ((240, 120), (77, 77, 77))
