@@ -124,9 +124,10 @@ class Ends:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text, width = printable(self.text), options.max_width
         if cell_len(text) > width:
-            beginning = (width - 1) // 3  # for the end tells more of a path
-            tail = set_cell_size(text[::-1], width - 1 - beginning)[::-1]
-            text = f"{set_cell_size(text, beginning)}…{tail}"
+            gap = "..." if options.ascii_only else "…"
+            beginning = max(0, width - len(gap)) // 3  # for the end tells more of a path
+            end = max(0, width - len(gap) - beginning)
+            text = f"{set_cell_size(text, beginning)}{gap}{set_cell_size(text[::-1], end)[::-1]}"
         yield Text(text, Style(link=self.link), no_wrap=True)
 
 

@@ -1,5 +1,6 @@
 """Shares and means with their uncertainty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
 
@@ -72,6 +73,18 @@ def means_of(values_QM: ArrayLike) -> list[Estimate]:
     return [
         Estimate(mean, (low, high)) for mean, (low, high) in zip(means_M.tolist(), intervals_M2, strict=True)
     ]
+
+
+def means_of_groups(values_QM: ArrayLike, groups: Sequence[str]) -> list[Estimate]:
+    """As `means_of`, where some queries are alike, such as copies of one image: intervals resample groups.
+
+    Args:
+        values_QM: See `means_of`.
+        groups: What each query belongs to; all groups weigh the same.
+    """
+    _, group_Q = np.unique(groups, return_inverse=True)
+    sums_MG = [np.bincount(group_Q, weights=values_Q) for values_Q in np.asarray(values_QM).T]
+    return means_of(np.transpose(sums_MG) / np.bincount(group_Q)[:, None])
 
 
 def percentile(values_Q: NDArray[np.floating], percent: float) -> Estimate:

@@ -73,8 +73,8 @@ MISTAKES = [
     (2, "'fast' is not a budget", "evaluate {images} -i {index} -b S -b fast"),
     (
         2,
-        "matvit query: No such option: --nonsense. Try `matvit query --help`.",
-        "query {query} -i {index} --nonsense",
+        "matvit query: No such option: --qqq. Try `matvit query --help`.",
+        "query {query} -i {index} --qqq",
     ),
     (2, "No such command 'nonsense'", "nonsense"),
     (2, "say what to look for: images, --key or --vectors", "query -i {index}"),

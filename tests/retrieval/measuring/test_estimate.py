@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.stats import binomtest
 
-from retrieval.measuring.estimate import Share, bootstrap_means, mean_of, means_of, percentile
+from retrieval.measuring.estimate import (
+    Share,
+    bootstrap_means,
+    mean_of,
+    means_of,
+    means_of_groups,
+    percentile,
+)
 
 
 @given(total=st.integers(1, 10**6), part=st.floats(0, 1))
@@ -152,3 +159,19 @@ def test_means_of_columns_are_each_column_s_mean() -> None:
 
 def test_a_share_counts_what_is_true() -> None:
     assert Share.of(np.array([True, False, True])) == Share(2, 3)
+
+
+def test_copies_of_a_query_tell_nothing_more() -> None:
+    values_QM = np.random.default_rng(0).random((40, 2)).round(1)
+    groups = [f"g{number:02}" for number in range(40)]
+    copied = means_of_groups(np.repeat(values_QM, 8, axis=0), np.repeat(groups, 8).tolist())
+    for copy, own in zip(copied, means_of(values_QM), strict=True):
+        assert copy.value == pytest.approx(own.value)
+        assert copy.interval == pytest.approx(own.interval)
+    together = means_of(np.repeat(values_QM, 8, axis=0))[0].interval
+    assert together[1] - together[0] < 0.5 * (copied[0].interval[1] - copied[0].interval[0])
+
+
+def test_groups_weigh_the_same_in_any_order() -> None:
+    [mean] = means_of_groups([[1.0], [0.0], [0.0], [1.0]], ["b", "a", "b", "b"])
+    assert mean.value == pytest.approx((0 + 2 / 3) / 2)

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small_world import files_of
 
-from retrieval.sources.digits import write_digits
+from retrieval.sources.digits import write_digits, write_off_centre
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,22 @@ def test_every_call_writes_the_same_files(folders: tuple[Path, Path], tmp_path: 
         assert {file.relative_to(first): file.read_bytes() for file in files_of(first)} == {
             file.relative_to(second): file.read_bytes() for file in files_of(second)
         }
+
+
+def test_off_centre_each_digit_is_moved_by_a_pixel_in_eight_directions(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    for file in files_of(folders[1])[::60]:
+        (few / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (few / file.parent.name / file.name).write_bytes(file.read_bytes())
+    moved = write_off_centre(few, tmp_path / "moved")
+    assert len(files_of(moved)) == 8 * len(files_of(few)) == 48
+    for file in files_of(few):
+        framed = np.pad(np.asarray(Image.open(file)), 1)
+        for name, (down, right) in {"n": (-1, 0), "se": (1, 1), "w": (0, -1)}.items():
+            copy = np.asarray(Image.open(moved / file.parent.name / f"{file.stem}-{name}.png"))
+            np.testing.assert_array_equal(copy, framed[1 - down : 9 - down, 1 - right : 9 - right])
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
