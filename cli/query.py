@@ -252,10 +252,9 @@ def _show(query: str, hits: "Hits", form: str, end: bytes) -> None:
         show_hits(query, hits)
 
 
-def show_hits(query: str, hits: "Hits", limit: int | None = None) -> None:
+def show_hits(query: str, hits: "Hits") -> None:
     """Print what a query found, and which submodel answered at what cost."""
-    shown = hits.hits[:limit]
-    labels = any(hit.label is not None for hit in shown)
+    labels = any(hit.label is not None for hit in hits)
     rows = [
         {
             "": rank,
@@ -263,7 +262,7 @@ def show_hits(query: str, hits: "Hits", limit: int | None = None) -> None:
             **({"label": Ends(hit.label or "")} if labels else {}),
             "path": Ends(from_here(hit.location), hit.file.as_uri() if hit.file else None),
         }
-        for rank, hit in enumerate(shown, start=1)
+        for rank, hit in enumerate(hits, start=1)
     ]
     encoded = f"{hits.submodel}, {si(hits.macs)} MACs; " if hits.submodel else ""
     title = f"{query}: {encoded}{hits.searched}"
