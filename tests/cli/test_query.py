@@ -744,8 +744,12 @@ def test_a_published_model_that_an_index_needs_is_fetched_in_sight_once_agreed_t
     done = matvit("query", file, "-i", out, "-m", PUBLISHED, "-k", "1", "--json")
     assert done.code == 0, done.err
     assert lines(done.out)[0]["hits"][0]["path"] == str(file)
-    for err in (built.err, done.err):
-        assert [line.split(",")[0] for line in err.splitlines()[:2]] == bars
+    introduced, *told = built.err.splitlines()
+    assert introduced.startswith(
+        f"{PUBLISHED}: 85.8 M parameters, 16.35 GMACs an image, apache-2.0; 1000 MB are"
+    )
+    for shown in (told, done.err.splitlines()):
+        assert [line.split(",")[0] for line in shown[:2]] == bars
     assert len(fetched) == 2
     assert matvit("query", file, "-i", out).err == ""
 
