@@ -15,17 +15,17 @@ from retrieval.sources.decode import opened
 from retrieval.sources.sample import printable
 
 COLUMNS = ("width", "height", "date", "camera", "latitude", "longitude")
-"""What an index keeps of every image file, where it is known."""
+"""What an index keeps of every image file; null where it is not known."""
 
 _TURNED = (5, 6, 7, 8)  # Orientations that exchange width and height.
 
 
-def photo_columns(data: bytes) -> dict[str, str]:
-    """The columns of an encoded image that can be told from its header: no pixel is decoded.
+def photo_columns(data: bytes) -> dict[str, str | None]:
+    """What the header of an encoded image says for each of `COLUMNS`: no pixel is decoded.
 
     Width and height are in pixels, upright; the date, of the camera's clock, is as 2019-07-14T12:33:00;
-    latitude and longitude are in degrees, north and east positive. What is missing or is nonsense is left
-    out, and of what is no image there is nothing.
+    latitude and longitude are in degrees, north and east positive. What is missing or is nonsense is None,
+    and so is all of what is no image.
     """
     try:
         with opened(data) as image:
@@ -33,18 +33,18 @@ def photo_columns(data: bytes) -> dict[str, str]:
             shot, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
             width, height = image.size
     except UnreadableImageError:
-        return {}
+        return dict.fromkeys(COLUMNS)
     if exif.get(ExifTags.Base.Orientation) in _TURNED:
         width, height = height, width
-    found = {
-        "width": str(width),
-        "height": str(height),
-        "date": _date(shot.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)),
-        "camera": _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model)),
-        "latitude": _degrees(place, ExifTags.GPS.GPSLatitude, 90),
-        "longitude": _degrees(place, ExifTags.GPS.GPSLongitude, 180),
-    }
-    return {name: value for name, value in found.items() if value}
+    values = (
+        str(width),
+        str(height),
+        _date(shot.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)),
+        _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model)),
+        _degrees(place, ExifTags.GPS.GPSLatitude, 90),
+        _degrees(place, ExifTags.GPS.GPSLongitude, 180),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _date(value: Any) -> str | None:
@@ -59,7 +59,8 @@ def _camera(make: Any, model: Any) -> str | None:
     """``Canon EOS 5D``: many models begin with their maker's name, and many strings are padded."""
     make, model = (printable(str(text or "").replace("\0", " ").strip()) for text in (make, model))
     brand = make.split(" ")[0]
-    return model if model.lower().startswith(brand.lower()) else f"{make} {model}".strip()
+    name = model if model.lower().startswith(brand.lower()) else f"{make} {model}".strip()
+    return name or None
 
 
 def _degrees(place: Mapping[int, Any], tag: int, most: int) -> str | None:

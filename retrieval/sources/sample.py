@@ -31,7 +31,7 @@ class Sample:
     key: str
     path: str
     label: str | None
-    extra: Mapping[str, str]
+    extra: Mapping[str, str | None]
     data: bytes
     state: str = field(default="", compare=False)
     is_file: bool = field(default=False, compare=False)

@@ -53,7 +53,8 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
         "not readable": 1,
         "exact duplicates": 2,
         "classes": 4,  # the blue ones, added from their own folder, have no label
-        "columns": "key, path, label, width, height, content, state, duplicate_of",
+        "columns": "key, path, label, width, height, date, camera, latitude, longitude, content, state, "
+        "duplicate_of",
         "sources": f"{photos}, {corpus}/blue",
         "key prefixes": None,
         "excluded": None,
