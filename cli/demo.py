@@ -230,7 +230,7 @@ def _tell(measured: "Evaluation", budgets: Sequence[_Budget]) -> None:
     say(f"{measured.queries} queries, {digits} digits; 95 % intervals over digits: {name} is {found}")
     times = ", ".join(two_digits(budget.ms_together) for budget in budgets)
     say(f"ms: one query alone, where so small a model mostly waits; {_TOGETHER} at once take {times} each")
-    say("(a ViT-B/16 on a processor answers in half the time with S: see the README)")
+    say("(a ViT-B/16 in bf16 on a processor answers 1.7 times as fast with S: see the README)")
 
 
 def _tell_curve(curve: "Evaluation") -> None:
