@@ -13,10 +13,11 @@ import typer
 
 from cli import options
 from cli.alone import alone_in_output
-from cli.output import Ends, command_line, from_here, percent, print_json, print_table, say, si, two_digits
+from cli.output import Ends, command_line, from_here, percent, print_json, print_table, say, si
 from cli.progress import progress
 from cli.train import show_epochs
 from cli.viewer import show_file
+from matvit.submodels.profile import two_digits
 
 if TYPE_CHECKING:
     from retrieval.encoding.encoder import Encoder

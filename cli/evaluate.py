@@ -9,8 +9,9 @@ import typer
 from cli import options
 from cli.alone import alone_in_output
 from cli.early import check_index, check_model
-from cli.output import command_line, percent, print_json, print_table, say, say_failures, si, two_digits
+from cli.output import command_line, percent, print_json, print_table, say, say_failures, si
 from cli.progress import progress
+from matvit.submodels.profile import two_digits
 
 if TYPE_CHECKING:
     from retrieval.measuring.curve import Point

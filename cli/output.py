@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,9 +169,3 @@ def si(number: float) -> str:
         if number >= scale:
             return f"{number / scale:.4g}{prefix}"
     return f"{number:.4g}"
-
-
-def two_digits(measured: float) -> str:
-    """A measured time with the two significant digits that hold when it is measured again: 0.43, 7.1, 150."""
-    rounded = float(f"{measured:.1e}")
-    return f"{rounded:.{max(0, 1 - floor(log10(rounded)))}f}" if rounded > 0 else "0"

@@ -7,8 +7,9 @@ import typer
 
 from cli import options
 from cli.early import check_index, check_model
-from cli.output import percent, print_json, print_table, say, si, two_digits
+from cli.output import percent, print_json, print_table, say, si
 from cli.progress import progress
+from matvit.submodels.profile import two_digits
 
 
 def plan(

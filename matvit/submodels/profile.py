@@ -8,6 +8,7 @@ straight line in MACs, and say so. `matvit.runtime.latency` measures them.
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import floor, log10
 
 from matvit.submodels.cost import CostModel
 from matvit.submodels.submodel import Submodel, SubmodelSpace
@@ -153,8 +154,14 @@ class Profile:
 
 
 def in_ms(ms: float) -> str:
-    """Milliseconds with three digits."""
-    return f"{ms:.3g} ms" if ms < 100 else f"{ms:.0f} ms"
+    """Milliseconds with their unit: see `two_digits`."""
+    return f"{two_digits(ms)} ms"
+
+
+def two_digits(measured: float) -> str:
+    """A measured time with the two significant digits that hold when it is measured again: 0.43, 7.1, 150."""
+    rounded = float(f"{measured:.1e}")
+    return f"{rounded:.{max(0, 1 - floor(log10(rounded)))}f}" if rounded > 0 else "0"
 
 
 def doubt(timings: Sequence[Timing]) -> str:

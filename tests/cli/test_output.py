@@ -10,7 +10,8 @@ from hostile_names import NAMES, plain
 from rich.cells import cell_len
 
 from cli import output
-from cli.output import Ends, from_here, print_table, two_digits
+from cli.output import Ends, from_here, print_table
+from matvit.submodels.profile import two_digits
 
 
 @pytest.mark.parametrize("name", NAMES)
