@@ -222,6 +222,7 @@ def test_old_times_of_other_submodels_are_no_reason_to_measure_again_and_are_not
     aged(cache, latency.KEPT_DAYS + 1)
     measure(tiny)
     calls.clear()
+    caplog.clear()
     caplog.set_level("INFO")
     measure(tiny)
     assert calls == []
