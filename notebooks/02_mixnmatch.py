@@ -163,7 +163,7 @@ for budget in BUDGETS:
 
 # %% [markdown]
 # A budget that nothing fits is refused, and the message says what the smallest encoder costs. `25ms` is a
-# budget, too, with a profile: `matvit.runtime.latency.measure` times the curve on your machine, once.
+# budget, too, with a profile: `matvit.runtime.latency.measure` times the curve on your machine, once a month.
 
 # %%
 try:
