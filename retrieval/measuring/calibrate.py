@@ -18,7 +18,7 @@ from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
 from retrieval.measuring.estimate import Estimate, mean_of
 from retrieval.measuring.outcomes import Outcomes
-from retrieval.measuring.paired_test import Comparison, choose_in_turn, queries_needed
+from retrieval.measuring.paired_test import Comparison, choose, queries_needed
 from retrieval.searcher import Searcher
 from retrieval.sources.open_images import ImageSource, open_source
 from retrieval.sources.sample import Failure, Sample
@@ -151,7 +151,7 @@ def calibrate(
 
     # So few can promise nothing, whatever they find.
     others = in_turn() if fewest is not None and choosing >= fewest else ()
-    choice = choose_in_turn(outcomes.right[~checks_Q], others, max_drop, alpha=alpha)
+    choice = choose(outcomes.right[~checks_Q], others, max_drop, alpha=alpha)
     column, comparisons = choice.column, choice.comparisons
     chosen, needed = submodels[column], None
     if comparisons and (last := comparisons[-1]).column != column:

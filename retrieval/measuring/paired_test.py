@@ -50,7 +50,7 @@ class Comparison:
     """One submodel held against the full encoder on the same queries.
 
     Attributes:
-        column: Of the submodel in the outcomes compared.
+        column: Of the submodel in order of falling cost; 0 is the full encoder.
         losses: Queries that only the full encoder gets right.
         gains: Queries that only the submodel gets right.
         queries: All of them.
@@ -74,7 +74,7 @@ class Choice:
     """What `choose` settled on.
 
     Attributes:
-        column: Of the chosen submodel; 0 is the full encoder.
+        column: Of the chosen submodel: see `Comparison`.
         comparisons: Every submodel that was tested, dearest first. All passed, save the last where it is not
             the one chosen.
     """
@@ -83,7 +83,13 @@ class Choice:
     comparisons: tuple[Comparison, ...]
 
 
-def choose(correct_QS: NDArray[np.bool_], max_drop: float, *, alpha: float = 0.05) -> Choice:
+def choose(
+    full_Q: NDArray[np.bool_],
+    others: Iterable[NDArray[np.bool_]],
+    max_drop: float,
+    *,
+    alpha: float = 0.05,
+) -> Choice:
     """The last submodel in order of falling cost before the first that cannot be promised.
 
     Submodels are tested one after the other, each at the full level `alpha`, up to the first that fails: a
@@ -93,36 +99,11 @@ def choose(correct_QS: NDArray[np.bool_], max_drop: float, *, alpha: float = 0.0
     `alpha`. The order must not depend on the outcomes; order of cost does not.
 
     Args:
-        correct_QS: Whether each query was answered rightly by each submodel, (Q, S). Column 0 is the full
-            encoder, the others follow in order of falling cost.
+        full_Q: Whether the full encoder answered each query rightly.
+        others: The same of each submodel, in order of falling cost; none is asked for after the first that
+            fails.
         max_drop: The allowed drop in accuracy, above 0 and below 1; half a point is 0.005.
         alpha: The probability allowed for choosing a submodel that truly drops by `max_drop` or more.
-
-    Raises:
-        ValueError: Outcomes that are not boolean or not queries x submodels, or `max_drop` out of range.
-    """
-    _check_drop(max_drop)
-    if correct_QS.dtype != np.bool_ or correct_QS.ndim != 2 or correct_QS.size == 0:
-        raise ValueError(
-            f"outcomes must be boolean, queries x submodels, got {correct_QS.dtype} {correct_QS.shape}"
-        )
-    return choose_in_turn(correct_QS[:, 0], correct_QS.T[1:], max_drop, alpha=alpha)
-
-
-def choose_in_turn(
-    full_Q: NDArray[np.bool_],
-    others: Iterable[NDArray[np.bool_]],
-    max_drop: float,
-    *,
-    alpha: float = 0.05,
-) -> Choice:
-    """As `choose`, of outcomes that are asked for one submodel at a time: none after the first that fails.
-
-    Args:
-        full_Q: Whether the full encoder answered each query rightly.
-        others: The same of each submodel, in order of falling cost.
-        max_drop: See `choose`.
-        alpha: See `choose`.
 
     Raises:
         ValueError: `max_drop` is out of range.

@@ -30,7 +30,7 @@ def test_all_queries_choose_as_their_outcomes_say(searcher: Searcher, queries: P
     curve = searcher.encoder.space.curve
     found = calibrate(searcher, open_source(queries), max_drop=max_drop, held_out=0)
     right = evaluate(searcher, open_source(queries), curve).right
-    choice = choose(right[::-1].T, max_drop)
+    choice = choose(right[-1], right[-2::-1], max_drop)
     assert found.submodel == curve[::-1][choice.column]
     assert [c for _, c in found.comparisons] == list(choice.comparisons)
     assert found.share_of_full == pytest.approx(

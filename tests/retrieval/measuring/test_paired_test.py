@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from retrieval.measuring import paired_test
-from retrieval.measuring.paired_test import choose, p_value, queries_needed
+from retrieval.measuring.paired_test import Choice, choose, p_value, queries_needed
 
 GAMMA = 1e-4
 DROPS = (0.02, 0.05, 0.1, 0.25, 0.5)
@@ -181,7 +181,7 @@ def test_drops_out_of_range(d: float) -> None:
     with pytest.raises(ValueError, match="max_drop must be above 0 and below 1"):
         queries_needed(d)
     with pytest.raises(ValueError, match="max_drop must be above 0 and below 1"):
-        choose(np.ones((4, 1), bool), d)
+        choose(np.ones(4, bool), (), d)
 
 
 def test_other_arguments_out_of_range() -> None:
@@ -206,10 +206,17 @@ def _outcomes(n: int, lost: list[int], won: list[int]) -> NDArray[np.bool_]:
     return correct_QS
 
 
+def _choose(correct_QS: NDArray[np.bool_], max_drop: float) -> tuple[Choice, int]:
+    """What is chosen, and how many submodels were asked for."""
+    asked = []
+    others = (asked.append(column) or column for column in correct_QS.T[1:])
+    return choose(correct_QS[:, 0], others, max_drop), len(asked)
+
+
 def test_choice_is_the_last_before_the_first_failure() -> None:
     # The fourth would pass, but is never asked.
-    chosen = choose(_outcomes(2000, [0, 3, 40, 0], [2, 3, 0, 0]), 0.01)
-    assert chosen.column == 2
+    chosen, asked = _choose(_outcomes(2000, [0, 3, 40, 0], [2, 3, 0, 0]), 0.01)
+    assert (chosen.column, asked) == (2, 3)
     assert [(c.column, c.losses, c.gains, c.queries) for c in chosen.comparisons] == [
         (1, 0, 2, 2000),
         (2, 3, 3, 2000),
@@ -222,18 +229,25 @@ def test_choice_is_the_last_before_the_first_failure() -> None:
 
 
 def test_choice_at_the_ends() -> None:
-    assert choose(_outcomes(2000, [40, 0], [0, 0]), 0.01).column == 0
-    assert choose(_outcomes(2000, [0, 1], [0, 1]), 0.01).column == 2
-    alone = choose(_outcomes(2000, [], []), 0.01)
-    assert (alone.column, alone.comparisons) == (0, ())
+    assert _choose(_outcomes(2000, [40, 0], [0, 0]), 0.01)[0].column == 0
+    assert _choose(_outcomes(2000, [0, 1], [0, 1]), 0.01)[0].column == 2
+    alone, asked = _choose(_outcomes(2000, [], []), 0.01)
+    assert (alone.column, alone.comparisons, asked) == (0, (), 0)
 
 
-@pytest.mark.parametrize(
-    "bad", [np.ones((3, 2)), np.ones(3, bool), np.ones((0, 2), bool), np.ones((3, 0), bool)]
-)
-def test_outcomes_that_cannot_be_compared(bad: NDArray[np.bool_]) -> None:
-    with pytest.raises(ValueError, match="boolean, queries x submodels"):
-        choose(bad, 0.01)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), n=st.integers(3, 8), submodels=st.integers(1, 4))
+def test_choice_is_that_of_enumeration(data: st.DataObject, n: int, submodels: int) -> None:
+    answers = st.lists(st.sampled_from([True, True, False]), min_size=n, max_size=n)
+    correct_SQ = np.array([data.draw(answers) for _ in range(submodels + 1)])
+    full_Q, others_SQ = correct_SQ[0], correct_SQ[1:]
+    lost_S, won_S = (full_Q & ~others_SQ).sum(1).tolist(), (others_SQ & ~full_Q).sum(1).tolist()
+    exact = [_p_by_enumeration(lost, won, n, 0.5) for lost, won in zip(lost_S, won_S, strict=True)]
+    assume(min(abs(p - 0.05) for p in exact) > 1e-3)
+    passed = next((s for s, p in enumerate(exact) if p > 0.05), submodels)
+    chosen, asked = _choose(correct_SQ.T, 0.5)
+    assert chosen.column == passed
+    assert asked == len(chosen.comparisons) == min(passed + 1, submodels)
 
 
 def _curves() -> dict[str, NDArray[np.float64]]:
@@ -263,7 +277,8 @@ def test_wrong_choices_are_rare(curve: str, monkeypatch: pytest.MonkeyPatch) -> 
         for s in range(1, len(accuracy_S)):
             difficulty_SQ[s] *= math.sqrt(1 - kept**2)
             difficulty_SQ[s] += kept * difficulty_SQ[s - 1]
-        columns.append(choose((difficulty_SQ < threshold_S1).T, max_drop).column)
+        full_Q, *others = difficulty_SQ < threshold_S1
+        columns.append(choose(full_Q, others, max_drop).column)
     wrong = int((accuracy_S[0] - accuracy_S[columns] > max_drop).sum())
     assert wrong <= stats.binom.isf(0.001, runs, 0.05)
     # Not by refusing: on each of these curves something cheaper than the full encoder is mostly chosen.
