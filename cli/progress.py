@@ -1,8 +1,10 @@
 """How far long work is, on stderr: a bar for each step at a terminal, elsewhere a plain line now and then."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import filesize
@@ -23,6 +25,8 @@ from cli import output
 if TYPE_CHECKING:
     from matvit.progress import Progress as Port
 
+_MOMENT_SECONDS = 1.0
+"""What takes longer is told of while it goes on."""
 _QUIET_SECONDS = 2.0
 """Steps that end before are not worth a line."""
 _PLAIN_SECONDS = 10.0
@@ -46,8 +50,11 @@ def progress(*, shown: bool = True) -> Iterator["Port"]:
         return
     if not output.stderr().is_terminal:
         lines = _Lines()
-        yield lines
-        lines.end()
+        try:
+            yield lines
+            lines.end()
+        finally:
+            lines.stop()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -61,13 +68,30 @@ def progress(*, shown: bool = True) -> Iterator["Port"]:
         yield _Bars(bars)
 
 
+@contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Say what there is to wait for while the block runs, once it has taken a moment."""
+    late = _in_a_moment(lambda: output.say(what))
+    try:
+        yield
+    finally:
+        late.cancel()
+
+
+def _in_a_moment(tell: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(_MOMENT_SECONDS, tell)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 class _Bars:
     def __init__(self, bars: Progress) -> None:
         self._bars, self._tasks = bars, dict[str, TaskID]()
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(output.printable(what), unit=_unit(what))
+            self._tasks[what] = self._bars.add_task(output.printable(what), total=total, unit=_unit(what))
         self._bars.update(self._tasks[what], completed=done, total=total)
 
 
@@ -79,13 +103,14 @@ class _Lines:
         self._total: int | None = None
         self._begun = self._told = 0.0
         self._before = 0
+        self._start: threading.Timer | None = None
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if what != self._what or done < self._done:
             self.end()
-            # Work is told of once some of it is done, or was done long ago.
             self._what, self._begun, self._told, self._before = what, now, now, done
+            self._start = _in_a_moment(partial(self._tell_start, what, done, total))
         self._done, self._total = done, total
         if now - self._told >= _PLAIN_SECONDS:
             self._told = now
@@ -94,16 +119,26 @@ class _Lines:
     def end(self) -> None:
         """Print how far the step has come, if it took a while."""
         now = time.monotonic()
+        self.stop()
         if self._what and now - self._begun >= _QUIET_SECONDS:
             output.say(self._line(now))
         self._what = ""
 
+    def stop(self) -> None:
+        """Tell no more of the step's start."""
+        if self._start is not None:
+            self._start.cancel()
+
+    def _tell_start(self, what: str, done: int, total: int | None) -> None:
+        """Tell of a step of which nothing more is done yet: the first images may take long."""
+        if (what, done) == (self._what, self._done):
+            output.say(f"{what}: {_of(done, total, _unit(what))}")
+
     def _line(self, now: float) -> str:
         rate = (self._done - self._before) / max(now - self._begun, 1e-9)
         unit, total = _unit(self._what), self._total
-        of = f"/{_amount(total, unit)}" if total else ""
         left = f", {(total - self._done) / rate:.0f} s left" if total and rate and self._done < total else ""
-        return f"{self._what}: {_amount(self._done, unit)}{of}, {_speed(rate, unit)}{left}"
+        return f"{self._what}: {_of(self._done, total, unit)}, {_speed(rate, unit)}{left}"
 
 
 class _Amount(ProgressColumn):
@@ -121,6 +156,10 @@ class _Rate(ProgressColumn):
 def _unit(what: str) -> str:
     """What is counted: the first word says it."""
     return what.partition(" ")[0]
+
+
+def _of(done: int, total: int | None, unit: str) -> str:
+    return _amount(done, unit) + (f"/{_amount(total, unit)}" if total else "")
 
 
 def _amount(number: float, unit: str) -> str:

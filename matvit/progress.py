@@ -15,13 +15,15 @@ class Count:
     """Work that is counted as it comes.
 
     Args:
-        progress: Told of every step.
+        progress: Told before the first step, which may take long, and after every one.
         what: See `Progress`.
         total: See `Progress`.
+        done: So much was done before.
     """
 
-    def __init__(self, progress: Progress, what: str, total: int | None = None) -> None:
-        self._progress, self._what, self._total, self._done = progress, what, total, 0
+    def __init__(self, progress: Progress, what: str, total: int | None = None, *, done: int = 0) -> None:
+        self._progress, self._what, self._total, self._done = progress, what, total, done
+        progress(what, done, total)
 
     def __call__(self, count: int = 1) -> None:
         """Count what was done since the last call."""

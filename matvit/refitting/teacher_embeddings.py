@@ -40,7 +40,6 @@ def teacher_embeddings(
             encoder, to be named so that no others are in it.
         progress: Told of the images that are embedded.
     """
-    count = Count(progress, "images embedded by the full encoder", len(images))
     kept = np.empty((0, width), np.float32)
     if file is not None and file.exists():
         # What was stopped within a row did not embed its image, nor did what a crash left as zeros.
@@ -48,8 +47,7 @@ def teacher_embeddings(
         kept = np.fromfile(file, np.float32, min(whole, len(images) * width)).reshape(-1, width)
         kept = kept[: np.logical_and.accumulate(kept.any(1)).sum()]
     blocks = [torch.from_numpy(kept)]
-    if len(kept):
-        count(len(kept))
+    count = Count(progress, "images embedded by the full encoder", len(images), done=len(kept))
     for start in range(len(kept), len(images), _BATCH):
         rows = range(start, min(start + _BATCH, len(images)))
         block = embed(torch.stack([images[row] for row in rows])).float().cpu()

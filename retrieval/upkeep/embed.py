@@ -104,16 +104,16 @@ def build_index(
         writer.plan([(part.name, f"{part.fingerprint} {encoder.dtype}") for part in source.parts])
         if processes.is_first:
             processes.wait()
-        count = Count(progress, "images embedded", source.size if processes.world_size == 1 else None)
         own = range(processes.rank, len(source.parts), processes.world_size)
         done = {i for i in own if writer.is_done(i)}
         todo = [i for i in own if i not in done]
-        if skipped := sum(sum(writer.rows_done(i)) for i in done):
-            count(skipped)
-            if processes.is_first:
-                _log.info(
-                    "%s images were embedded before this run was interrupted, and were not repeated", skipped
-                )
+        skipped = sum(sum(writer.rows_done(i)) for i in done)
+        if skipped and processes.is_first:
+            _log.info(
+                "%s images were embedded before this run was interrupted, and were not repeated", skipped
+            )
+        total = source.size if processes.world_size == 1 else None
+        count = Count(progress, "images embedded", total, done=skipped)
         parts = [source.parts[i] for i in todo]
         known = KnownContents(base)
         embedded = _Embedded(encoder, base, known)

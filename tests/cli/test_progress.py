@@ -1,13 +1,14 @@
 """How far long work is: bars at a terminal, elsewhere lines, and never too many of them."""
 
 import io
+import time
 
 import pytest
 from hostile_names import NAMES, plain
 from rich.console import Console
 
 from cli import output
-from cli.progress import progress
+from cli.progress import progress, waiting_for
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def test_every_step_has_a_bar_with_its_unit(screen: io.StringIO) -> None:
     lines = screen.getvalue().splitlines()
     assert any("bytes downloaded" in line and "3.0 kB/3.0 kB" in line for line in lines)
     assert any("images embedded" in line and "5/40" in line for line in lines)
+    assert "/100" not in screen.getvalue()  # which rich takes for the total of what has none
 
 
 def test_lines_now_and_then(clock: list[float], capfd: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +69,31 @@ def test_what_is_over_at_once_is_no_line(clock: list[float], capfd: pytest.Captu
             bar("images embedded", done, 100)
         clock[0] = 1.9
     assert capfd.readouterr().err == ""
+
+
+def test_a_step_whose_first_images_take_long_is_told_of_before_they_are_done(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cli.progress._MOMENT_SECONDS", 0.05)
+    with progress() as bar:
+        bar("images embedded", 0, 600)
+        time.sleep(0.3)
+        bar("images embedded", 64, 600)
+        bar("axes measured", 0, None)
+        bar("axes measured", 1, None)  # and so the step goes on
+        time.sleep(0.3)
+    assert capfd.readouterr().err.splitlines() == ["images embedded: 0/600"]
+
+
+def test_what_is_waited_for_is_told_only_if_it_takes_a_moment(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with waiting_for("opening the index"):
+        pass
+    monkeypatch.setattr("cli.progress._MOMENT_SECONDS", 0.05)
+    with waiting_for("opening the model"):
+        time.sleep(0.3)
+    assert capfd.readouterr().err == "opening the model\n"
 
 
 def test_bytes_are_told_in_units_and_a_step_may_begin_again(

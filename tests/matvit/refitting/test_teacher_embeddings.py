@@ -35,7 +35,7 @@ def test_every_image_is_embedded_once(tmp_path, file):
         )
         assert torch.equal(found, IMAGES.flatten(1) * 2)
         assert encoder.seen == images
-    assert told[:3] == [(32, 70), (64, 70), (70, 70)]
+    assert told[:4] == [(0, 70), (32, 70), (64, 70), (70, 70)]
     assert told[-1] == (70, 70)
 
 

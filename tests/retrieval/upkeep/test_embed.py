@@ -88,7 +88,7 @@ def test_batches_never_cross_parts_and_change_nothing(
     monkeypatch.setattr(folder_walk, "PART_SIZE", 7)
     counted = Watched("images embedded")
     build_index(open_source(corpus), encoder, tmp_path / "i", batch_size=5, workers=1, progress=counted)
-    assert counted.steps == [5, 2] * 5 + [5]
+    assert counted.steps == [0, *[5, 2] * 5, 5]
     assert set(counted.totals) == {40}
     one, many = Index.open(index), Index.open(tmp_path / "i")
     assert len(many.manifest.vector_files()) == 6

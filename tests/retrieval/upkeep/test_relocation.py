@@ -60,7 +60,7 @@ def test_a_folder_that_moved(nightly: Nightly, photos: Path, tmp_path: Path, how
         shutil.copytree(photos, new, copy_function=shutil.copy2 if how == "copied" else shutil.copy)
     compared = Watched("files compared")
     counts = relocate(nightly, photos, new, check_content=how == "content", progress=compared)
-    assert (counts, compared.done, set(compared.totals)) == ((4, 0), [1, 2, 3, 4], {4})
+    assert (counts, compared.done, set(compared.totals)) == ((4, 0), [0, 1, 2, 3, 4], {4})
     assert nightly.paths == {f"p/{name}": str(new / name) for name in NAMES}
     assert nightly.vectors == before
     assert vector_inodes(nightly.out) == inodes, "no vector is written"
