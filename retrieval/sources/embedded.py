@@ -14,8 +14,8 @@ from retrieval.errors import ImageSourceError, UnreadableImageError
 from retrieval.sources import folder_walk
 from retrieval.sources.file_bytes import check_size, open_regular, read_regular, state_of
 from retrieval.sources.list_columns import Columns
-from retrieval.sources.lists import check_rows, list_columns, list_rows
-from retrieval.sources.sample import Failure, Known, Part, Sample, none_known, printable
+from retrieval.sources.lists import check_rows, list_columns, list_rows, listed_labels
+from retrieval.sources.sample import Failure, Known, Labelled, Part, Sample, none_known, printable
 
 Groups = tuple[tuple[int, int], ...]
 """Numbers of row groups, and how many rows each has."""
@@ -70,6 +70,7 @@ def embedded_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
                 size=int(wanted_P.sum()),
                 read=partial(_read, file, columns.images, groups, some, wanted_P),
                 names=partial(_names, file),
+                labels=partial(_labels, some, wanted_P),
             )
         )
     return tuple(parts)
@@ -126,6 +127,10 @@ def _keys(columns: Columns, name: str) -> pa.Array:
 
 def _names(parquet: Path) -> list[tuple[str, str]]:
     return [(parquet.name, str(parquet))]
+
+
+def _labels(rows: pa.Table, wanted_P: NDArray[np.bool_]) -> list[Labelled]:
+    return listed_labels(rows.filter(pa.array(wanted_P)))
 
 
 def _read(

@@ -13,7 +13,7 @@ from retrieval.errors import UnreadableImageError
 from retrieval.sources.excludes import Excludes, is_passed_over
 from retrieval.sources.file_bytes import open_regular, read_regular, state_of, why_closed
 from retrieval.sources.formats import HEAD_BYTES, is_image_name, looks_like_image
-from retrieval.sources.sample import Failure, Known, Part, Sample, is_utf8, printable
+from retrieval.sources.sample import Failure, Known, Labelled, Part, Sample, is_utf8, printable
 
 PART_SIZE = 10_000
 
@@ -113,6 +113,7 @@ def file_parts(
             size=len(some),
             read=partial(_read, root, some, {key: closed[key] for key in some if key in closed}),
             names=partial(_names, root, some),
+            labels=partial(_labels, [key for key in some if key not in closed]),
         )
         for name, some in pieces
     )
@@ -166,6 +167,15 @@ def _names(root: Path, keys: Sequence[str]) -> list[tuple[str, str]]:
     return [(key, str(root / key)) for key in keys if is_utf8(key)]
 
 
+def _labels(keys: Sequence[str]) -> list[Labelled]:
+    return [(key, _label(key)) for key in keys if is_utf8(key)]
+
+
+def _label(key: str) -> str | None:
+    label, slash, _ = key.partition("/")
+    return label if slash else None
+
+
 def _begins_like_image(entry: os.DirEntry[str]) -> bool:
     try:
         is_file = not entry.name.lower().endswith(_NO_PICTURES) and entry.is_file()
@@ -185,7 +195,6 @@ def begins_like_image(path: Path) -> bool:
 
 def _read(root: Path, keys: Sequence[str], closed: Mapping[str, str]) -> Iterator[Sample | Failure]:
     for key in keys:
-        label, slash, _ = key.partition("/")
         try:
             if key in closed:
                 raise UnreadableImageError(closed[key])
@@ -196,4 +205,4 @@ def _read(root: Path, keys: Sequence[str], closed: Mapping[str, str]) -> Iterato
         except UnreadableImageError as error:
             yield Failure(printable(key), str(error))
         else:
-            yield Sample(key, str(root / key), label if slash else None, {}, data, state, is_file=True)
+            yield Sample(key, str(root / key), _label(key), {}, data, state, is_file=True)

@@ -15,7 +15,7 @@ from retrieval.sources.list_columns import Columns, UnusableListError
 from retrieval.sources.list_parquet import parquet_list
 from retrieval.sources.list_text import OBJECTS, TABLES, json_lines, plain_list, table, text_of
 from retrieval.sources.local_paths import check_local, real_folder
-from retrieval.sources.sample import ROW_COLUMNS, Failure, Known, Part, Sample, none_known
+from retrieval.sources.sample import ROW_COLUMNS, Failure, Known, Labelled, Part, Sample, none_known
 
 PARQUET = ".parquet"
 TEXTS = (".txt", ".lst")
@@ -56,7 +56,8 @@ def list_parts(file: Path, known: Known = none_known) -> tuple[Part, ...]:
         # Copied, because a slice that is sent to a worker takes the whole list along.
         some = rows.take(pa.array(span, pa.int64()))
         read, names = partial(_read, root, some), partial(_names, root, some)
-        parts.append(Part(name, _fingerprint(root, some), len(some), read, names))
+        labels = partial(listed_labels, some)
+        parts.append(Part(name, _fingerprint(root, some), len(some), read, names, labels))
     return tuple(parts)
 
 
@@ -112,6 +113,12 @@ def check_rows(file: Path, rows: pa.Table, *filled: str) -> None:
         counts = pc.value_counts(rows["key"])
         key = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
         raise ImageSourceError(f"{file}: the key {key!r} comes twice; give every image its own key")
+
+
+def listed_labels(rows: pa.Table) -> list[Labelled]:
+    """What `Part.labels` tells of rows; a label that is empty is none."""
+    pairs = zip(rows["key"].to_pylist(), rows["label"].to_pylist(), strict=True)
+    return [(key, label or None) for key, label in pairs]
 
 
 def _check_local(file: Path, paths: pa.ChunkedArray) -> None:

@@ -49,6 +49,10 @@ def _unknown() -> Sequence[tuple[str, str]]:
     return ()
 
 
+Labelled = tuple[str, str | None]
+"""Key and label of an image."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The unit of resumable work.
@@ -60,6 +64,7 @@ class Part:
         read: Yields them, in the same order on every call.
         names: What is known of their keys before they are read: key and path of each image, or of a shard
             or parquet file what its keys begin with, up to the colon, and its path.
+        labels: Key and label of each image that may be there; None where only reading tells.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Part:
     size: int | None
     read: Callable[[], Iterator[Sample | Failure]]
     names: Callable[[], Sequence[tuple[str, str]]] = _unknown
+    labels: Callable[[], Sequence[Labelled]] | None = None
 
 
 def prefixed(prefix: str, read: Callable[[], Iterator[Sample | Failure]]) -> Iterator[Sample | Failure]:
@@ -77,7 +83,16 @@ def prefixed(prefix: str, read: Callable[[], Iterator[Sample | Failure]]) -> Ite
 
 def unlabelled(part: Part) -> Part:
     """A part whose samples have no labels."""
-    return replace(part, fingerprint=f"{part.fingerprint} unlabelled", read=partial(_unlabelled, part.read))
+    return replace(
+        part,
+        fingerprint=f"{part.fingerprint} unlabelled",
+        read=partial(_unlabelled, part.read),
+        labels=None if part.labels is None else partial(_no_labels, part.labels),
+    )
+
+
+def _no_labels(labels: Callable[[], Sequence[Labelled]]) -> list[Labelled]:
+    return [(key, None) for key, _ in labels()]
 
 
 def _unlabelled(read: Callable[[], Iterator[Sample | Failure]]) -> Iterator[Sample | Failure]:

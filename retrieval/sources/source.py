@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from retrieval.sources.excludes import Excludes
     from retrieval.sources.labelled_images import LabelledImages
-    from retrieval.sources.sample import Known, Part
+    from retrieval.sources.sample import Known, Labelled, Part
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class ImageSource:
         """Samples and failures in all parts; None where only reading tells."""
         sizes = [part.size for part in self.parts if part.size is not None]
         return sum(sizes) if len(sizes) == len(self.parts) else None
+
+    def labels(self) -> "list[Labelled] | None":
+        """Key and label of each image that may be there; None where only reading tells."""
+        known = [part.labels for part in self.parts if part.labels is not None]
+        return [each for labels in known for each in labels()] if len(known) == len(self.parts) else None
 
 
 class Source(Protocol):

@@ -14,7 +14,7 @@ from retrieval.errors import ImageSourceError
 from retrieval.sources.decode import in_mode
 from retrieval.sources.folder_walk import fingerprint, part_rows
 from retrieval.sources.labelled_images import LabelledImages
-from retrieval.sources.sample import Failure, Part, Sample
+from retrieval.sources.sample import Failure, Labelled, Part, Sample
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def set_parts(name: str, path: str, *, train: bool) -> tuple[Part, ...]:
             len(rows),
             partial(_read, found, path, rows),
             partial(_names, found, path, rows),
+            partial(_labels, found, rows),
         )
         for part, rows in part_rows(len(found.keys))
     )
@@ -137,6 +138,10 @@ def _folder(images: Any, root: Path) -> Path:
 
 def _names(found: TorchvisionSet, path: str, rows: Sequence[int]) -> list[tuple[str, str]]:
     return [(found.keys[i], path) for i in rows]
+
+
+def _labels(found: TorchvisionSet, rows: Sequence[int]) -> list[Labelled]:
+    return [(found.keys[i], found.labels[i]) for i in rows]
 
 
 def _read(found: TorchvisionSet, path: str, rows: Sequence[int]) -> Iterator[Sample | Failure]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from failing_disk import fail_below
 from PIL import Image
+from small_world import write_shard
 
 from retrieval.sources.open_images import (
     Failure,
@@ -201,6 +202,35 @@ def test_a_source_says_what_opens_it_from_anywhere(tmp_path: Path, monkeypatch: 
     (tmp_path / "list.txt").write_text("a.png")
     places = [open_source(text).location for text in (".", "a.png", "list.txt", str(tmp_path))]
     assert places == [str(tmp_path), f"{tmp_path}/a.png", f"{tmp_path}/list.txt", str(tmp_path)]
+
+
+@pytest.mark.parametrize("kind", ["folder", "flat", "list", "parquet", "file", "no labels"])
+def test_labels_that_are_known_before_reading_are_those_that_are_read(tmp_path: Path, kind: str) -> None:
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png", "3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded())
+    (tmp_path / "a.csv").write_text("path,label\ncat/1.png,tom\n3.png,\n")
+    images = pa.array([{"bytes": encoded(), "path": None}] * 2)
+    pq.write_table(pa.table({"image": images, "label": ["rex", None]}), tmp_path / "b.parquet")
+    places = {"flat": "cat", "list": "a.csv", "parquet": "b.parquet", "file": "3.png"}
+    source = open_source(tmp_path / places.get(kind, ""), labels=kind != "no labels")
+    found = [(item.key, item.label) for item in read(source) if isinstance(item, Sample)]
+    assert source.labels() == found
+    assert len(found) == source.size
+    assert any(label for _, label in found) == (kind in ("folder", "list", "parquet"))
+
+
+def test_of_names_that_cannot_be_read_no_label_is_known(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for name in (b"1.png", b"\xff.png"):
+        (tmp_path / "cat" / os.fsdecode(name)).write_bytes(encoded())
+    source = open_source(tmp_path, labels=True)
+    assert (source.size, source.labels()) == (2, [("cat/1.png", "cat")])
+
+
+def test_of_shards_only_reading_tells_the_labels(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {"1.png": encoded(), "1.cls": b"cat"})
+    assert open_source(tmp_path / "a.tar").labels() is None
 
 
 def test_parts_can_be_sent_to_workers(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_a_split_of_a_set(fashion: dict[str, np.ndarray], cache: Path, text: str
         assert np.array_equal(np.asarray(decode(item.data, mode="L")), greys[i])
     source = open_source(text)
     assert (source.text, source.location, source.size) == (text, text, len(greys))
+    assert source.labels() == [(item.key, item.label) for item in found]
 
 
 def test_parts_are_rows_in_order(fashion: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
