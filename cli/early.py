@@ -6,8 +6,12 @@ The library finds all of them, too, but later.
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matvit.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from indexes.disk.manifest import Manifest
 
 _CONFIG = "config.json"
 
@@ -44,8 +48,11 @@ def check_model(model: str | None, *, weights: bool = True) -> None:
         raise UnknownModelError(f"no directory {model!r}: say where the checkpoint is, or a name")
 
 
-def check_index(index: Path, where: str | None = None) -> None:
+def check_index(index: Path, where: str | None = None) -> "Manifest":
     """Refuse what is no index, and a condition that its rows cannot be held against.
+
+    Returns:
+        What the index says of itself.
 
     Raises:
         IndexDamagedError: There is no whole index.
@@ -61,7 +68,7 @@ def check_index(index: Path, where: str | None = None) -> None:
     for last in (False, False, True):
         try:
             restore(index)
-            read_manifest(index)
+            manifest = read_manifest(index)
             columns = column_names(index / "rows.parquet")
             break
         except IndexDamagedError:  # It may be away for an instant, while it is replaced.
@@ -70,6 +77,7 @@ def check_index(index: Path, where: str | None = None) -> None:
             time.sleep(0.05)
     if condition is not None:
         require_columns(condition, columns)
+    return manifest
 
 
 def check_images(images: str) -> None:

@@ -6,7 +6,6 @@ choice.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from indexes.directory.change import note_calibration
 from matvit.progress import Progress, silent
 from matvit.submodels.submodel import Submodel
+from retrieval.measuring.enough_queries import EnoughQueries, before_reading, checks
 from retrieval.measuring.estimate import Estimate, mean_of
 from retrieval.measuring.outcomes import Outcomes
-from retrieval.measuring.paired_test import Comparison, choose, queries_needed
+from retrieval.measuring.paired_test import Comparison, choose
 from retrieval.searcher import Searcher
 from retrieval.sources.open_images import ImageSource, open_source
-from retrieval.sources.sample import Failure, Sample
+from retrieval.sources.sample import Failure
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,11 @@ class Calibration:
         share_of_full: Its multiply-accumulates as a share of the full encoder's, 0 to 1.
         max_drop: The allowed drop, 0 to 1.
         confidence: How sure the promise is, 0 to 1: so many of such choices keep it.
-        queries: Those that chose it.
+        enough: The queries that chose it, those that checked it, and how many others would do.
         comparisons: The submodels tested, dearest first, with their outcomes.
-        needed: Queries that the next cheaper one would need, if the outcomes went on like this; None where
-            its drop is too large for any number, or none was tested that failed.
         checked: The drop that the other queries saw, with its 95 % interval; None where there were none.
-        check_queries: How many those were.
         alone: Queries left out: see `retrieval.measuring.evaluate.Evaluation`.
         failures: Queries that could not be read.
-        fewest: Queries without which such a drop cannot be promised at all.
     """
 
     refits: str | None
@@ -50,14 +46,21 @@ class Calibration:
     share_of_full: float
     max_drop: float
     confidence: float
-    queries: int
+    enough: EnoughQueries
     comparisons: tuple[tuple[Submodel, Comparison], ...]
-    needed: int | None
     checked: Estimate | None
-    check_queries: int
     alone: int
     failures: tuple[Failure, ...]
-    fewest: int | None
+
+    @property
+    def queries(self) -> int:
+        """How many chose."""
+        return self.enough.choosing
+
+    @property
+    def check_queries(self) -> int:
+        """How many checked the choice."""
+        return self.enough.checking
 
     def record(self) -> dict[str, Any]:
         """The promise in plain values, for the index to keep."""
@@ -84,11 +87,7 @@ class Calibration:
             {"submodel": str(s), "losses": c.losses, "gains": c.gains, "p_value": c.p_value}
             for s, c in self.comparisons
         ]
-        return self.record() | {
-            "alone": self.alone,
-            "tested": tested,
-            "queries_needed_for_the_next": self.needed,
-        }
+        return self.record() | {"alone": self.alone, "tested": tested} | self.enough.to_dict()
 
     def save(self, index: str | Path) -> None:
         """Let `auto` mean this for everyone who opens the index from now on.
@@ -113,8 +112,8 @@ def calibrate(
 ) -> Calibration:
     """Find the cheapest submodel of the curve that can be promised.
 
-    Submodels are run one after the other, the dearest first, up to the first that cannot be promised; none
-    where there are too few queries to promise anything.
+    Submodels are run one after the other, the dearest first, up to the first that cannot be promised. Too few
+    queries to promise anything are refused before any is read, where their source knows its labels.
 
     Args:
         searcher: The index and its encoder.
@@ -129,17 +128,16 @@ def calibrate(
         progress: Told of the images that are embedded.
 
     Raises:
-        EvaluationError: As `retrieval.measuring.evaluate.evaluate`.
+        EvaluationError: As `retrieval.measuring.evaluate.evaluate`, or the queries are too few.
         ValueError: A number is out of range.
     """
-    if not 0.5 < confidence < 1 or not 0 <= held_out < 1:
-        raise ValueError("confidence must be above 0.5 and below 1, held_out at least 0 and below 1")
-    alpha = 1 - confidence
-    fewest = queries_needed(max_drop, alpha=alpha)  # which checks the numbers before the work
     source = queries if isinstance(queries, ImageSource) else open_source(queries, labels=True)
+    classes = searcher.index.manifest.classes
+    before_reading(source, classes, max_drop=max_drop, confidence=confidence, held_out=held_out)
     outcomes = Outcomes(searcher, source, batch_size=batch_size, workers=workers, progress=progress)
-    checks_Q = _checks(outcomes.samples, held_out)
-    choosing = int((~checks_Q).sum())
+    checks_Q = checks([sample.key for sample in outcomes.samples], held_out)
+    numbers = held_out, max_drop, confidence
+    EnoughQueries.of(checks_Q, *numbers).require(left_out=_left_out(outcomes))
     encoder = searcher.encoder
     submodels = encoder.space.curve[::-1]
     right_of = {encoder.space.full: outcomes.right}
@@ -149,34 +147,27 @@ def calibrate(
             right_of[submodel] = outcomes.of(submodel)
             yield right_of[submodel][~checks_Q]
 
-    # So few can promise nothing, whatever they find.
-    others = in_turn() if fewest is not None and choosing >= fewest else ()
-    choice = choose(outcomes.right[~checks_Q], others, max_drop, alpha=alpha)
-    column, comparisons = choice.column, choice.comparisons
-    chosen, needed = submodels[column], None
-    if comparisons and (last := comparisons[-1]).column != column:
-        rates = {"loss_rate": last.losses / last.queries, "gain_rate": last.gains / last.queries}
-        needed = queries_needed(max_drop, alpha=alpha, **rates)
+    choice = choose(outcomes.right[~checks_Q], in_turn(), max_drop, alpha=1 - confidence)
+    chosen, comparisons = submodels[choice.column], choice.comparisons
+    failed = next((each for each in comparisons if each.column > choice.column), None)
     return Calibration(
         refits=encoder.refits,
         submodel=chosen,
         share_of_full=encoder.cost(chosen).macs / encoder.cost(encoder.space.full).macs,
         max_drop=max_drop,
         confidence=confidence,
-        queries=choosing,
+        enough=EnoughQueries.of(checks_Q, *numbers, failed),
         comparisons=tuple((submodels[each.column], each) for each in comparisons),
-        needed=needed,
         checked=_drop(outcomes.right[checks_Q], right_of[chosen][checks_Q]) if checks_Q.any() else None,
-        check_queries=int(checks_Q.sum()),
         alone=outcomes.alone,
         failures=outcomes.failures,
-        fewest=fewest,
     )
 
 
-def _checks(samples: tuple[Sample, ...], held_out: float) -> NDArray[np.bool_]:
-    digests = (blake2b(sample.key.encode(), digest_size=8).digest() for sample in samples)
-    return np.array([int.from_bytes(each, "big") < held_out * 2**64 for each in digests], dtype=bool)
+def _left_out(outcomes: Outcomes) -> str:
+    counts = {"not readable": len(outcomes.failures), "of classes without another image": outcomes.alone}
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f" ({told})" if told else ""
 
 
 def _drop(full_Q: NDArray[np.bool_], chosen_Q: NDArray[np.bool_]) -> Estimate:

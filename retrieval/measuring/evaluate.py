@@ -19,6 +19,7 @@ from retrieval.encoding.batches import Batch, batches
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.errors import EvaluationError, ImageSourceError
 from retrieval.measuring.curve import Curve, above_line
+from retrieval.measuring.enough_queries import why_none
 from retrieval.measuring.estimate import Share
 from retrieval.measuring.evaluation import Evaluation
 from retrieval.measuring.neighbours import LabelledRows
@@ -135,7 +136,7 @@ def evaluate(
             for vectors, submodel in zip(asked, submodels, strict=True):
                 vectors.append(predicted[submodel].vectors.astype(np.float16))
     if not seen:
-        raise EvaluationError(_why_none(queries, alone, failures))
+        raise EvaluationError(why_none(queries.text, [sample.label for sample in alone], failures))
     results.search()
 
     macs = {submodel: encoder.cost(submodel).macs for submodel in embedded}
@@ -221,13 +222,3 @@ def _embed_again(
 
 def _float32(blocks: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
     return np.concatenate(blocks).astype(np.float32)
-
-
-def _why_none(queries: ImageSource, alone: Sequence[Sample], failures: Sequence[Failure]) -> str:
-    if alone:
-        examples = ", ".join(sorted({str(sample.label) for sample in alone})[:3])
-        return f"none of the queries' labels ({examples}, ...) is that of another image of the corpus"
-    if failures:
-        first = failures[0]
-        return f"no query in {queries.text} could be embedded (the first, {first.key}: {first.reason})"
-    return f"no query in {queries.text} has a label: use one subfolder a class, or shards with .cls files"

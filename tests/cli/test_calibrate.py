@@ -1,13 +1,18 @@
 """`matvit calibrate`, and what `auto` then means to the others."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_world import files_of, shard_of
 
 from indexes import Index
+from retrieval.measuring.paired_test import queries_needed
 
 
 @pytest.fixture
@@ -35,15 +40,47 @@ def test_what_is_shown(matvit: Callable, own: Path, queries: Path) -> None:
     assert done.code == 0
     for column in ("submodel", "drop", "only XL right", "only it right", "promised"):
         assert column in done.out
-    assert "of XL's MACs: chosen by" in done.err
+    assert "of XL's MACs: chosen so that" in done.err
+    before, *_ = done.err.splitlines()
+    counts, takes = before.removesuffix(", and more if they do").split("; ")
+    assert re.fullmatch(r"\d+ labelled queries choose and \d+ check", counts)
+    assert (
+        takes == "to promise a drop below 80 points takes 2 that choose if a submodel and XL never disagree"
+    )
+    assert done.err.count(f"{counts}; {takes}, ") == 2
     assert "other queries saw a drop of" in done.err
 
 
-def test_too_few_queries(matvit: Callable, own: Path, queries: Path) -> None:
-    done = matvit("calibrate", queries, "-i", own)
-    assert done.code == 0
-    assert "are too few to promise a drop below 0.5 points: at least 599 are needed" in done.err
-    assert "queries can promise nothing cheaper" in done.err
+def test_too_few_queries_are_refused_and_the_index_keeps_what_it_had(
+    matvit: Callable, own: Path, queries: Path, tmp_path: Path
+) -> None:
+    matvit("calibrate", queries, "-i", own, "--max-drop", "90")
+    kept = (own / "manifest.json").read_bytes()
+    shard = shard_of(tmp_path / "q.tar", files_of(queries))
+    fit = ("--fit", queries)
+    for arguments in ((queries,), (queries, *fit), (shard,)):
+        done = matvit("calibrate", *arguments, "-i", own)
+        assert done.code == 2
+        *_, last = done.err.splitlines()
+        assert "which is too few: to promise a drop below 0.5 points takes 599 that choose" in last
+        assert last.endswith(
+            "label about 1198 in all, hold out fewer (--held-out) or allow a larger --max-drop"
+        )
+        assert (own / "manifest.json").read_bytes() == kept
+
+
+def test_too_few_queries_are_told_before_torch_is_loaded(index: Path, queries: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is loaded')")
+    command = [sys.executable, "-c", "from cli.main import main; main()", "calibrate", queries, "-i", index]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert re.match(r"matvit: \d+ labelled queries choose and \d+ check, which is too few", last)
+
+
+def test_help_says_how_many_queries_half_a_point_takes(matvit: Callable) -> None:
+    told = " ".join(matvit("calibrate", "--help").out.replace("│", "").split())
+    assert f"takes {queries_needed(0.005)} that choose" in told
 
 
 def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> None:

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from entries import keys_of
 from numpy.typing import NDArray
+from small_world import files_of, shard_of
+from watched import Watched
 
 from indexes import Index, verify
 from indexes.directory.change import gather
 from matvit import Submodel
 from matvit.errors import BudgetError
 from retrieval import Searcher, open_source
+from retrieval.errors import EvaluationError
 from retrieval.measuring.calibrate import calibrate
 from retrieval.measuring.evaluate import evaluate
 from retrieval.measuring.outcomes import Outcomes
@@ -104,13 +107,36 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Submodel]:
     return submodels
 
 
-def test_too_few_queries_promise_nothing_and_run_nothing(
-    searcher: Searcher, queries: Path, ran: list[Submodel]
+@pytest.mark.parametrize("held_out", [0, 0.5])
+def test_too_few_queries_are_refused_before_any_is_read(
+    searcher: Searcher, queries: Path, held_out: float
 ) -> None:
-    found = calibrate(searcher, open_source(queries), max_drop=0.02)
-    assert found.submodel == searcher.encoder.space.full
-    assert (found.share_of_full, found.comparisons, found.needed, ran) == (1, (), None, [])
-    assert found.fewest == queries_needed(0.02)
+    told: list[tuple[object, ...]] = []
+    with pytest.raises(EvaluationError, match=r"too few: .* takes 149 that choose"):
+        calibrate(
+            searcher, queries, max_drop=0.02, held_out=held_out, progress=lambda *each: told.append(each)
+        )
+    assert told == []
+
+
+def test_where_only_reading_tells_too_few_are_refused_after_xl(
+    searcher: Searcher, queries: Path, tmp_path: Path, ran: list[Submodel]
+) -> None:
+    shard = shard_of(tmp_path / "q.tar", files_of(queries))
+    read = Watched("images embedded")
+    with pytest.raises(EvaluationError, match=r"^20 labelled queries choose and 0 check, which is too few"):
+        calibrate(searcher, shard, max_drop=0.02, held_out=0, progress=read)
+    assert (read.done[0], read.done[-1], ran) == (0, 20, [])
+
+
+def test_queries_that_could_not_be_read_are_told_where_too_few_are_left(
+    searcher: Searcher, queries: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(queries, tmp_path / "queries")
+    for image in files_of(own)[5:]:
+        image.write_bytes(b"broken")
+    with pytest.raises(EvaluationError, match=r"^5 labelled queries choose and 0 check \(15 not readable\)"):
+        calibrate(searcher, own, max_drop=0.2, held_out=0)
 
 
 def test_no_submodel_runs_after_the_first_that_fails(
@@ -122,7 +148,11 @@ def test_no_submodel_runs_after_the_first_that_fails(
     last = found.comparisons[-1][1]
     assert last.p_value > 0.05
     rate = {"loss_rate": last.losses / last.queries, "gain_rate": last.gains / last.queries}
-    assert found.needed == queries_needed(0.2, **rate)
+    assert (found.enough.failed, found.enough.next) == (last, queries_needed(0.2, **rate))
+    assert found.enough.fewest == queries_needed(0.2)
+    told = found.to_dict()
+    assert told["queries_needed_at_least"] == found.enough.fewest
+    assert told["queries_needed_for_the_next"] == found.enough.next
 
 
 def test_outcomes_are_those_of_an_evaluation(searcher: Searcher, queries: Path, corpus: Path) -> None:
@@ -136,6 +166,10 @@ def test_outcomes_are_those_of_an_evaluation(searcher: Searcher, queries: Path, 
 
 
 @pytest.mark.parametrize("wrong", [{"max_drop": 0}, {"confidence": 1}, {"held_out": 1}, {"max_drop": 1.5}])
-def test_numbers_out_of_range(searcher: Searcher, queries: Path, wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize("in_a_shard", [False, True])
+def test_numbers_out_of_range_are_refused_before_the_work(
+    searcher: Searcher, queries: Path, tmp_path: Path, wrong: dict[str, float], in_a_shard: bool
+) -> None:
+    asked = shard_of(tmp_path / "q.tar", files_of(queries)) if in_a_shard else queries
     with pytest.raises(ValueError, match="must be above"):
-        calibrate(searcher, open_source(queries), **{"max_drop": 0.1, **wrong})
+        calibrate(searcher, asked, **{"max_drop": 0.1, **wrong}, progress=pytest.fail)
