@@ -19,7 +19,7 @@ _CONFIG = "config.json"
 def check_model(model: str | None, *, weights: bool = True) -> None:
     """Refuse a directory that holds no model, and a known one that is neither here nor to be had.
 
-    What may be another name is left to timm, which has to be loaded.
+    What may be another name is left to timm, which has to be loaded, unless its names are remembered.
 
     Args:
         model: As it was asked for.
@@ -30,7 +30,7 @@ def check_model(model: str | None, *, weights: bool = True) -> None:
         CheckpointError: It would have to be downloaded, and the hub is not reached.
     """
     from matvit.files.atomic import restore
-    from matvit.weights.known_models import known_model
+    from matvit.weights.known_models import known_model, no_such_model, sized
 
     if model is None or model.startswith("hf-hub:"):
         return
@@ -44,8 +44,16 @@ def check_model(model: str | None, *, weights: bool = True) -> None:
     restore(directory)
     if directory.is_dir() and not (directory / _CONFIG).is_file():
         raise UnknownModelError(f"{model} is no checkpoint: it has no {_CONFIG}")
-    if os.sep in model and not directory.is_dir():
+    if directory.is_dir():
+        return
+    if os.sep in model:
         raise UnknownModelError(f"no directory {model!r}: say where the checkpoint is, or a name")
+    from matvit.weights.timm_names import is_unknown
+
+    name = sized(model)[0]
+    is_ours = known is not None or name.startswith(("matvit_", "local-dir:"))
+    if not is_ours and is_unknown(name):
+        raise no_such_model(model)
 
 
 def check_index(index: Path, where: str | None = None) -> "Manifest":

@@ -1,6 +1,9 @@
 """Encoders to begin with, by the names that `-m` takes. Loads neither torch nor timm."""
 
+import re
 from dataclasses import dataclass
+
+from matvit.errors import UnknownModelError
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class KnownModel:
     @property
     def repository(self) -> str | None:
         """Where on the hub its weights are; None for those that are published elsewhere."""
-        return None if self.name.startswith("matvit-") else f"timm/{self.name.partition('@')[0]}"
+        return None if self.name.startswith("matvit-") else f"timm/{sized(self.name)[0]}"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.mparams:g} M parameters, {self.gmacs:g} GMACs an image, {self.licence}"
@@ -79,6 +82,18 @@ KNOWN_MODELS = (
     ),
     KnownModel("matvit-l16-in21k-in1k", 303.3, 59.42, 3700, "apache-2.0", "the same, larger"),
 )
+
+
+def sized(name: str) -> tuple[str, int | None]:
+    """A name without the image size at its end, and that size in pixels, if there is one."""
+    found = re.fullmatch(r"(.+)@([1-9][0-9]{0,4})px", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def no_such_model(name: str) -> UnknownModelError:
+    """What to raise where a name leads nowhere."""
+    ours = ", ".join(model.name for model in KNOWN_MODELS if model.repository is None)
+    return UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {ours}")
 
 
 def known_model(name: str) -> KnownModel | None:

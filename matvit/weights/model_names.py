@@ -1,7 +1,6 @@
 """What a model may be called wherever one is asked for: a directory, or a name that timm knows."""
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,8 @@ from matvit.progress import Progress, silent
 from matvit.vision.architectures import check_arguments, default_cfgs
 from matvit.vision.elastic_vit import Elastic, elastic
 from matvit.vision.plain_timm import asked, plain_model
-from matvit.weights import checkpoint, hub, published
+from matvit.weights import checkpoint, hub, published, timm_names
+from matvit.weights.known_models import no_such_model, sized
 
 _LOCAL = "local-dir:"
 
@@ -52,18 +52,12 @@ def load(model: str | Path, *, weights: bool = True, progress: Progress = silent
         return checkpoint.load(published.checkpoint_of(name, progress=progress), weights=weights)
     if name in default_cfgs and weights:
         raise UnknownModelError(f"{name} has no published weights: give the directory of a trained model")
+    timm_names.remember()
     if not name.startswith("hf-hub:") and not timm.is_model(sized(name)[0]):
-        names = ", ".join(published.PUBLISHED)
-        raise UnknownModelError(f"no directory {name!r}, nor a model of timm, nor one of {names}")
+        raise no_such_model(name)
     here = is_here(name)
     with hub.from_cache() if here else nullcontext():
         return _by_name(name, weights=weights, here=here)
-
-
-def sized(name: str) -> tuple[str, int | None]:
-    """A name without the image size at its end, and that size in pixels, if there is one."""
-    found = re.fullmatch(r"(.+)@([1-9][0-9]{0,4})px", name)
-    return (found[1], int(found[2])) if found else (name, None)
 
 
 def _by_name(called: str, *, weights: bool, here: bool) -> Elastic:

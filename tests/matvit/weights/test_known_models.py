@@ -8,8 +8,7 @@ import timm
 
 import matvit
 from matvit.vision.embedding import embed_only
-from matvit.weights.known_models import DEFAULT, KNOWN_MODELS, KnownModel, known_model
-from matvit.weights.model_names import sized
+from matvit.weights.known_models import DEFAULT, KNOWN_MODELS, KnownModel, known_model, sized
 from matvit.weights.published import PUBLISHED
 
 SHAPES = {
