@@ -40,8 +40,8 @@ def keyed(*keys: str) -> Choose:
     return lambda index: index.with_keys(keys)
 
 
-def remove(path: Path, choose: Choose) -> int:
-    return change.remove(path, choose, command="remove")
+def remove(path: Path, choose: Choose, *, keep_out: bool = True) -> int:
+    return change.remove(path, choose, keep_out=keep_out, command="remove")
 
 
 def compact(path: Path) -> None:
@@ -208,7 +208,7 @@ def test_compact_equals_an_index_built_without_the_removed_rows(tmp_path: Path) 
     parts = [rows_of(file, 4, label=file) for file in "abcd"]
     failures = [("bad", "broken")]
     out = build(tmp_path / "x.index", *parts, failures=failures)
-    remove(out, keyed("b:1", "b:2", *(row.key for row in parts[2])))
+    remove(out, keyed("b:1", "b:2", *(row.key for row in parts[2])), keep_out=False)
     before = inodes(out)
     compact(out)
     kept = [parts[0], [parts[1][0], parts[1][3]], parts[3]]
@@ -509,7 +509,7 @@ def test_writer_that_dies_between_two_renames_has_done_no_harm(photos: Path) -> 
     remove(photos, keyed("e:0"))
     compact(photos)
     after = bytes_of(photos)
-    del before["manifest.json"], after["manifest.json"]
+    del before["manifest.json"], after["manifest.json"], after["kept_out.parquet"]
     assert after == before
     assert list(photos.parent.iterdir()) == [photos]
 

@@ -46,7 +46,7 @@ def unknown_faiss() -> Iterator[None]:
 @pytest.mark.usefixtures("unknown_faiss")
 def test_missing_faiss_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingFaissError, match=r'pip install "matvit\[cpu\]" .*"matvit\[gpu\]"'):
+    with pytest.raises(MissingFaissError, match=r"pip install -e '\.\[cpu\]' .*'\.\[gpu\]'"):
         require_faiss()
 
 
