@@ -36,7 +36,7 @@ def main() -> None:
             coarse = Image.fromarray(noise.integers(0, 256, (12, 16, 3), dtype=np.uint8))
             coarse.resize((320, 240)).save(images / f"{number}.jpg")
         matvit.save(timm.create_model(options.model), model)
-        command = [sys.executable, "-m", "cli.main", "elasticize", str(model), "--images", str(images)]
+        command = [sys.executable, "-m", "cli.main", "elasticize", str(images), "-m", str(model)]
         command += ["-o", str(Path(folder) / "elastic"), "--device", "cpu"]
         command += ["--workers", "0", "--limit", str(options.images), "--check", str(options.check)]
         start = time.perf_counter()

@@ -1,6 +1,6 @@
 """How far time follows compute: each submodel's share of XL's time against its share of XL's MACs.
 
-    matvit plan matvit_base_patch16_224 --measure --every-point --batch-size 8 --dtype fp32 --csv plan.csv
+    matvit plan -m matvit_base_patch16_224 --measure --every-point --batch-size 8 --dtype fp32 --csv plan.csv
     python benchmarks/time_share.py plan.csv
 
 Prints the ratio at each granularity (bar: at most 1.1) and how much, if at all, time ever falls along the

@@ -1,8 +1,8 @@
 """The baseline of `matvit elasticize`: hidden units by variance times squared norm, none of them refitted.
 
-    python benchmarks/variance_order.py MODEL --images IMAGES -o DIR
+    python benchmarks/variance_order.py IMAGES -m MODEL -o DIR
 
-Writes the checkpoint that `matvit elasticize MODEL --images IMAGES -o DIR` would from the same images, but
+Writes the checkpoint that `matvit elasticize IMAGES -m MODEL -o DIR` would from the same images, but
 for the order of the units and with output layers that are sliced.
 """
 
@@ -24,8 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
-    parser.add_argument("--images", required=True)
+    parser.add_argument("images")
+    parser.add_argument("-m", "--model", required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=300)
     options = parser.parse_args()

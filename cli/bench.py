@@ -1,7 +1,6 @@
 """`matvit bench`: ways of running one encoder, side by side on this machine."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ from cli import options
 from cli.early import check_model
 from cli.output import percent, print_json, print_table, say
 from cli.progress import progress
+from matvit.weights.known_models import DEFAULT
 
 if TYPE_CHECKING:
     from matvit.engines.compare import Result
@@ -17,47 +17,42 @@ if TYPE_CHECKING:
 
 
 def bench(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help=f"{options.MODEL_HELP} Bare names such as matvit_base_patch16_224 get random weights."
-        ),
-    ],
-    submodel: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--submodel",
-            "-s",
-            help="M, 60%, S*5+M*7, L@112px, XL~8...; repeatable. Default: every granularity.",
-        ),
-    ] = None,
+    model: options.Model = DEFAULT,
+    budget: options.ComparedBudgets = None,
     batch_size: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=65536, help="Images a call; repeatable. Default: 1; on a GPU 1, 32 and 256."),
+        typer.Option(
+            min=1,
+            max=65536,
+            help="Embed so many images a call. Can be repeated.",
+            show_default="1; on a GPU 1, 32 and 256",
+        ),
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; medians are shown.")] = 20,
-    device: options.Device = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="On a CPU. Default: torch's own choice.")
-    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Time so many rounds; medians are shown.")] = 20,
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="timm, eager, compiled (takes minutes), openvino, onnxruntime; repeatable. Default: all."
+            help="Compare only this with timm: timm, eager, compiled (takes minutes), openvino or "
+            "onnxruntime. Can be repeated.",
+            show_default="all of them",
         ),
     ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(help="Also write every figure to this file.", show_default=False)
-    ] = None,
+    csv: options.Csv = None,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Compare ways of running a model here: timm, this library eager and compiled, other runtimes.
+    """Compare ways of running an encoder, side by side.
 
-    Each cell is the median time of a call on random images, how far the middle half of the calls spreads, and
-    how many times faster that is than timm's eager full encoder in float32, timed in the same rounds. Cosines
-    are between embeddings of random images and those of float32 at the same submodel.
+    They are timm, matvit eager and compiled, and other runtimes, on this machine. Each cell is the median
+    time of a call on random images, how far the middle half of the calls spreads, and how many times faster
+    that is than timm's eager full encoder in float32, timed in the same rounds. Cosines are between
+    embeddings of random images and those of float32 by the same submodel. A bare name such as
+    matvit_base_patch16_224 gets random weights, which take as long as others.
 
-    Example: matvit bench matvit_base_patch16_224 --submodel S --submodel XL
+    Example: matvit bench
+
+    Example: matvit bench -m matvit_base_patch16_224 -b S -b XL
     """
     check_model(model)
 
@@ -71,7 +66,7 @@ def bench(
     with progress() as bar:
         found = run(
             model,
-            budgets=submodel,
+            budgets=budget,
             batch_sizes=batch_size,
             repeats=repeats,
             engines=engine,

@@ -21,7 +21,8 @@ def calibrate(
     queries: Annotated[
         str | None,
         typer.Argument(
-            help="Labelled images: what can be indexed, see matvit index build. Not needed with --fit.",
+            metavar="QUERIES",
+            help=f"{options.QUERIES_HELP} Not needed with --fit.",
             show_default=False,
         ),
     ] = None,
@@ -30,17 +31,17 @@ def calibrate(
         typer.Option(
             metavar="IMAGES",
             help="First measure the curve that budgets choose from, on images like those to be asked for, "
-            "without labels; the index keeps it.",
+            "without labels. The index keeps it.",
             show_default=False,
         ),
     ] = None,
-    check: Annotated[int, typer.Option(min=4, help="Images of --fit to measure on, at most.")] = 200,
+    check: Annotated[int, typer.Option(min=4, help="Measure on so many images of --fit at most.")] = 200,
     axis: options.Axes = None,
     max_drop: Annotated[
-        float, typer.Option(help="What the submodel may lose, in points of 1-NN accuracy against XL.")
+        float, typer.Option(help="Let the submodel lose so many points of XL's 1-NN accuracy at most.")
     ] = 0.5,
     held_out: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the queries that only check the choice.")
+        float, typer.Option(min=0, max=0.9, help="Let this share of the queries only check the choice.")
     ] = 0.5,
     model: options.ModelOverride = None,
     batch_size: options.BatchSize = 64,
@@ -49,7 +50,7 @@ def calibrate(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Measure which submodels are worth their costs on your images; the index keeps what was found.
+    """Measure which submodels are worth their costs on your images. The index keeps what was found.
 
     --fit measures the curve: the submodels that find most of what the full encoder finds, of all widths,
     image sizes and merges of tokens. Every budget chooses from it from then on. Labelled queries find the

@@ -33,12 +33,9 @@ _ROUNDS = 30
 
 @alone_in_output
 def demo(
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Where to put everything. Default: a new temporary folder."),
-    ] = None,
+    output: options.TemporaryOutput = None,
     train: Annotated[
-        bool, typer.Option("--train", help="Train the model again first (some minutes).")
+        bool, typer.Option("--train", help="Train the model again first, for some minutes.")
     ] = False,
     open_: Annotated[
         bool, typer.Option("--open", help="Open the picture of neighbours with the system's viewer.")
@@ -47,9 +44,14 @@ def demo(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Index digits, query them at three budgets, measure the curve. Offline, in about a minute.
+    """Show the whole story on handwritten digits, in about a minute.
+
+    They are indexed, queried at three budgets, and the whole curve is measured, without a network or a GPU.
+    In the end it says where index, tables and pictures are.
 
     Example: matvit demo
+
+    Example: matvit demo -o demo/ --open
     """
     from indexes.faiss_kinds.search import require_faiss
     from matvit.files.lock import INSIDE

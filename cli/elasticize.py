@@ -11,6 +11,7 @@ from cli.early import check_images, check_model
 from cli.output import command_line, percent, print_json, print_table, say, say_failures, si
 from cli.progress import progress
 from matvit.submodels.profile import two_digits
+from matvit.weights.known_models import DEFAULT
 
 if TYPE_CHECKING:
     from retrieval.learning.elasticize import Elasticized
@@ -19,21 +20,18 @@ if TYPE_CHECKING:
 
 @alone_at_output
 def elasticize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=options.MODEL_HELP, show_default=False)],
-    images: Annotated[
-        str, typer.Option("--images", metavar="IMAGES", help=options.IMAGES_HELP, show_default=False)
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The checkpoint directory.", show_default=False)
-    ],
-    limit: Annotated[int, typer.Option(min=2, help="Images to fit to, at most.")] = 300,
-    check: Annotated[int, typer.Option(min=2, help="Other images to check on, at most.")] = 200,
+    images: options.Images,
+    output: options.Output,
+    model: options.Model = DEFAULT,
     axis: options.Axes = None,
+    limit: Annotated[int, typer.Option(min=2, help="Fit to so many images at most.")] = 300,
+    check: Annotated[int, typer.Option(min=2, help="Check on so many other images at most.")] = 200,
     refit: Annotated[
         bool,
         typer.Option(
             "--refit/--no-refit",
-            help="Whether narrower layers are refitted: not, for an encoder that was trained nested.",
+            help="Refit narrower layers, or not: those of an encoder that was trained nested are good as "
+            "they are.",
         ),
     ] = True,
     sequential: Annotated[
@@ -54,41 +52,39 @@ def elasticize(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="The same, for so long.", show_default=False),
+        typer.Option(
+            min=0.01, help="Let them learn like this for so many minutes instead.", show_default=False
+        ),
     ] = None,
     teach: Annotated[
         int | None,
-        typer.Option(
-            min=2,
-            help="Images to learn from with them, at most. Default: 5000.",
-            show_default=False,
-        ),
+        typer.Option(min=2, help="Let them learn from so many images at most.", show_default="5000"),
     ] = None,
     curve: Annotated[
         bool, typer.Option("--curve", help="Check the whole Mix'n'Match curve, not only some of it.")
     ] = False,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Also show milliseconds an image, measured here, once a month.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of images.")] = 0,
+    measure: options.Measure = False,
+    seed: Annotated[int, typer.Option(min=0, help="Draw other images by another number.")] = 0,
     workers: options.Workers = None,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Make a pretrained Vision Transformer elastic, without labels.
 
-    The full encoder stays the original bit for bit, so an index that the original made takes queries of every
-    submodel: matvit query IMAGE -i INDEX -m DIR --budget M. Narrower layers are refitted, and embeddings of
-    submodels aligned with its own. The directory also holds a report on images that were not fitted to:
-    table, figure and command. The submodels that are worth most at their cost, of all widths, image sizes and
-    merges of tokens, are the curve that budgets choose from; with --epochs or --minutes, that curve learns.
-    What was stopped meanwhile goes on, from at most two minutes before, when the same command is given again.
+    The full encoder stays the original, bit for bit: an index that the original made takes queries of every
+    submodel, by `matvit query IMAGE -i INDEX -m OUTPUT`. Narrower layers are refitted to IMAGES, and
+    embeddings of submodels are aligned with those of the full encoder. Then submodels of all widths, image
+    sizes and merges of tokens are measured on images that were not fitted to, and those that are worth most
+    at their cost become the curve that budgets choose from. With --epochs or --minutes, that curve learns.
 
-    Example: matvit elasticize vit_base_patch14_dinov2.lvd142m --images photos/ -o dinov2-elastic/
+    The directory holds the model, and a report on it: a table, a figure and the command. What was stopped
+    goes on when the same command is run again, from at most two minutes before.
 
-    Example: matvit elasticize my-vit/ --images photos/ -o my-vit-elastic/ --minutes 30
+    Example: matvit elasticize photos/ -o elastic/
 
-    Example: matvit elasticize runs/matvit/checkpoint --images photos/ -o more-elastic/ --no-refit
+    Example: matvit elasticize photos/ -m my-vit/ -o my-elastic/ --minutes 30
+
+    Example: matvit elasticize photos/ -m runs/x/checkpoint -o x/ --no-refit
     """
     check_model(model)
     check_images(images)

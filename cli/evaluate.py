@@ -1,7 +1,6 @@
 """`matvit evaluate`: retrieval against query compute."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,32 +30,17 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
 
 @alone_in_output
 def evaluate(
-    queries: options.Images,
+    queries: options.Queries,
     index: options.IndexDir,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--budget",
-            "-b",
-            help="A budget, as often as you like; all is the whole curve, mixnmatch the one of widths alone.",
-            show_default="all",
-        ),
-    ] = None,
+    budget: options.Budgets = None,
+    output: options.Results = None,
     same_encoder: Annotated[
         bool, typer.Option("--same-encoder", help="Also embed the corpus again with every submodel.")
     ] = False,
     raw_pixels: Annotated[
         bool, typer.Option("--raw-pixels", help="Also measure 1-NN on raw pixels.")
     ] = False,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Also show milliseconds an image, measured here, once a month.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Keep tables (CSV), figures and command here.", show_default=False
-        ),
-    ] = None,
+    measure: options.Measure = False,
     model: options.ModelOverride = None,
     batch_size: options.BatchSize = 64,
     workers: options.Workers = None,
@@ -64,14 +48,17 @@ def evaluate(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Measure adaptive retrieval: corpus by the full encoder, labelled queries by each submodel.
+    """Measure what queries of each budget find, on labelled images.
 
-    1-NN accuracy by exact search, with 95 % intervals, and its difference to XL on the same queries; k-NN
-    votes as in DINO, recall@k, mAP@k; how much of XL's answers remains. The table shows some of it, --json
-    and the CSV file of --output all. Queries that are files of the corpus are searched without themselves;
-    copies of them elsewhere are not recognised.
+    The corpus is embedded by the full encoder, and queries by each submodel. Measured are 1-NN accuracy by
+    exact search, with 95 % intervals, and its difference to XL on the same queries; k-NN votes as in DINO,
+    recall@k and mAP@k; and how much of XL's answers remains. The table shows some of it, --json and the files
+    in OUTPUT all. Queries that are files of the corpus are searched without themselves; copies of them
+    elsewhere are not recognised.
 
-    Example: matvit evaluate photos/test -i photos.index --budget all -o results/
+    Example: matvit evaluate photos/test -i photos.index
+
+    Example: matvit evaluate photos/test -i photos.index -b S -b 60% -o results/
     """
     from retrieval.sources.open_images import open_source
 

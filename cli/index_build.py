@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from indexes import Manifest
     from retrieval.upkeep.add import Added
 
-Model = Annotated[str, typer.Option("--model", "-m", help=options.MODEL_HELP, envvar=options.MODEL_VARIABLE)]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", help="The new index directory. Default: NAME.index here, for the folder NAME."
-    ),
-]
 _WHICH_LABELS = {
     True: "labels are the names of their top-level folders; --labels none leaves them out",
     False: "they have no labels; --labels folders takes the names of their top-level folders",
@@ -32,14 +25,16 @@ _WHICH_LABELS = {
 
 def build(
     images: options.Images,
-    model: Model = DEFAULT,
-    output: Output = None,
+    model: options.Model = DEFAULT,
+    output: options.NewIndex = None,
     key_prefix: options.KeyPrefix = None,
     exclude: options.Exclude = None,
     labels: options.Labels = options.LabelsFrom.AUTO,
     photo_columns: Annotated[
         bool,
-        typer.Option(help="Keep what image files tell: width, height, date, camera, latitude and longitude."),
+        typer.Option(
+            help="Keep what image files tell, or not: width, height, date, camera, latitude, longitude."
+        ),
     ] = True,
     factory: options.Factory = "auto",
     rerank: options.Rerank = None,
@@ -52,17 +47,17 @@ def build(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Embed images with the full encoder and index them.
+    """Embed images with the full encoder, and index them.
 
-    Images that cannot be read are counted, kept with their reasons in failures.parquet, and stop nothing.
-    An interrupted build goes on where it stopped when the same command is run again. Under torchrun,
-    processes share the parts.
+    Images that cannot be read are counted, are kept with their reasons in failures.parquet, and stop nothing.
+    A build that was stopped goes on when the same command is run again. Under torchrun, processes share the
+    work.
 
     Example: matvit index build photos/
 
-    Example: matvit index build photos/ -m runs/x/checkpoint -o photos.index --exclude 'drafts/'
+    Example: matvit index build photos/ -m runs/x/checkpoint -o x.index
 
-    Many images: matvit index build 'x-{000..999}.tar' -m NAME -o x.index --max-memory 4G
+    Example: matvit index build 'x-{000..999}.tar' -o x.index --max-memory 4G
     """
     from indexes.disk.manifest import read_manifest
     from indexes.disk.staging import Staging
@@ -114,16 +109,15 @@ def add(
     key_prefix: options.KeyPrefix = None,
     exclude: options.Exclude = None,
     labels: options.Labels = options.LabelsFrom.AUTO,
-    check_content: Annotated[
-        bool, typer.Option("--check-content", help="Compare images by their bytes, not by size and time.")
-    ] = False,
+    check_content: options.CheckContent = False,
     restore: Annotated[
-        bool,
-        typer.Option("--restore", help="Bring back images of IMAGES that `matvit index remove` took."),
+        bool, typer.Option("--restore", help="Bring back images that `matvit index remove` took.")
     ] = False,
     prune: Annotated[
         bool,
-        typer.Option("--prune", help="Remove rows whose files are gone from the folder IMAGES, or excluded."),
+        typer.Option(
+            "--prune", help="Remove the rows of files that are gone from the folder IMAGES, or excluded."
+        ),
     ] = False,
     batch_size: options.BatchSize = 64,
     workers: options.Workers = None,
@@ -131,11 +125,14 @@ def add(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Add images to an index: those that are new, and those that changed in place of what they were.
+    """Add to an index the images that are new or changed.
 
-    Run it every night on the same folder. Only the weights that made the index can add to it. Images that the
-    index has from elsewhere are known by their bytes and not embedded again: rows follow files that moved.
-    What `matvit index remove` took stays removed, unless the file holds another picture by now.
+    What changed takes the place of what it was. Run it every night on the same folder. Only the weights that
+    made the index can add to it. Images that the index has from elsewhere are known by their bytes and not
+    embedded again: rows follow files that moved. What `matvit index remove` took stays removed, unless the
+    file holds another picture by now.
+
+    Example: matvit index add photos/ -i photos.index
 
     Example: matvit index add photos/ -i photos.index --prune
     """

@@ -10,8 +10,6 @@ from cli import options
 from cli.output import command_line, say
 from cli.progress import progress
 
-Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
-
 
 class Missing(StrEnum):
     """What becomes of rows whose files are not at their new place."""
@@ -21,19 +19,20 @@ class Missing(StrEnum):
 
 
 def remove(
-    index: Index,
+    index: options.IndexDir,
     keys: Annotated[
         list[str] | None, typer.Argument(metavar="KEY", help="Keys of rows.", show_default=False)
     ] = None,
     where: options.Where = None,
 ) -> None:
-    """Remove rows by key or by condition. `matvit index compact` frees their space.
+    """Remove rows, by key or by condition.
 
-    The image files are left alone, and `matvit index add` does not bring them back, unless told to --restore.
+    The image files are left alone. `matvit index add` does not bring the rows back, unless --restore tells it
+    to. `matvit index compact` frees their space.
 
-    Example: matvit index remove photos.index 2019/cat.jpg
+    Example: matvit index remove 2019/cat.jpg -i photos.index
 
-    Example: matvit index remove photos.index --where "label = 'blurred'"
+    Example: matvit index remove -i photos.index --where "label = 'blurred'"
     """
     from indexes import Index
 
@@ -47,15 +46,17 @@ def remove(
 
 
 def compact(
-    index: Index,
+    index: options.IndexDir,
     factory: Annotated[
         str | None,
-        typer.Option(help="How to search from now on: see `build`.", show_default="as it is"),
+        typer.Option(help="Search like this from now on: see `matvit index build`.", show_default="as it is"),
     ] = None,
 ) -> None:
-    """Free the space of removed rows, and train and tune the index anew.
+    """Free the space of removed rows, and tune the search anew.
 
-    Example: matvit index compact photos.index
+    Example: matvit index compact -i photos.index
+
+    Example: matvit index compact -i photos.index --factory HNSW32
     """
     from indexes.directory.change import gather
     from indexes.faiss_kinds.options import KindOptions
@@ -70,7 +71,7 @@ def merge(
     indexes: Annotated[
         list[Path], typer.Argument(metavar="INDEX", help="Index directories.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The new index directory.", show_default=False)],
+    output: options.Output,
     factory: options.Factory = "auto",
     rerank: options.Rerank = None,
     max_memory: options.MaxMemory = None,
@@ -79,8 +80,8 @@ def merge(
 ) -> None:
     """Make one index of several that the same weights made.
 
-    Keys stay as they are, but where earlier indexes have some of its names, those of an index get its own
-    name before them.
+    Keys stay as they are. Where an earlier index has some of them already, the keys of an index get its name
+    before them.
 
     Example: matvit index merge 2024.index 2025.index -o all.index
     """
@@ -88,12 +89,12 @@ def merge(
 
     kind = options.kind_options(factory, rerank, max_memory, max_query_ms, recall)
     with progress() as bar:
-        manifest = gather(indexes, out, command=command_line(), options=kind, progress=bar)
-    say(f"{manifest.ntotal} rows: {out}")
+        manifest = gather(indexes, output, command=command_line(), options=kind, progress=bar)
+    say(f"{manifest.ntotal} rows: {output}")
 
 
 def relocate(
-    index: Index,
+    index: options.IndexDir,
     old: Annotated[
         str,
         typer.Argument(metavar="OLD", help="Where the images were, as the index knows.", show_default=False),
@@ -101,18 +102,15 @@ def relocate(
     new: Annotated[str, typer.Argument(metavar="NEW", help="Where they are now.", show_default=False)],
     missing: Annotated[
         Missing,
-        typer.Option(help="What to do if files are not at NEW: refuse, or keep their rows as they are."),
+        typer.Option(help="If files are not at NEW, refuse all, or keep their rows as they are."),
     ] = Missing.REFUSE,
-    check_content: Annotated[
-        bool,
-        typer.Option("--check-content", help="Compare all images by their bytes, not by size and time."),
-    ] = False,
+    check_content: options.CheckContent = False,
 ) -> None:
-    """Let an index follow images that moved, to another disk or folder. Nothing is embedded.
+    """Let an index follow images that moved to another disk or folder.
 
-    Files that have not kept size and time are compared by their bytes.
+    Nothing is embedded. Files that have not kept their size and time are compared by their bytes.
 
-    Example: matvit index relocate photos.index /mnt/old/photos /mnt/new/photos
+    Example: matvit index relocate /mnt/old /mnt/new -i photos.index
     """
     from retrieval.upkeep.relocation import relocate_index
 
@@ -131,18 +129,17 @@ def relocate(
     say(f"{moved} files are at {new} now: {index}")
 
 
-def export(
-    index: Index,
-    out: Annotated[Path, typer.Option("--output", "-o", help="The new directory.", show_default=False)],
-) -> None:
-    """Write vectors and rows as clip-retrieval does: img_emb/*.npy and metadata/*.parquet.
+def export(index: options.IndexDir, output: options.Output) -> None:
+    """Write vectors and rows in the layout of clip-retrieval.
 
-    Example: matvit index export photos.index -o photos.export
+    That is img_emb/*.npy and metadata/*.parquet.
+
+    Example: matvit index export -i photos.index -o photos.export
     """
     from indexes import Index
     from indexes.directory.export import export as write
 
-    say(f"{write(Index.open(index), out)} rows: {out}")
+    say(f"{write(Index.open(index), output)} rows: {output}")
 
 
 COMMANDS = (remove, compact, merge, relocate, export)

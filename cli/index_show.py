@@ -1,6 +1,5 @@
 """`matvit index info` and `verify`: what is there, and whether it is whole."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,13 +8,11 @@ from cli import options
 from cli.output import print_json, print_table, say
 from cli.progress import progress
 
-Index = Annotated[Path, typer.Argument(help="Index directory.", show_default=False)]
 
-
-def info(index: Index, json: options.Json = False) -> None:
+def info(index: options.IndexDir, json: options.Json = False) -> None:
     """Show what made an index and what is in it.
 
-    Example: matvit index info photos.index
+    Example: matvit index info -i photos.index
     """
     from indexes import Index
 
@@ -32,16 +29,22 @@ def info(index: Index, json: options.Json = False) -> None:
 
 
 def verify(
-    index: Index,
-    rows: Annotated[int, typer.Option(min=0, help="Also embed so many random images again and compare.")] = 0,
+    index: options.IndexDir,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Also embed so many random images again, and compare.")
+    ] = 0,
     model: options.ModelOverride = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Compare every byte of an index with what was written. Exit code 1 if anything changed.
+    """Compare every byte of an index with what was written.
 
-    Example: matvit index verify photos.index --rows 100
+    The exit code is 1 if anything changed.
+
+    Example: matvit index verify -i photos.index
+
+    Example: matvit index verify -i photos.index --rows 100
     """
     from indexes import verify as problems_of
 

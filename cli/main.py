@@ -32,7 +32,10 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="matvit",
-    help="Image search whose query cost is a knob: one Vision Transformer, hundreds of nested encoders.",
+    help="Image search whose query cost is a knob: one Vision Transformer, hundreds of nested encoders.\n\n"
+    "Example: matvit demo\n\n"
+    "Example: matvit index build photos/\n\n"
+    "Example: matvit query cat.jpg -i photos.index -b 60%",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

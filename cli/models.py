@@ -7,9 +7,10 @@ from cli.output import print_json, print_table, say
 
 
 def models(json: options.Json = False) -> None:
-    """List encoders to begin with: what they cost, their licence, and what they are good for.
+    """List encoders to begin with, and what each is good for.
 
-    `-m` takes many more: any Vision Transformer of timm by its name, with @224px for images of that size.
+    The table has their costs and licences, too. -m takes many more: any Vision Transformer of timm by its
+    name, with @224px for images of that size.
 
     Example: matvit models
     """
@@ -31,4 +32,4 @@ def models(json: options.Json = False) -> None:
             for model in KNOWN_MODELS
         ]
     )
-    say(f"matvit index build takes {DEFAULT}, or what {options.MODEL_VARIABLE} says")
+    say(f"without -m or an index, commands take {DEFAULT}, or what {options.MODEL_VARIABLE} says")

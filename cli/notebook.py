@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cli import options
 from cli.output import print_table, say
 from cli.progress import progress
 
@@ -25,16 +26,22 @@ class NotebookError(RuntimeError):
 def notebook(
     name: Annotated[
         str | None,
-        typer.Argument(help="Such as 01_quickstart, 01 or quickstart. Default: list them all."),
+        typer.Argument(
+            metavar="NAME",
+            help="A notebook, such as 01_quickstart, 01 or quickstart. Without a name, all are listed.",
+        ),
     ] = None,
     execute: Annotated[
         bool, typer.Option("--execute", help="Run it and keep the executed copy; do not open it.")
     ] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to copy it into.")] = Path(),
+    output: options.OutputHere = Path(),
 ) -> None:
-    """Copy a demo notebook and open it in Jupyter, if that is installed; or run it.
+    """Copy a demo notebook and open it in Jupyter, or run it.
 
-    The notebooks need no network. Their first cell tells what environment variables change.
+    Without Jupyter, it is only copied. The notebooks need no network. Their first cell tells what environment
+    variables change.
+
+    Example: matvit notebook
 
     Example: matvit notebook quickstart --execute -o results/
     """

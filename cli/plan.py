@@ -13,79 +13,54 @@ from matvit.submodels.profile import two_digits
 
 
 def plan(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help=f"{options.MODEL_HELP} Only the last two are downloaded: the others need no weights. "
-            "Not needed with --index.",
-            show_default=False,
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="Show only the submodel for this budget: M, 60%, 9gmacs, 25ms, L@112px, XL~8..."),
-    ] = None,
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure",
-            help="Also show milliseconds a batch, measured here, once a month; ± is the interquartile range, "
-            "~ marks those interpolated between measured neighbours. A budget in ms does this too.",
-        ),
-    ] = False,
-    index: Annotated[
-        Path | None,
-        typer.Option(
-            "--index",
-            "-i",
-            help="Plan for the model of this index, and the curve that it keeps.",
-            show_default=False,
-        ),
-    ] = None,
+    model: options.PlannedModel = None,
+    index: options.PlannedIndex = None,
+    budget: options.PlannedBudget = None,
     mixnmatch: Annotated[
         bool, typer.Option("--mixnmatch", help="Show Mix'n'Match, too, where the curve is another.")
     ] = False,
-    batch_size: options.BatchSize = 1,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Of torch on the CPU. Default: its own choice.")
-    ] = None,
+    measure: options.Measure = False,
     every_point: Annotated[
-        bool, typer.Option("--every-point", help="Measure every submodel, interpolate none.")
+        bool, typer.Option("--every-point", help="Measure every submodel, and interpolate none.")
     ] = False,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Measure again what was measured before.")
     ] = False,
-    csv: Annotated[
-        Path | None, typer.Option(help="Also write the table to this file.", show_default=False)
-    ] = None,
+    csv: options.Csv = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="Also draw time against compute into this .png.", show_default=False),
+        typer.Option(
+            help="Also draw time against compute into this .png, .pdf or .svg file.", show_default=False
+        ),
     ] = None,
+    batch_size: options.BatchSize = 1,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Show the curve of a model that budgets choose from: submodels, MACs, FLOPs, parameters, milliseconds.
+    """Show the submodels that budgets choose from, and their costs.
 
-    That is what matvit elasticize or matvit calibrate --fit measured, or else Mix'n'Match, or smaller images
-    where the model was not trained nested.
+    This curve is what `matvit elasticize` or `matvit calibrate --fit` measured, or else Mix'n'Match, or
+    smaller images where the model was not trained nested. For a name of timm, no weights are downloaded.
 
-    Costs are those of embedding one image, without the classifier. Vision papers print MACs and call
-    them FLOPs; here FLOPs are two a MAC.
+    Costs are those of embedding one image, without the classifier. Vision papers print MACs and call them
+    FLOPs; here FLOPs are two a MAC. Times are those of a batch; ± is the interquartile range, and ~ marks
+    what is interpolated between measured neighbours. A budget in ms is measured, too.
 
-    Example: matvit plan matvit_base_patch16_224 --budget 60%
+    Example: matvit plan
 
-    Example: matvit plan --index photos.index --measure
+    Example: matvit plan -m matvit_base_patch16_224 -b 60%
+
+    Example: matvit plan -i photos.index --measure
     """
     if index is not None:
         check_index(index)
-    if index is not None and model is None:
+    if model is None and index is not None:
         from retrieval.remembered_model import model_of
 
         model = model_of(index)
-    elif model is None:
-        raise typer.BadParameter("say which MODEL, or --index")
+    model = model or options.default_model()
     check_model(model, weights=False)
 
     from matvit.submodels.budget import is_time

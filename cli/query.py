@@ -33,40 +33,44 @@ def query(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGE", help="Image files or folders; - reads paths from stdin.", show_default=False
+            metavar="IMAGE",
+            help="Image files, or folders of them. With -, paths are read from stdin.",
+            show_default=False,
         ),
     ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            "-b",
-            help="What a query may cost: M, 60%, 9gmacs, 25ms, L@112px, XL~8...",
-            show_default="the full encoder",
-        ),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 10,
+    budget: options.Budget = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Show so many results of each query.")] = 10,
     where: options.Where = None,
-    threshold: Annotated[float, typer.Option(min=-1, max=1, help="Cosine that a result must reach.")] = -1.0,
+    threshold: Annotated[
+        float, typer.Option(min=-1, max=1, help="Show only results of at least this cosine.")
+    ] = -1.0,
     unique: Annotated[
-        bool, typer.Option("--unique", help="Show an image that is there several times once.")
+        bool, typer.Option("--unique", help="Show an image that is there several times only once.")
     ] = False,
     key: Annotated[
         list[str] | None,
-        typer.Option(help="More like this row of the index, which is encoded already.", show_default=False),
+        typer.Option(
+            help="Find more like this row of the index, which is encoded already. Can be repeated.",
+            show_default=False,
+        ),
     ] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="Embeddings made elsewhere: an .npy file.", show_default=False)
+        Path | None,
+        typer.Option(help="Search by embeddings made elsewhere, in an .npy file.", show_default=False),
     ] = None,
     model: options.ModelOverride = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Also draw queries and results into this .png or .html.", show_default=False),
+        typer.Option(
+            help="Also draw queries and results into this .html, .png, .pdf or .svg file.",
+            show_default=False,
+        ),
     ] = None,
     open_: Annotated[
         bool,
         typer.Option(
-            "--open", help="Open the sheet with the system's viewer; without --sheet, a page made for that."
+            "--open",
+            help="Open the sheet with the system's viewer; without --sheet, a page is made for that.",
         ),
     ] = False,
     device: options.Device = "auto",
@@ -74,35 +78,41 @@ def query(
     engine: Annotated[
         str,
         typer.Option(
-            help="What runs the model: eager; or compiled, for - with very many queries, not for a few."
+            help="Run the model by this: eager; or compiled, which pays for very many queries from stdin."
         ),
     ] = "eager",
     paths: Annotated[
-        bool, typer.Option("--paths", help="Print the paths of results and nothing else.")
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Query by a submodel whose narrower layers nobody trained, refitted or measured."
-        ),
+        bool, typer.Option("--paths", help="Print the paths of results, and nothing else.")
     ] = False,
     null: Annotated[
         bool,
         typer.Option(
-            "--null", "-0", help="Paths end in NUL, not a line: those of --paths, and on stdin those for -."
+            "--null",
+            "-0",
+            help="End paths with NUL in place of a line's end: those of --paths, and those on stdin.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Query by a submodel even if nobody trained, refitted or measured its narrower layers.",
         ),
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Find the images most like the given ones, each encoded by the submodel that fits the budget.
+    """Find the images most like the given ones, at a budget.
 
-    With - as IMAGE, paths are read from stdin, one a line, and each gives a line of JSON while the model
-    stays warm. --paths prints names of files as they are, which may hold anything but NUL: add -0 for
-    xargs -0. Exit code 1 if an image could not be read.
+    Each is encoded by the submodel that fits the budget. The budget auto is what `matvit calibrate` found for
+    this index. With - as IMAGE, paths are read from stdin, one a line, and each gives a line of JSON while
+    the model stays warm. --paths prints names of files as they are, which may hold anything but NUL: add -0
+    for xargs -0. The exit code is 1 if an image could not be read.
 
-    Example: matvit query cat.jpg -i photos.index --budget 60% -k 5
+    Example: matvit query cat.jpg -i photos.index -b 60% -k 5
 
-    Example: matvit query --key 2019/cat.jpg -i photos.index --where "year > 2019" --paths
+    Example: matvit query cat.jpg -i photos.index --where "year > 2019"
+
+    Example: matvit query --key 2019/cat.jpg -i photos.index --paths
     """
     images = images or []
     stream = images == ["-"]

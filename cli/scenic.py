@@ -1,6 +1,5 @@
 """`matvit import`: checkpoints of other projects into ours."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,25 +23,24 @@ def scenic(
         typer.Argument(
             metavar="FILE_OR_URL",
             help="A Flax checkpoint of Scenic's MatViT, an https URL of one, or the name of a published one: "
-            "matvit-b16-in1k, matvit-l16-in21k-in1k.",
+            "matvit-b16-in1k or matvit-l16-in21k-in1k.",
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--output", "-o", help="The new checkpoint directory.", show_default=False)
-    ],
+    output: options.Output,
     classifier: Annotated[
         str | None,
         typer.Option(
-            help="Scenic's name of the model's pooling. Default: token with a class token, else gap.",
-            show_default=False,
+            help="Say how the model pools, by Scenic's name of it.",
+            show_default="token with a class token, else gap",
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Convert a MatViT that Google's Scenic trained. Needs no JAX; the optimizer's state is left out.
+    """Convert a MatViT that Google's Scenic trained.
 
-    An interrupted download goes on where it stopped when the same command is run again.
+    It needs no JAX, and leaves the optimizer's state out. A download that was stopped goes on when the same
+    command is run again.
 
     Example: matvit import scenic matvit-b16-in1k -o matvit-b16
     """
@@ -50,10 +48,10 @@ def scenic(
     from matvit.weights.scenic.convert import facts
 
     with progress() as bar:
-        obtain(source, out, classifier=classifier, progress=bar)
-    found = facts(out)
+        obtain(source, output, classifier=classifier, progress=bar)
+    found = facts(output)
     if json:
-        print_json({"checkpoint": str(out), **found})
+        print_json({"checkpoint": str(output), **found})
     else:
         print_table([{"": name.replace("_", " "), " ": fact} for name, fact in found.items()])
-    say(f"saved {out}: use it wherever a command takes -m")
+    say(f"saved {output}: use it wherever a command takes -m")

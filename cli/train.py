@@ -1,7 +1,6 @@
 """`matvit train`: nested training from a recipe."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,56 +15,60 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
+            metavar="RECIPE",
             help="A .toml file, or a recipe of the package: b16_in1k, caltech101, cifar10, digits, "
-            "fashion_mnist, l16_in1k_finetune, s16_in1k.",
+            "fashion_mnist, l16_in1k_finetune or s16_in1k.",
+            show_default=False,
         ),
     ],
     data: Annotated[
         str,
         typer.Option(
-            help="ImageFolder or shards, or a folder with train/ and, to measure accuracy, val/ of either "
-            "kind; or torchvision:NAME, such as torchvision:fashion_mnist.",
+            help="Train on this: an ImageFolder or shards; a folder with train/ and, to measure accuracy, "
+            "val/ of either kind; or torchvision:NAME, such as torchvision:fashion_mnist.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The run directory.", show_default=False)],
+    output: options.Output,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in -o; start it if there is none.")
+        bool, typer.Option("--resume", help="Go on with the run in OUTPUT, or start it if there is none.")
     ] = False,
     init: Annotated[
         str | None,
         typer.Option(
-            help=f"Weights to start from, position embeddings resized. {options.MODEL_HELP}",
+            help="Start from these weights, named as for -m of other commands. Position embeddings are "
+            "resized.",
             show_default=False,
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read and augment images.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Read and augment images in so many processes.")] = 0,
     accumulate: Annotated[
-        int, typer.Option(min=1, help="Forward passes that a step is divided into, to save memory.")
+        int, typer.Option(min=1, help="Divide a step into so many forward passes, to save memory.")
     ] = 1,
     grad_checkpointing: Annotated[
         bool, typer.Option("--grad-checkpointing", help="Save memory by computing activations twice.")
     ] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
     save_minutes: Annotated[
-        float, typer.Option(min=0, help="Time from one state that can be resumed to the next.")
+        float, typer.Option(min=0, help="Save a state that can be resumed every so many minutes.")
     ] = 10.0,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps from one line of metrics to the next.")] = 50,
+    log_every: Annotated[int, typer.Option(min=1, help="Write a line of metrics every so many steps.")] = 50,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too, into -o/tensorboard.")
+        bool, typer.Option("--tensorboard", help="Also write metrics for TensorBoard, to OUTPUT/tensorboard.")
     ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Train a MatViT: nested granularities at once, on labelled images.
+    """Train a MatViT on labelled images, all granularities at once.
 
-    The run directory holds config.toml, metrics.jsonl, checkpoint/, best/ and last/, which --resume goes on
-    from. Under torchrun, processes share every batch of the recipe.
+    The run directory OUTPUT holds config.toml, metrics.jsonl, checkpoint/, best/ and last/, which --resume
+    goes on from. On many GPUs, the processes of `torchrun --nproc-per-node 8 -m cli.main train ...` share
+    every batch of the recipe.
 
-    Example: matvit train fashion_mnist --data torchvision:fashion_mnist -o runs/fashion
+    Example: matvit train digits --data DIGITS/train -o runs/digits
 
-    On many GPUs: torchrun --nproc-per-node 8 -m cli.main train b16_in1k --data imagenet -o runs/b16 --resume
+    Example: matvit train b16_in1k --data IMAGENET -o runs/b16 --resume
     """
     show = show_epochs(recipe)
     check_images(data)
@@ -84,7 +87,7 @@ def train(
         run(
             recipe,
             data,
-            out,
+            output,
             execution=Execution(
                 device=torch_device,
                 dtype=pick_dtype(dtype, torch_device, training=True),
@@ -103,7 +106,7 @@ def train(
             progress=bar,
         )
     if processes.is_first:
-        say(f"trained: {out / 'checkpoint'}")
+        say(f"trained: {output / 'checkpoint'}")
 
 
 def show_epochs(recipe: str) -> Callable[[Mapping[str, Any]], None]:

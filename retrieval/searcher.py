@@ -76,7 +76,7 @@ class _State:
         if force or not isinstance(budget, str) or budget == "auto":
             return submodel
         if doubt := self.encoder.space.doubt(submodel):
-            command = f"matvit elasticize {shlex.quote(self.encoder.location)} --images IMAGES -o OUT"
+            command = f"matvit elasticize IMAGES -m {shlex.quote(self.encoder.location)} -o OUT"
             raise BudgetError(f"{doubt}: run `{command}` and query with -m OUT, or force it")
         return submodel
 

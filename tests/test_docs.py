@@ -18,7 +18,7 @@ EXTRAS = re.compile(r"\.\[([a-z,]+)\]")
 
 def options_below(command: typer.core.TyperCommand) -> set[str]:
     """The long options of a command and of all commands below it."""
-    own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    own = {"--help"} | {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     return own.union(*map(options_below, getattr(command, "commands", {}).values()))
 
 

@@ -43,7 +43,6 @@ NOT_RUN = {
 }
 INSTEAD = {
     # of what would be downloaded, a tiny encoder that was trained nested, or was not;
-    "matvit elasticize vit_small_patch14_reg4_dinov2.lvd142m@224px": "matvit elasticize PLAIN",
     "vit_base_patch14_dinov2.lvd142m": "PLAIN",
     "matvit-l16-in21k-in1k": "CHECKPOINT",
     'openai", pretrained=True': 'openai", pretrained=False',
@@ -51,7 +50,7 @@ INSTEAD = {
     "--device cuda --workers 16": "--device cpu --workers 0",
     "--device cuda": "--device cpu",
     "--budget 25ms": "--budget 60000ms",
-    "matvit bench CHECKPOINT": "matvit bench CHECKPOINT --engine eager --repeats 1",
+    "matvit bench -m CHECKPOINT": "matvit bench -m CHECKPOINT --engine eager --repeats 1",
     # of a promise that takes a thousand labelled queries, one that a few can make;
     "--max-drop 0.5": "--max-drop 90",
     # of what is outside, a folder here.

@@ -41,7 +41,7 @@ def test_holds_code_recipes_weights_notebooks_and_no_tests(unpacked: Path) -> No
 @pytest.mark.parametrize(
     "command, answer",
     [
-        ("plan {digits} --budget S --json", '"submodel": "S"'),
+        ("plan -m {digits} --budget S --json", '"submodel": "S"'),
         ("notebook", "04_your_own_images"),
     ],
 )

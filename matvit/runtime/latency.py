@@ -85,7 +85,9 @@ def measure(
     if known is not None:
         if not (_any_busy(known.timings) and is_free()):
             day = time.strftime("%Y-%m-%d", time.localtime(min(timing.at for timing in known.timings)))
-            _log.info("measured before, on %s (`matvit plan --measure --refresh` measures again)", day)
+            _log.info(
+                "measured before, on %s (`matvit plan -m MODEL --measure --refresh` measures again)", day
+            )
             _warn(known)
             return known
         _log.info("measured before, while other work kept the machine busy; it is free now: measuring again")
@@ -196,7 +198,7 @@ def _warn(profile: Profile) -> None:
         again = (
             "once the machine is free"
             if _any_busy(profile.timings)
-            else "by `matvit plan --measure --refresh`"
+            else "by `matvit plan -m MODEL --measure --refresh`"
         )
         _log.warning("these times are not to be relied on: %s; they are measured again %s", why, again)
 

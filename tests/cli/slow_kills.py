@@ -111,7 +111,7 @@ def kill_elasticize(folder: Path, step: int) -> int:
     matvit.refitting.distillation.SAVE_SECONDS = 0
 
     def elasticize(case: Path, epochs: int = 2) -> None:
-        command = f"elasticize {folder}/model --images {folder}/images -o {case}/out --limit 4 --check 4"
+        command = f"elasticize {folder}/images -m {folder}/model -o {case}/out --limit 4 --check 4"
         sys.argv = ["matvit", *command.split(), "--teach", "8", "--epochs", str(epochs), "--workers", "0"]
         with (
             Path(os.devnull).open("w") as nothing,

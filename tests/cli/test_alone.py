@@ -14,7 +14,7 @@ from matvit.files.lock import exclusive, exclusive_inside
     [
         "evaluate {queries} -i {index} -o {out} --budget S",
         "demo -o {out}",
-        "elasticize {checkpoint} --images {queries} -o {out}",
+        "elasticize {queries} -m {checkpoint} -o {out}",
         "notebook quickstart --execute -o {out}",
     ],
     ids=lambda command: command.split()[0],

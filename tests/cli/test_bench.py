@@ -23,7 +23,7 @@ def no_other_runtimes(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None
 
 
 def test_a_row_for_each_way_and_a_column_for_each_submodel(matvit: Callable, checkpoint: Path) -> None:
-    done = matvit("bench", checkpoint, *QUICK, "-s", "S", "-s", "S*2+M*2", "-s", "S")
+    done = matvit("bench", "-m", checkpoint, *QUICK, "-b", "S", "-b", "S*2+M*2", "-b", "S")
     assert done.code == 0
     title, header, *rows = done.out.splitlines()
     assert title == "batch of 1"
@@ -44,7 +44,7 @@ def test_times_of_a_busy_machine_come_with_a_warning(
     matvit: Callable, checkpoint: Path, machine: Machine
 ) -> None:
     machine.other_work = 0.4
-    done = matvit("bench", checkpoint, *QUICK, "-s", "S", "--json")
+    done = matvit("bench", "-m", checkpoint, *QUICK, "-b", "S", "--json")
     assert done.code == 0
     told, warning = done.err.splitlines()
     assert "medians of 2" in told
@@ -55,7 +55,7 @@ def test_times_of_a_busy_machine_come_with_a_warning(
 
 
 def test_a_time_is_a_submodel_too(matvit: Callable, checkpoint: Path, made_up_times: list) -> None:
-    done = matvit("bench", checkpoint, *QUICK, "-s", "64ms", "-s", "512ms")
+    done = matvit("bench", "-m", checkpoint, *QUICK, "-b", "64ms", "-b", "512ms")
     assert done.code == 0
     assert done.out.splitlines()[1].split()[:2] == ["S", "XL"]
     assert len(made_up_times) == 1
@@ -63,7 +63,9 @@ def test_a_time_is_a_submodel_too(matvit: Callable, checkpoint: Path, made_up_ti
 
 def test_json_and_csv_hold_every_figure(matvit: Callable, checkpoint: Path, tmp_path: Path) -> None:
     kept = tmp_path / "new" / "bench.csv"
-    done = matvit("bench", checkpoint, *QUICK, "--batch-size", 1, "--batch-size", 2, "--json", "--csv", kept)
+    done = matvit(
+        "bench", "-m", checkpoint, *QUICK, "--batch-size", 1, "--batch-size", 2, "--json", "--csv", kept
+    )
     assert done.code == 0
     told = json.loads(done.out)
     assert (told["model"], told["random_weights"], told["repeats"]) == (str(checkpoint), False, 2)
@@ -84,7 +86,7 @@ def test_json_and_csv_hold_every_figure(matvit: Callable, checkpoint: Path, tmp_
 
 def test_random_weights_are_told(matvit: Callable) -> None:
     usual = torch.get_num_threads()
-    done = matvit("bench", "matvit_tiny_patch16_224", *QUICK, "-s", "S", "--threads", 1, "--json")
+    done = matvit("bench", "-m", "matvit_tiny_patch16_224", *QUICK, "-b", "S", "--threads", 1, "--json")
     torch.set_num_threads(usual)
     assert json.loads(done.out)["random_weights"]
     assert json.loads(done.out)["threads"] == 1
@@ -103,7 +105,7 @@ def test_threads_reach_torch(matvit: Callable, checkpoint: Path, monkeypatch: py
     monkeypatch.setattr(bench, "_rounds", watch)
     usual = torch.get_num_threads()
     try:
-        done = matvit("bench", checkpoint, *QUICK, "-s", "S", "--threads", 3, "--json")
+        done = matvit("bench", "-m", checkpoint, *QUICK, "-b", "S", "--threads", 3, "--json")
     finally:
         torch.set_num_threads(usual)
     assert json.loads(done.out)["threads"] == 3
@@ -114,7 +116,7 @@ def test_threads_reach_torch(matvit: Callable, checkpoint: Path, monkeypatch: py
 def test_only_the_engines_asked_for_stand_beside_timm(
     matvit: Callable, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = ("bench", checkpoint, "--repeats", 1, "--device", "cpu", "-s", "S", "--json")
+    ask = ("bench", "-m", checkpoint, "--repeats", 1, "--device", "cpu", "-b", "S", "--json")
     named = {"eager": ["matvit eager fp32", "matvit eager bf16"], "toy": ["toy fp32"], "timm": []}
     register(monkeypatch)
     for name, ways in named.items():
@@ -132,7 +134,7 @@ def test_every_engine_is_compared_unless_some_are_named(
         return ()
 
     monkeypatch.setattr("matvit.engines.bench.compare", compare)
-    assert matvit("bench", checkpoint, "--device", "cpu", "--json").code == 0
+    assert matvit("bench", "-m", checkpoint, "--device", "cpu", "--json").code == 0
     assert asked == [[way.name for way in bench.ways_on(torch.device("cpu"))]]
     assert {way.split(" ")[0] for way in asked[0]} == {"timm", "matvit", "OpenVINO", "ONNX"}
 
@@ -147,7 +149,7 @@ def test_help(matvit: Callable) -> None:
 @pytest.mark.parametrize(
     "code, message, options",
     [
-        (2, "'fast' is not a budget", ("-s", "fast")),
+        (2, "'fast' is not a budget", ("-b", "fast")),
         (2, "--batch-size", ("--batch-size", 0)),
         *[(2, "--batch-size", ("--batch-size", number)) for number in (65537, 10**30)],
         *[(2, "--threads", ("--threads", number)) for number in (0, 1025, 10**30)],
@@ -158,7 +160,7 @@ def test_help(matvit: Callable) -> None:
 def test_a_mistake_gets_one_line(
     matvit: Callable, checkpoint: Path, code: int, message: str, options: tuple[object, ...]
 ) -> None:
-    done = matvit("bench", checkpoint, *options)
+    done = matvit("bench", "-m", checkpoint, *options)
     assert (done.code, done.out) == (code, "")
     assert message in done.err
     assert len(done.err.splitlines()) == 1

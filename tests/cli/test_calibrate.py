@@ -32,7 +32,7 @@ def test_from_calibration_to_a_query(matvit: Callable, own: Path, queries: Path)
     assert json.loads(line)["submodel"] == told["submodel"]
     [point] = json.loads(matvit("evaluate", queries, "-i", own, "-b", "auto", "--json").out)["points"]
     assert point["submodel"] == told["submodel"]
-    assert f"{told['submodel']}, to lose less than 90 points" in matvit("index", "info", own).out
+    assert f"{told['submodel']}, to lose less than 90 points" in matvit("index", "info", "-i", own).out
 
 
 def test_what_is_shown(matvit: Callable, own: Path, queries: Path) -> None:
@@ -85,9 +85,8 @@ def test_help_says_how_many_queries_half_a_point_takes(matvit: Callable) -> None
 
 def test_mistakes(matvit: Callable, own: Path, index: Path, queries: Path) -> None:
     for arguments, message in [
-        (("plan",), "say which MODEL, or --index"),
         (
-            ("plan", "vit_tiny_patch16_224", "-i", own),
+            ("plan", "-m", "vit_tiny_patch16_224", "-i", own),
             "was made by a matvit_tiny_patch16_224, not by",
         ),
         (("calibrate", "-i", own), "give labelled QUERIES, or --fit IMAGES"),
@@ -123,7 +122,7 @@ def test_a_curve_is_measured_without_labels(
     planned = json.loads(matvit("plan", "-i", own, "--json").out)
     assert {row["submodel"]: row["cosine"] for row in planned} == kept
     told = f"{len(kept)} submodels, cosines of {min(kept.values()):.3f} and more, on 15 images"
-    assert told in matvit("index", "info", own).out
+    assert told in matvit("index", "info", "-i", own).out
     both = json.loads(matvit("plan", "-i", own, "--mixnmatch", "--json").out)
     assert {row["submodel"] for row in both} >= {*kept, "S", "M", "L"}
     table = matvit("plan", "-i", own, "--mixnmatch").out.splitlines()
@@ -141,4 +140,4 @@ def test_a_curve_and_a_promise_at_once(matvit: Callable, own: Path, queries: Pat
 
 
 def test_the_model_of_an_index_is_planned_for(matvit: Callable, index: Path, checkpoint: Path) -> None:
-    assert matvit("plan", "-i", index, "--json").out == matvit("plan", checkpoint, "--json").out
+    assert matvit("plan", "-i", index, "--json").out == matvit("plan", "-m", checkpoint, "--json").out

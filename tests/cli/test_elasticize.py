@@ -28,7 +28,7 @@ def elastic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(matvit: Callable, checkpoint: Path, corpus: Path) -> Callable:
     def elasticize(out: Path, *arguments: object, model: object = checkpoint, images: object = corpus):
-        return matvit("elasticize", model, "--images", images, "-o", out, "--device", "cpu", *arguments)
+        return matvit("elasticize", images, "-m", model, "-o", out, "--device", "cpu", *arguments)
 
     return elasticize
 
@@ -55,7 +55,7 @@ def test_what_is_told_and_kept(run: Callable, checkpoint: Path, corpus: Path, el
     with Image.open(elastic / "report" / "report.png") as image:
         assert image.getcolors(16) is None
     command = (elastic / "report" / "command.txt").read_text()
-    assert command.startswith(f"matvit elasticize {checkpoint} --images {corpus} -o {elastic} --device cpu")
+    assert command.startswith(f"matvit elasticize {corpus} -m {checkpoint} -o {elastic} --device cpu")
 
 
 def test_the_table_and_the_warnings(run: Callable, tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ from matvit.training.recipe import find
     "command, named",
     [
         ("index build {corpus} -m {model} -o {tmp}/new", "{tmp}/new.partial"),
-        ("index export {index} -o {tmp}/new", "{tmp}/new.partial"),
+        ("index export -i {index} -o {tmp}/new", "{tmp}/new.partial"),
         ("index merge {index} -o {tmp}/new", "{tmp}/new.partial"),
         ("query {image} -i {index} --sheet {tmp}/sheet.png", "{tmp}/sheet.png"),
         ("query {image} -i {index} --sheet {tmp}/sheet.pdf", "{tmp}/sheet.pdf"),
         ("query {image} -i {index} --sheet {tmp}/sheet.svg", "{tmp}/sheet.svg"),
         ("query {image} -i {index} --sheet {tmp}/sheet.html", "{tmp}/sheet.html"),
         ("evaluate {queries} -i {index} -o {tmp}/out", "{tmp}/out/"),
-        ("plan {model} --csv {tmp}/plan.csv", "{tmp}/plan.csv"),
-        ("elasticize {model} --images {corpus} -o {tmp}/new --check 8 --limit 16", "{tmp}/new"),
+        ("plan -m {model} --csv {tmp}/plan.csv", "{tmp}/plan.csv"),
+        ("elasticize {corpus} -m {model} -o {tmp}/new --check 8 --limit 16", "{tmp}/new"),
     ],
 )
 def test_what_could_not_be_written_is_named(
@@ -84,7 +84,7 @@ def test_a_link_to_what_is_full(
 @needs_dev_full
 @pytest.mark.parametrize(
     "words, named",
-    [(["notebook"], "stdout: "), (["plan", "{model}", "--json"], "stdout: "), (["--help"], "")],
+    [(["notebook"], "stdout: "), (["plan", "-m", "{model}", "--json"], "stdout: "), (["--help"], "")],
 )
 def test_stdout_that_is_full(checkpoint: Path, words: list[str], named: str) -> None:
     entry = [sys.executable, "-c", "from cli.main import main; main()"]
@@ -102,6 +102,6 @@ def test_stdout_that_is_full(checkpoint: Path, words: list[str], named: str) -> 
 def test_a_pipe_is_written_into(index: Path, corpus: Path, checkpoint: Path) -> None:
     entry = [sys.executable, "-c", "from cli.main import main; main()"]
     done = subprocess.run(
-        [*entry, "plan", checkpoint, "--csv", "/dev/stdout"], capture_output=True, text=True, check=True
+        [*entry, "plan", "-m", checkpoint, "--csv", "/dev/stdout"], capture_output=True, text=True, check=True
     )
     assert "submodel,widths," in done.stdout

@@ -122,7 +122,7 @@ def test_a_killed_build_leaves_no_index_and_is_continued(
     continued, undisturbed = contents(out), contents(tmp_path / "undisturbed.index")
     assert continued[:3] == undisturbed[:3]
     np.testing.assert_allclose(continued[3], undisturbed[3], atol=1e-3)
-    assert matvit("index", "verify", out).code == 0
+    assert matvit("index", "verify", "-i", out).code == 0
 
 
 def test_an_existing_index_is_refused(matvit: Callable, checkpoint: Path, corpus: Path, index: Path) -> None:
@@ -174,7 +174,7 @@ def test_more_than_twenty_failures_are_not_all_told(
 
 
 def test_info(matvit: Callable, index: Path, corpus: Path) -> None:
-    done = matvit("index", "info", index, "--json")
+    done = matvit("index", "info", "-i", index, "--json")
     facts = json.loads(done.out)
     assert (done.code, done.err) == (0, "")
     manifest = Index.open(index).manifest
@@ -182,7 +182,7 @@ def test_info(matvit: Callable, index: Path, corpus: Path) -> None:
     assert facts["sources"] == str(corpus)
     assert facts["weights sha256"] == manifest.encoder.weights_sha256
     assert (facts["kind"], facts["recall"], facts["classes"]) == ("Flat", 1.0, 5)
-    plain = matvit("index", "info", index)
+    plain = matvit("index", "info", "-i", index)
     assert all(str(value) in plain.out for name, value in facts.items() if name != "command")
 
 
@@ -191,19 +191,19 @@ def test_verify_finds_a_flipped_byte(
 ) -> None:
     out = tmp_path / "i"
     assert matvit("index", "build", corpus, "-m", checkpoint, "-o", out).code == 0
-    sound = matvit("index", "verify", out, "--json")
+    sound = matvit("index", "verify", "-i", out, "--json")
     assert (sound.code, json.loads(sound.out)) == (0, {"sound": True, "problems": []})
 
     vectors = out / "vectors" / "part-00000.npy"
     data = bytearray(vectors.read_bytes())
     data[-1] ^= 1
     vectors.write_bytes(data)
-    damaged = matvit("index", "verify", out, "--json")
+    damaged = matvit("index", "verify", "-i", out, "--json")
     assert damaged.code == 1
     assert json.loads(damaged.out) == {
         "sound": False,
         "problems": ["vectors/part-00000.npy: its bytes have changed"],
     }
-    plain = matvit("index", "verify", out)
+    plain = matvit("index", "verify", "-i", out)
     assert (plain.code, plain.out) == (1, "")
     assert plain.err == "vectors/part-00000.npy: its bytes have changed\n"

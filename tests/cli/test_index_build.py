@@ -70,7 +70,7 @@ def counts(out: Path, indexed: int, *, failures: int = 0, **this_run: int) -> di
 
 
 def test_removed_stays_removed(matvit: Callable, photos: Path, out: Path) -> None:
-    assert matvit("index", "remove", out, "red/01.png").code == 0
+    assert matvit("index", "remove", "red/01.png", "-i", out).code == 0
     done = matvit("index", "add", photos, "-i", out)
     assert told(done)[-1] == "1 images were removed earlier and stay so: --restore brings them back"
     assert len(Index.open(out)) == 15
@@ -310,7 +310,9 @@ def test_what_is_excluded_is_remembered(
     assert done.code == 0, done.err
     assert "3 files and folders are excluded" in told(done)
     assert sorted(keys_of(Index.open(out))) == [f"red/{n:02}.png" for n in range(8) if n % 4]
-    assert json.loads(matvit("index", "info", out, "--json").out)["excluded"] == f"{photos}: blue/, *.jpg"
+    assert (
+        json.loads(matvit("index", "info", "-i", out, "--json").out)["excluded"] == f"{photos}: blue/, *.jpg"
+    )
 
     (tmp_path / "link").symlink_to("photos")
     (photos / "blue" / "new.png").write_bytes((photos / "blue" / "01.png").read_bytes())
@@ -332,7 +334,11 @@ def test_what_is_excluded_is_remembered(
     done = matvit("index", "add", photos, "-i", out, "--exclude", "!01.png", "--json")
     assert json.loads(done.out)["indexed"] == 5, "a glob can be taken back"
 
-    for command in (("merge", out, "-o", tmp_path / "all"), ("remove", out, "red/05.png"), ("compact", out)):
+    for command in (
+        ("merge", out, "-o", tmp_path / "all"),
+        ("remove", "red/05.png", "-i", out),
+        ("compact", "-i", out),
+    ):
         assert matvit("index", *command).code == 0
     for index in (out, tmp_path / "all"):
         assert Index.open(index).manifest.excludes[str(photos)] == ["blue/", "*.jpg", "0[1-3].png", "!01.png"]
@@ -538,7 +544,7 @@ def test_kinds_of_an_index(
     out = tmp_path / "i"
     done = matvit("index", "merge", many / "i", "-o", out, "--factory", factory)
     assert (done.code, told(done)) == (0, [f"640 rows: {out}"])
-    facts = json.loads(matvit("index", "info", out, "--json").out)
+    facts = json.loads(matvit("index", "info", "-i", out, "--json").out)
     assert (facts["kind"], facts["rerank"]) == (factory, rerank)
     assert 1 >= facts["recall"] >= recall
     assert facts["query ms"] > 0
@@ -638,9 +644,9 @@ def test_a_hostile_corpus_does_no_harm(
     assert keys_of(opened) == ["x.tar:../up", f"x.tar:{tmp_path}/absolute", "x.tar:$(touch marker)"]
     for command in (
         ("query", "--key", "x.tar:../up", "-i", tmp_path / "i", "--sheet", sheet, "--paths"),
-        ("index", "verify", tmp_path / "i", "--rows", 10),
+        ("index", "verify", "-i", tmp_path / "i", "--rows", 10),
         ("index", "add", "shards", "-i", tmp_path / "i", "--check-content", "--prune"),
-        ("index", "export", tmp_path / "i", "-o", tmp_path / "e"),
+        ("index", "export", "-i", tmp_path / "i", "-o", tmp_path / "e"),
     ):
         assert matvit(*command).code == 0, command
     sheet.unlink()

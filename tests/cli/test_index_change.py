@@ -42,15 +42,15 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 def test_removed_rows_are_found_no_more(matvit: Callable, out: Path, corpus: Path) -> None:
     ask = ("query", corpus / "red" / "01.png", "-i", out, "-k", 40, "--json")
     keys = ["red/01.png", "blue/00.jpg"]
-    done = matvit("index", "remove", out, *keys)
+    done = matvit("index", "remove", "-i", out, *keys)
     assert (done.code, done.out, done.err) == (0, "", f"2 rows removed: {out}\n")
     record = json.loads(matvit(*ask).out)
     assert record["searched"] == "38 rows one by one"
     found = [hit["key"] for hit in record["hits"]]
     assert (len(found), set(found) & set(keys)) == (38, set())
-    assert matvit("index", "remove", out, "--where", "label = 'checks' or key like '%.jpg'").err.startswith(
-        "15 "
-    )
+    assert matvit(
+        "index", "remove", "-i", out, "--where", "label = 'checks' or key like '%.jpg'"
+    ).err.startswith("15 ")
     assert len(live(out)) == 23
     assert verify(out) == []
     one_line(matvit("query", "--key", "red/01.png", "-i", out), "has no row with the key 'red/01.png'")
@@ -58,7 +58,7 @@ def test_removed_rows_are_found_no_more(matvit: Callable, out: Path, corpus: Pat
 
 def test_a_condition_that_no_row_meets_removes_none(matvit: Callable, out: Path) -> None:
     before = (out / "manifest.json").read_bytes()
-    done = matvit("index", "remove", out, "--where", "label = 'violet'")
+    done = matvit("index", "remove", "-i", out, "--where", "label = 'violet'")
     assert (done.code, done.err) == (0, f"0 rows removed: {out}\n")
     assert (out / "manifest.json").read_bytes() == before
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_removed(
     matvit: Callable, out: Path, arguments: tuple[str, ...], message: str, code: int
 ) -> None:
     before = (out / "manifest.json").read_bytes()
-    one_line(matvit("index", "remove", out, *arguments), message, code)
+    one_line(matvit("index", "remove", "-i", out, *arguments), message, code)
     assert (out / "manifest.json").read_bytes() == before
     assert not out.with_name("i.partial").exists()
 
@@ -93,12 +93,12 @@ def test_compacting_frees_the_space_of_removed_rows(matvit: Callable, out: Path)
         return sum(file.stat().st_size for file in files_of(out))
 
     before = live(out)
-    assert matvit("index", "remove", out, "--where", "label in ('red', 'green', 'blue')").code == 0
+    assert matvit("index", "remove", "-i", out, "--where", "label in ('red', 'green', 'blue')").code == 0
     full = size()
-    done = matvit("index", "compact", out)
+    done = matvit("index", "compact", "-i", out)
     assert (done.code, done.err) == (0, f"16 rows: {out}\n")
     assert size() < full
-    facts = json.loads(matvit("index", "info", out, "--json").out)
+    facts = json.loads(matvit("index", "info", "-i", out, "--json").out)
     assert (facts["images"], facts["removed"], facts["classes"]) == (16, 0, 2)
     kept = {key: vector for key, vector in before.items() if key.startswith(("checks", "stripes"))}
     assert same(live(out), kept)
@@ -107,7 +107,7 @@ def test_compacting_frees_the_space_of_removed_rows(matvit: Callable, out: Path)
 
 def test_compacting_an_index_of_which_nothing_was_removed(matvit: Callable, out: Path) -> None:
     before = live(out)
-    assert matvit("index", "compact", out).code == 0
+    assert matvit("index", "compact", "-i", out).code == 0
     assert same(live(out), before)
 
 
@@ -128,7 +128,7 @@ def test_merged_is_as_if_built_at_once(
     matvit: Callable, halves: list[Path], index: Path, corpus: Path, tmp_path: Path
 ) -> None:
     removed = str(corpus / "red" / "01.png")
-    assert matvit("index", "remove", halves[1], removed).code == 0
+    assert matvit("index", "remove", "-i", halves[1], removed).code == 0
     done = matvit("index", "merge", *halves, "-o", tmp_path / "all")
     assert (done.code, done.out, done.err) == (0, "", f"39 rows: {tmp_path}/all\n")
     expected = {str(corpus / key): vector for key, vector in live(index).items()}
@@ -137,7 +137,7 @@ def test_merged_is_as_if_built_at_once(
     assert merged.keys() == expected.keys()
     for key, vector in expected.items():
         np.testing.assert_allclose(merged[key], vector, atol=1e-3)
-    facts = json.loads(matvit("index", "info", tmp_path / "all", "--json").out)
+    facts = json.loads(matvit("index", "info", "-i", tmp_path / "all", "--json").out)
     assert (facts["images"], facts["removed"], facts["not readable"]) == (39, 0, 2)
     assert facts["sources"] == f"{tmp_path}/a.txt, {tmp_path}/b.txt"
     assert [len(live(half)) for half in halves] == [20, 19], "they are left as they were"
@@ -171,11 +171,11 @@ def test_the_two_years_of_the_readme(
         *("IMG_0000.jpg", "IMG_0001.jpg"),
         *("2025/IMG_0000.jpg", "2025/IMG_0001.jpg", "2025/IMG_0002.jpg"),
     ]
-    facts = json.loads(matvit("index", "info", "all.index", "--json").out)
+    facts = json.loads(matvit("index", "info", "-i", "all.index", "--json").out)
     assert facts["key prefixes"] == f"{tmp_path}/2025: 2025/"
     hits = json.loads(matvit("query", "2025/IMG_0001.jpg", "-i", "all.index", "-k", 1, "--json").out)["hits"]
     assert hits[0]["path"] == f"{tmp_path}/2025/IMG_0001.jpg"
-    assert matvit("index", "verify", "all.index", "--rows", 5).code == 0
+    assert matvit("index", "verify", "-i", "all.index", "--rows", 5).code == 0
 
 
 def test_what_cannot_be_merged(
@@ -218,44 +218,44 @@ def test_an_index_follows_images_that_moved(
     out, old, new = moved
     before = live(out)
     checkpoint_of = Index.open(out).manifest.checkpoint
-    done = matvit("index", "relocate", out, old, new)
+    done = matvit("index", "relocate", "-i", out, old, new)
     assert (done.code, done.out) == (0, "")
     assert done.err.splitlines()[-1] == f"8 files are at {new} now: {out}"
     assert same(live(out), before)
     assert matvit("query", "--key", "01.png", "-i", out, "-k", 1, "--paths").out.startswith(f"{new}/")
     assert checkpoint_of == str(checkpoint)
-    facts = json.loads(matvit("index", "info", out, "--json").out)
-    assert (facts["sources"], facts["command"]) == (str(new), f"matvit index relocate {out} {old} {new}")
+    facts = json.loads(matvit("index", "info", "-i", out, "--json").out)
+    assert (facts["sources"], facts["command"]) == (str(new), f"matvit index relocate -i {out} {old} {new}")
     assert matvit("index", "add", new, "-i", out, "--prune").err.splitlines() == [
         "8 files are as they were",
         "nothing new",
     ]
-    assert matvit("index", "verify", out, "--rows", 3).code == 0
+    assert matvit("index", "verify", "-i", out, "--rows", 3).code == 0
 
 
 def test_what_is_missing_is_refused_or_kept(matvit: Callable, moved: tuple[Path, Path, Path]) -> None:
     out, old, new = moved
     (new / "03.png").unlink()
-    done = matvit("index", "relocate", out, old, new)
+    done = matvit("index", "relocate", "-i", out, old, new)
     assert (done.code, done.err.splitlines()[-1].startswith("matvit: 1 of 8 files of")) == (2, True)
-    done = matvit("index", "relocate", out, old, new, "--missing", "keep", "--check-content")
+    done = matvit("index", "relocate", "-i", out, old, new, "--missing", "keep", "--check-content")
     assert done.code == 0
     assert done.err.splitlines()[-2:] == [
         f"1 files are not at {new}: their rows are as they were",
         f"7 files are at {new} now: {out}",
     ]
     assert sorted(Path(path).parent.name for path in paths_of(Index.open(out))) == ["new"] * 7 + ["old"]
-    one_line(matvit("index", "relocate", out.with_name("x"), old, new), "there is no index at", 1)
-    one_line(matvit("index", "relocate", out, old / "x", new), "no image of")
-    one_line(matvit("index", "relocate", out, new, old), "no such file or folder")
+    one_line(matvit("index", "relocate", "-i", out.with_name("x"), old, new), "there is no index at", 1)
+    one_line(matvit("index", "relocate", "-i", out, old / "x", new), "no image of")
+    one_line(matvit("index", "relocate", "-i", out, new, old), "no such file or folder")
 
 
 # --- export ---
 
 
 def test_exported_in_the_layout_of_clip_retrieval(matvit: Callable, out: Path, tmp_path: Path) -> None:
-    assert matvit("index", "remove", out, "--where", "label = 'red'").code == 0
-    done = matvit("index", "export", out, "-o", tmp_path / "a" / "e")
+    assert matvit("index", "remove", "-i", out, "--where", "label = 'red'").code == 0
+    done = matvit("index", "export", "-i", out, "-o", tmp_path / "a" / "e")
     assert (done.code, done.out, done.err) == (0, "", f"32 rows: {tmp_path}/a/e\n")
     names = [str(file.relative_to(tmp_path / "a" / "e")) for file in files_of(tmp_path / "a" / "e")]
     assert names == ["img_emb/img_emb_0.npy", "metadata/metadata_0.parquet"]
@@ -276,6 +276,8 @@ def test_exported_in_the_layout_of_clip_retrieval(matvit: Callable, out: Path, t
 
 def test_what_exists_is_not_exported_over(matvit: Callable, out: Path, tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
-    one_line(matvit("index", "export", out, "-o", tmp_path / "e"), "e exists: choose another directory")
-    one_line(matvit("index", "export", tmp_path / "nowhere", "-o", tmp_path / "f"), "there is no index at", 1)
+    one_line(matvit("index", "export", "-i", out, "-o", tmp_path / "e"), "e exists: choose another directory")
+    one_line(
+        matvit("index", "export", "-i", tmp_path / "nowhere", "-o", tmp_path / "f"), "there is no index at", 1
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "i"]

@@ -34,10 +34,10 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
     build = ["index", "build", photos, "-m", checkpoint, "-o", out]
     kind = ["--factory", "HNSW16", "--rerank", "30", "--device", "cpu"]
     assert matvit(*build, *kind).code == 0
-    assert matvit("index", "remove", out, "--where", "label = 'blue'").code == 0
+    assert matvit("index", "remove", "-i", out, "--where", "label = 'blue'").code == 0
     assert matvit("index", "add", corpus / "blue", "-i", out, "--restore", "--device", "cpu").code == 0
 
-    done = matvit("index", "info", out, "--json")
+    done = matvit("index", "info", "-i", out, "--json")
     assert (done.code, done.err) == (0, "")
     facts = json.loads(done.out)
     manifest = Index.open(out).manifest
@@ -73,7 +73,7 @@ def test_every_fact(matvit: Callable, checkpoint: Path, corpus: Path, tmp_path: 
         "created": manifest.created,
         "command": f"matvit index add {corpus}/blue -i {out} --restore --device cpu",
     }
-    plain = matvit("index", "info", out)
+    plain = matvit("index", "info", "-i", out)
     assert (plain.code, plain.err) == (0, "")
     said = [" ".join(line.split()) for line in plain.out.splitlines()]
     for name, value in json.loads(done.out).items():
@@ -87,7 +87,7 @@ def test_columns_that_a_source_carries(
     (tmp_path / "l.txt").write_text(str(files_of(corpus)[5]))
     assert matvit("index", "build", tmp_path / "x.tar", "-m", checkpoint, "-o", tmp_path / "i").code == 0
     assert matvit("index", "add", tmp_path / "l.txt", "-i", tmp_path / "i").code == 0
-    facts = json.loads(matvit("index", "info", tmp_path / "i", "--json").out)
+    facts = json.loads(matvit("index", "info", "-i", tmp_path / "i", "--json").out)
     assert (facts["images"], facts["classes"]) == (4, 1)
     assert facts["sources"] == f"{tmp_path}/x.tar, {tmp_path}/l.txt"
 
@@ -97,7 +97,7 @@ def test_names_cannot_speak_to_the_terminal(
 ) -> None:
     odd = shutil.copytree(corpus / "red", tmp_path / "[red]\x1b[31m\nx")
     assert matvit("index", "build", odd, "-m", checkpoint, "-o", tmp_path / "i").code == 0
-    done = matvit("index", "info", tmp_path / "i")
+    done = matvit("index", "info", "-i", tmp_path / "i")
     assert "[red]\\x1b[31m\\nx" in done.out
     assert "\x1b" not in done.out
 
@@ -106,7 +106,7 @@ def test_names_cannot_speak_to_the_terminal(
 
 
 def test_rows_are_embedded_again(matvit: Callable, photos: Path, out: Path) -> None:
-    done = matvit("index", "verify", out, "--rows", 5, "--json")
+    done = matvit("index", "verify", "-i", out, "--rows", 5, "--json")
     assert done.code == 0
     answer = json.loads(done.out)
     assert answer.pop("worst_key") in keys_of(Index.open(out))
@@ -116,7 +116,7 @@ def test_rows_are_embedded_again(matvit: Callable, photos: Path, out: Path) -> N
     assert done.err.splitlines()[-1] == f"{out}: every file is as it was written"
 
     picture("checks", 0).save(photos / "red" / "03.png")
-    done = matvit("index", "verify", out, "--rows", 1000, "--json")
+    done = matvit("index", "verify", "-i", out, "--rows", 1000, "--json")
     answer = json.loads(done.out)
     assert (done.code, answer["sound"]) == (1, False)
     assert (answer["worst_key"], answer["embedded_again"]) == ("red/03.png", 8)
@@ -127,8 +127,8 @@ def test_rows_are_embedded_again(matvit: Callable, photos: Path, out: Path) -> N
 def test_images_that_are_gone_are_problems(matvit: Callable, photos: Path, out: Path) -> None:
     (photos / "red" / "03.png").unlink()
     (photos / "red" / "05.png").write_bytes(b"broken")
-    assert matvit("index", "verify", out).code == 0, "the files of the index are as they were"
-    done = matvit("index", "verify", out, "--rows", 8, "--json")
+    assert matvit("index", "verify", "-i", out).code == 0, "the files of the index are as they were"
+    done = matvit("index", "verify", "-i", out, "--rows", 8, "--json")
     assert done.code == 1
     problems = [f"red/03.png: no longer at {photos}/red/03.png", "red/05.png: not an image"]
     answer = json.loads(done.out)
@@ -136,7 +136,7 @@ def test_images_that_are_gone_are_problems(matvit: Callable, photos: Path, out: 
     assert done.err.splitlines()[-2:] == problems
 
     shutil.rmtree(photos)
-    done = matvit("index", "verify", out, "--rows", 8, "--json")
+    done = matvit("index", "verify", "-i", out, "--rows", 8, "--json")
     answer = json.loads(done.out)
     assert (done.code, answer["embedded_again"], len(answer["problems"])) == (1, 0, 8)
     assert "worst_key" not in answer
@@ -144,7 +144,7 @@ def test_images_that_are_gone_are_problems(matvit: Callable, photos: Path, out: 
 
 def test_a_damaged_index_is_not_embedded_again(matvit: Callable, out: Path, checkpoint: Path) -> None:
     (out / "extra.txt").write_text("?")
-    done = matvit("index", "verify", out, "--rows", 3, "--json", "-m", checkpoint / "nowhere")
+    done = matvit("index", "verify", "-i", out, "--rows", 3, "--json", "-m", checkpoint / "nowhere")
     assert done.code == 1
     assert json.loads(done.out) == {"sound": False, "problems": ["extra.txt: not part of this index"]}
 
@@ -160,6 +160,6 @@ def test_a_damaged_index_is_not_embedded_again(matvit: Callable, out: Path, chec
 def test_what_cannot_be_verified(
     matvit: Callable, out: Path, other_checkpoint: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = matvit("index", "verify", out, *(word.format(other=other_checkpoint) for word in arguments))
+    done = matvit("index", "verify", "-i", out, *(word.format(other=other_checkpoint) for word in arguments))
     assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
     assert message in done.err

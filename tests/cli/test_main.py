@@ -69,7 +69,7 @@ MISTAKES = [
     (2, "'fast' is not a budget: write S M L XL, 60%", "query {query} -i {index} -b fast"),
     (2, "1% is below the smallest submodel, S: ", "query {query} -i {index} -b 1%"),
     (2, "gives 12 widths; this encoder has 4 layers", "query {query} -i {index} -b S*5+M*7"),
-    (2, "'25s' is not a budget", "plan {model} --budget 25s"),
+    (2, "'25s' is not a budget", "plan -m {model} --budget 25s"),
     (2, "'fast' is not a budget", "evaluate {images} -i {index} -b S -b fast"),
     (
         2,
@@ -87,15 +87,15 @@ MISTAKES = [
     ],
     (1, "there is no index at {tmp}/gone", "query {query} -i {tmp}/gone"),
     (1, "{tmp}/empty is not an index", "query {query} -i {tmp}/empty"),
-    (1, "{query} is not an index", "index info {query}"),
-    (1, "there is no index at {tmp}/gone", "index verify {tmp}/gone"),
+    (1, "{query} is not an index", "index info -i {query}"),
+    (1, "there is no index at {tmp}/gone", "index verify -i {tmp}/gone"),
     (2, "no directory '{tmp}/gone'", "index build {images} -m {tmp}/gone -o {tmp}/new"),
     (2, "{tmp}/empty is no checkpoint", "index build {images} -m {tmp}/empty -o {tmp}/new"),
     (2, "no published weights", "index build {images} -m matvit_tiny_patch16_224 -o {tmp}/new"),
     (2, "{tmp}/gone: no such file or folder", "index build {tmp}/gone -m {model} -o {tmp}/new"),
     (2, "{tmp}/empty: no images", "index build {tmp}/empty -m {model} -o {tmp}/new"),
     (2, "pipe: is not read", "index build pipe:ls -m {model} -o {tmp}/new"),
-    (2, "no directory 'nonsense'", "plan nonsense"),
+    (2, "no directory 'nonsense'", "plan -m nonsense"),
     (2, "'abacus' is no device", "query {query} -i {index} --device abacus"),
     (2, "device cuda:99 was asked for", "query {query} -i {index} --device cuda:99"),
     (2, "'fp8' is no number format", "query {query} -i {index} --dtype fp8"),
@@ -163,7 +163,7 @@ def test_a_fault_of_this_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
         raise KeyError("a fault")
 
     monkeypatch.setattr("matvit.load", fault)
-    monkeypatch.setattr(sys, "argv", ["matvit", "plan", "matvit_tiny_patch16_224"])
+    monkeypatch.setattr(sys, "argv", ["matvit", "plan", "-m", "matvit_tiny_patch16_224"])
     with pytest.raises(KeyError, match="a fault"):
         main()
 
@@ -173,7 +173,7 @@ def test_ctrl_c_is_no_traceback(matvit: Callable, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr("matvit.load", interrupt)
-    done = matvit("plan", "matvit_tiny_patch16_224")
+    done = matvit("plan", "-m", "matvit_tiny_patch16_224")
     assert (done.code, done.out) == (130, "")
     assert done.err in ("", "matvit: interrupted\n")
 
@@ -198,7 +198,7 @@ def test_missing_faiss_is_named_with_the_extra_that_brings_it(
         shutil.copytree(corpus, tmp_path / "data" / name)
     commands = [
         ("index", "build", corpus, "-m", checkpoint, "-o", tmp_path / "new"),
-        ("index", "info", index),
+        ("index", "info", "-i", index),
         ("query", files_of(corpus)[0], "-i", index, "--json"),
         ("evaluate", corpus, "-i", index, "--json"),
         ("train", "digits", "--data", tmp_path / "data", "-o", tmp_path / "run"),
@@ -234,10 +234,10 @@ NO_TEXT = os.fsdecode(b"\xff")
 @pytest.mark.parametrize(
     "command",
     [
-        "plan {odd}",
-        "plan hf-hub:x/{odd}",
-        "plan vit_tiny_patch16_224.{odd}",
-        "plan {model} --budget {odd}",
+        "plan -m {odd}",
+        "plan -m hf-hub:x/{odd}",
+        "plan -m vit_tiny_patch16_224.{odd}",
+        "plan -m {model} --budget {odd}",
         "query {odd} -i {index}",
         "query {query} -i {odd}",
         "query {query} -i {index} -m {odd}",
@@ -247,10 +247,10 @@ NO_TEXT = os.fsdecode(b"\xff")
         "index build {images} -m {odd} -o {tmp}/new",
         "index build {images} -m {tmp}/{odd} -o {tmp}/new",
         "index build {tmp}/{odd} -m {model} -o {tmp}/new",
-        "index info {odd}",
-        "bench {odd}",
-        "bench {tmp}/{odd}",
-        "bench {model} -s {odd}",
+        "index info -i {odd}",
+        "bench -m {odd}",
+        "bench -m {tmp}/{odd}",
+        "bench -m {model} -b {odd}",
         "import scenic {odd} -o {tmp}/new",
         "import scenic {tmp}/{odd} -o {tmp}/new",
         "import scenic http://{odd} -o {tmp}/new",

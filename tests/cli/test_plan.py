@@ -24,11 +24,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> 
 @pytest.fixture
 def measured(matvit: Callable, checkpoint: Path) -> Callable:
     """Plans the tiny checkpoint with times, on the CPU."""
-    return lambda *arguments: matvit("plan", checkpoint, "--device", "cpu", "--dtype", "fp32", *arguments)
+    return lambda *arguments: matvit(
+        "plan", "-m", checkpoint, "--device", "cpu", "--dtype", "fp32", *arguments
+    )
 
 
 def test_the_published_shape_has_37_budgets(matvit: Callable) -> None:
-    done = matvit("plan", "matvit_base_patch16_224")
+    done = matvit("plan", "-m", "matvit_base_patch16_224")
     assert (done.code, done.err) == (0, "")
     header, *rows = done.out.splitlines()
     assert header.split() == ["submodel", "MACs", "FLOPs", "parameters", "of", "XL"]
@@ -39,7 +41,7 @@ def test_the_published_shape_has_37_budgets(matvit: Callable) -> None:
 
 
 def test_json(matvit: Callable) -> None:
-    points = json.loads(matvit("plan", "matvit_base_patch16_224", "--json").out)
+    points = json.loads(matvit("plan", "-m", "matvit_base_patch16_224", "--json").out)
     assert len(points) == 37
     assert [round(p["gmacs"], 2) for p in points if "*" not in p["submodel"]] == [7.4, 8.68, 11.23, 16.35]
     for point in points:
@@ -51,22 +53,24 @@ def test_json(matvit: Callable) -> None:
 
 
 def test_a_budget_shows_one_point_within_it(matvit: Callable) -> None:
-    (point,) = json.loads(matvit("plan", "matvit_base_patch16_224", "--budget", "60%", "--json").out)
+    (point,) = json.loads(matvit("plan", "-m", "matvit_base_patch16_224", "--budget", "60%", "--json").out)
     assert 0.57 < point["share_of_xl"] <= 0.6
-    lines = matvit("plan", "matvit_base_patch16_224", "--budget", "M").out.splitlines()
+    lines = matvit("plan", "-m", "matvit_base_patch16_224", "--budget", "M").out.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("M ")
 
 
 def test_a_checkpoint_is_planned_without_its_classifier(matvit: Callable, checkpoint: Path) -> None:
-    points = json.loads(matvit("plan", checkpoint, "--json").out)
+    points = json.loads(matvit("plan", "-m", checkpoint, "--json").out)
     assert len(points) == 13
     assert points[-1]["widths"] == [128] * 4
     assert points[-1]["gmacs"] == 752_896 / 1e9
 
 
 def test_a_clip_tower_is_planned_with_its_projection(matvit: Callable) -> None:
-    (point,) = json.loads(matvit("plan", "vit_base_patch32_clip_224.openai", "--budget", "XL", "--json").out)
+    (point,) = json.loads(
+        matvit("plan", "-m", "vit_base_patch32_clip_224.openai", "--budget", "XL", "--json").out
+    )
     assert point["mparams"] == 87.849728  # as OpenAI's image tower, and a bias of 512 zeros
 
 
@@ -121,7 +125,10 @@ def test_times_are_kept_until_they_are_refreshed(
     assert again.out == first.out
     assert "runs timed" not in again.err
     today = time.strftime("%Y-%m-%d", time.localtime(json.loads(first.out)[0]["at"]))
-    assert f"measured before, on {today} (`matvit plan --measure --refresh` measures again)" in again.err
+    assert (
+        f"measured before, on {today} (`matvit plan -m MODEL --measure --refresh` measures again)"
+        in again.err
+    )
     before = file.read_text()
     assert "runs timed" in measured("--measure", "--refresh").err
     assert file.read_text() != before
@@ -150,7 +157,17 @@ def test_widths_off_the_curve_get_an_interpolated_time(measured: Callable) -> No
 
 
 def test_a_name_is_measured_with_weights_made_up(matvit: Callable) -> None:
-    ask = ("plan", "matvit_tiny_patch16_224", "--device", "cpu", "--dtype", "bf16", "--budget", "9000ms")
+    ask = (
+        "plan",
+        "-m",
+        "matvit_tiny_patch16_224",
+        "--device",
+        "cpu",
+        "--dtype",
+        "bf16",
+        "--budget",
+        "9000ms",
+    )
     threads = torch.get_num_threads()
     try:
         done = matvit(*ask, "--threads", 1)
@@ -167,7 +184,7 @@ def test_threads_reach_torch(
 ) -> None:
     usual = torch.get_num_threads()
     try:
-        done = matvit("plan", checkpoint, "--measure", "--device", "cpu", "--threads", threads)
+        done = matvit("plan", "-m", checkpoint, "--measure", "--device", "cpu", "--threads", threads)
     finally:
         torch.set_num_threads(usual)
     assert done.code == 0

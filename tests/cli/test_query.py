@@ -698,7 +698,7 @@ def test_records_say_what_was_searched(
 
     assert searched() == "HNSW16"
     assert searched("--where", "label != 'red'") == "32 rows one by one"
-    assert matvit("index", "remove", out, "red/01.png").code == 0
+    assert matvit("index", "remove", "red/01.png", "-i", out).code == 0
     assert searched() == "39 rows one by one"
 
 
@@ -761,9 +761,9 @@ def test_a_directory_called_like_a_published_model_is_that_directory(
     monkeypatch.setattr("matvit.weights.published.fetch", pytest.fail)
     monkeypatch.chdir(tmp_path)
     library.save(random_matvit(0), PUBLISHED)
-    assert len(json.loads(matvit("plan", PUBLISHED, "--json").out)) == 13
+    assert len(json.loads(matvit("plan", "-m", PUBLISHED, "--json").out)) == 13
     compared = ("--engine", "eager", "--repeats", 1, "-s", "S")
-    bench = matvit("bench", PUBLISHED, *compared, "--device", "cpu", "--json")
+    bench = matvit("bench", "-m", PUBLISHED, *compared, "--device", "cpu", "--json")
     assert not json.loads(bench.out)["random_weights"]
     assert matvit("index", "build", corpus, "-m", PUBLISHED, "-o", "i").code == 0
     ask = ("query", files_of(corpus)[0], "-i", tmp_path / "i", "--json")

@@ -18,13 +18,13 @@ from indexes.disk.manifest import _sealed
 from indexes.disk.staging import staging_of
 
 COMMANDS = [
-    "index info {index}",
-    "index info {index} --json",
-    "index verify {index}",
+    "index info -i {index}",
+    "index info -i {index} --json",
+    "index verify -i {index}",
     "query {image} -i {index} -b auto",
     "plan -i {index}",
     "index add {image} -i {index}",
-    "index compact {index}",
+    "index compact -i {index}",
 ]
 
 

@@ -31,7 +31,7 @@ def test_a_file(matvit: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "bytes read: 1.5 MB/1.5 MB, " in done.err
     assert "downloaded" not in done.err
     assert f"saved {tmp_path / 'out'}" in done.err
-    plan = matvit("plan", tmp_path / "out", "--json")
+    plan = matvit("plan", "-m", tmp_path / "out", "--json")
     assert len(json.loads(plan.out)) == 13
 
 
@@ -97,7 +97,7 @@ def test_a_file_and_a_place_that_are_no_utf_8(matvit: Callable, tmp_path: Path) 
     assert "\\udcfe' is not UTF-8" in done.err
     done = matvit("import", "scenic", file, "-o", tmp_path / "out")
     assert done.code == 0
-    assert len(json.loads(matvit("plan", tmp_path / "out", "--json").out)) == 13
+    assert len(json.loads(matvit("plan", "-m", tmp_path / "out", "--json").out)) == 13
 
 
 def test_help(matvit: Callable) -> None:

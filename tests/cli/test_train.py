@@ -115,7 +115,7 @@ def test_trained_and_measured_after_every_epoch(
     ]
     assert "epoch 2/2" in done.err
     assert f"trained: {run / 'checkpoint'}" in done.err
-    (point,) = json.loads(matvit("plan", run / "checkpoint", "--budget", "S", "--json").out)
+    (point,) = json.loads(matvit("plan", "-m", run / "checkpoint", "--budget", "S", "--json").out)
     assert point["widths"] == [16, 16]
     assert matvit("index", "build", images, "-m", run / "best", "-o", tmp_path / "i").code == 0
 

@@ -308,7 +308,7 @@ def test_times_that_vary_are_warned_of(
         (
             "WARNING",
             "these times are not to be relied on: 3 of 4 spread by more than 15% of the median; "
-            "they are measured again by `matvit plan --measure --refresh`",
+            "they are measured again by `matvit plan -m MODEL --measure --refresh`",
         )
     ]
 
