@@ -42,17 +42,15 @@ def check_model(model: str | None, *, weights: bool = True) -> None:
             check_reached(model)
     directory = Path(model.removeprefix("local-dir:"))
     restore(directory)
-    if directory.is_dir() and not (directory / _CONFIG).is_file():
-        raise UnknownModelError(f"{model} is no checkpoint: it has no {_CONFIG}")
     if directory.is_dir():
+        if not (directory / _CONFIG).is_file():
+            raise UnknownModelError(f"{model} is no checkpoint: it has no {_CONFIG}")
         return
     if os.sep in model:
         raise UnknownModelError(f"no directory {model!r}: say where the checkpoint is, or a name")
     from matvit.weights.timm_names import is_unknown
 
-    name = sized(model)[0]
-    is_ours = known is not None or name.startswith(("matvit_", "local-dir:"))
-    if not is_ours and is_unknown(name):
+    if known is None and is_unknown(sized(model)[0]):
         raise no_such_model(model)
 
 
