@@ -80,7 +80,7 @@ def merge(
 ) -> None:
     """Make one index of several that the same weights made.
 
-    Keys stay as they are. Where an earlier index has some of them already, the keys of an index get its name
+    Keys stay as they are. Where an earlier index has some of them already, those of a later one get its name
     before them.
 
     Example: matvit index merge 2024.index 2025.index -o all.index

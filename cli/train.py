@@ -66,7 +66,7 @@ def train(
     goes on from. On many GPUs, the processes of `torchrun --nproc-per-node 8 -m cli.main train ...` share
     every batch of the recipe.
 
-    Example: matvit train digits --data DIGITS/train -o runs/digits
+    Example: matvit train cifar10 --data torchvision:cifar10 -o runs/cifar10
 
     Example: matvit train b16_in1k --data IMAGENET -o runs/b16 --resume
     """

@@ -577,10 +577,10 @@ def test_a_build_says_what_an_approximate_kind_finds(
     [
         "build {photos} -m {model} -o {tmp}/new",
         "add {photos} -i {out}",
-        "remove {out} red/01.png",
-        "compact {out}",
+        "remove red/01.png -i {out}",
+        "compact -i {out}",
         "merge {out} -o {tmp}/new",
-        "relocate {out} {photos} {photos}",
+        "relocate {photos} {photos} -i {out}",
     ],
 )
 def test_a_second_writer_is_refused(

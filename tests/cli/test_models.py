@@ -47,6 +47,28 @@ def test_a_folder_is_enough(
     assert Index.open(tmp_path / f"{corpus.name}.index").manifest.checkpoint == str(checkpoint)
 
 
+def test_plan_bench_and_elasticize_need_no_name_either(
+    matvit: Callable, corpus: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = matvit("plan", "-m", checkpoint, "--json").out
+    monkeypatch.setenv("MATVIT_MODEL", str(checkpoint))
+    assert matvit("plan", "--json").out == named
+    few = ("--engine", "eager", "--repeats", 1, "-b", "S", "--device", "cpu", "--json")
+    assert json.loads(matvit("bench", *few).out)["model"] == str(checkpoint)
+    made = ("-o", tmp_path / "elastic", "--limit", 4, "--check", 4, "--device", "cpu")
+    assert matvit("elasticize", corpus, *made).code == 0
+    assert matvit("plan", "-m", tmp_path / "elastic").code == 0
+
+
+def test_an_index_knows_its_model_better_than_the_environment(
+    matvit: Callable, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = matvit("plan", "-i", index, "--json").out
+    monkeypatch.setenv("MATVIT_MODEL", "matvit_base_patch16_224")
+    assert matvit("plan", "-i", index, "--json").out == planned
+    assert len(json.loads(matvit("plan", "--json").out)) == 37
+
+
 def test_offline_the_default_is_missed_at_once_and_by_name(
     matvit: Callable, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -762,7 +762,7 @@ def test_a_directory_called_like_a_published_model_is_that_directory(
     monkeypatch.chdir(tmp_path)
     library.save(random_matvit(0), PUBLISHED)
     assert len(json.loads(matvit("plan", "-m", PUBLISHED, "--json").out)) == 13
-    compared = ("--engine", "eager", "--repeats", 1, "-s", "S")
+    compared = ("--engine", "eager", "--repeats", 1, "-b", "S")
     bench = matvit("bench", "-m", PUBLISHED, *compared, "--device", "cpu", "--json")
     assert not json.loads(bench.out)["random_weights"]
     assert matvit("index", "build", corpus, "-m", PUBLISHED, "-o", "i").code == 0

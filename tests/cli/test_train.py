@@ -290,7 +290,7 @@ def test_help_names_every_recipe_resume_and_an_example(matvit: Callable) -> None
     text = " ".join(matvit("train", "--help").out.split())
     assert all(name in text for name in names())
     assert "--resume" in text
-    assert "matvit train fashion_mnist --data torchvision:fashion_mnist -o runs/fashion" in text
+    assert "matvit train cifar10 --data torchvision:cifar10 -o runs/cifar10" in text
     assert "torchrun --nproc-per-node 8 -m cli.main train" in text
 
 
