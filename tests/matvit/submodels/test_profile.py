@@ -78,7 +78,7 @@ def test_a_setting_reads_as_a_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "ms, iqr_ms, text", [(12.34, 0.5, "12.3 ms ±4%"), (1234, 0, "1234 ms ±0%"), (0.5, 1, "0.5 ms ±200%")]
+    "ms, iqr_ms, text", [(12.34, 0.5, "12 ms ±4%"), (1234, 0, "1200 ms ±0%"), (0.5, 1, "0.50 ms ±200%")]
 )
 def test_a_time_reads_with_its_spread_or_as_interpolated(ms: float, iqr_ms: float, text: str) -> None:
     assert str(Point(SPACE.full, ms, Timing(ms, iqr_ms, 0, 0))) == text
