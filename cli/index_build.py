@@ -189,7 +189,7 @@ def add(
 
 def _named_after(images: str) -> Path:
     """Where the index of a source goes that nobody named."""
-    name = Path(images).absolute().name.removesuffix(".index")
+    name = Path(images).absolute().name
     if not Path(images).exists() or not name:
         raise typer.BadParameter("say with -o where the index goes")
     return Path(f"{Path(name).stem if Path(images).is_file() else name}.index")

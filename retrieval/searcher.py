@@ -215,9 +215,10 @@ class Searcher:
             UnreadableImageError: The image cannot be read.
             FilterError: The condition cannot be understood.
         """
-        return self.query_batch([image], budget=budget, k=k, where=where, threshold=threshold, unique=unique)[
-            0
-        ]
+        [hits] = self.query_batch(
+            [image], budget=budget, k=k, where=where, threshold=threshold, unique=unique
+        )
+        return hits
 
     def query_batch(
         self,

@@ -55,12 +55,14 @@ def kept_out_table(rows: pa.Table) -> pa.Table:
 
 def still_kept_out(table: pa.Table, rows: pa.Table) -> pa.Table:
     """What of a table of images kept out is no row again, by key and path; each once, as it was last seen."""
+    if not len(table):
+        return table
     latest = table.group_by(["key", "path"], use_threads=False).aggregate(
         [("state", "last"), ("content", "last")]
     )
     table = latest.rename_columns(_KEPT_OUT_COLUMNS)
-    back = _keys_and_paths(rows)
-    return table.filter(pc.invert(pc.is_in(_keys_and_paths(table), back)))
+    of_one_name = rows.filter(pc.is_in(rows["key"], table["key"]))  # few of millions are put together
+    return table.filter(pc.invert(pc.is_in(_keys_and_paths(table), _keys_and_paths(of_one_name))))
 
 
 def _keys_and_paths(table: pa.Table) -> pa.ChunkedArray:

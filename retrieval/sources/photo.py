@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from PIL import ExifTags
+from PIL import ExifTags, Image
 
 from retrieval.errors import UnreadableImageError
 from retrieval.sources.decode import opened
@@ -28,15 +28,19 @@ def photo_columns(data: bytes) -> dict[str, str | None]:
     and so is all of what is no image.
     """
     try:
-        with opened(data) as image:
-            exif = image.getexif()
-            shot, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
-            width, height = image.size
+        with opened(data) as image:  # And all of EXIF is read in here: damage is told when it is looked at.
+            return dict(zip(COLUMNS, _values(image), strict=True))
     except UnreadableImageError:
         return dict.fromkeys(COLUMNS)
+
+
+def _values(image: Image.Image) -> tuple[str | None, ...]:
+    exif = image.getexif()
+    shot, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
+    width, height = image.size
     if exif.get(ExifTags.Base.Orientation) in _TURNED:
         width, height = height, width
-    values = (
+    return (
         str(width),
         str(height),
         _date(shot.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)),
@@ -44,23 +48,27 @@ def photo_columns(data: bytes) -> dict[str, str | None]:
         _degrees(place, ExifTags.GPS.GPSLatitude, 90),
         _degrees(place, ExifTags.GPS.GPSLongitude, 180),
     )
-    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _date(value: Any) -> str | None:
     try:
         # Some programs write dashes. Cameras whose clock was never set write zeros, or blanks.
-        return datetime.strptime(value[:19].replace("-", ":", 2), "%Y:%m:%d %H:%M:%S").isoformat()
-    except (TypeError, ValueError):
+        return datetime.strptime(_text(value)[:19].replace("-", ":", 2), "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
         return None
 
 
 def _camera(make: Any, model: Any) -> str | None:
     """``Canon EOS 5D``: many models begin with their maker's name, and many strings are padded."""
-    make, model = (printable(str(text or "").replace("\0", " ").strip()) for text in (make, model))
+    make, model = (printable(_text(each).replace("\0", " ").strip()) for each in (make, model))
     brand = make.split(" ")[0]
     name = model if model.lower().startswith(brand.lower()) else f"{make} {model}".strip()
     return name or None
+
+
+def _text(value: Any) -> str:
+    """A tag's text; of another type, which anyone may have written, there is none."""
+    return value if isinstance(value, str) else ""
 
 
 def _degrees(place: Mapping[int, Any], tag: int, most: int) -> str | None:

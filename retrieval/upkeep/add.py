@@ -116,7 +116,8 @@ def add_to_index(
             processes=processes,
             progress=progress,
         )
-        now = opened.reopened()
+        if gone or restore_removed:
+            now = opened.reopened()
         if gone:
             gone = in_use(now, gone)  # Its rows may have followed files that moved.
     elif processes.is_first:

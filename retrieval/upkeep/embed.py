@@ -19,6 +19,7 @@ from matvit.runtime.processes import ALONE, Processes
 from retrieval.encoding.batches import Batch, batches
 from retrieval.encoding.encoder import NO_EMBEDDING, Encoder, are_units
 from retrieval.sources.open_images import ImageSource
+from retrieval.sources.photo import COLUMNS
 from retrieval.sources.sample import Sample
 from retrieval.upkeep.built import Built
 from retrieval.upkeep.kept_out import kept_out
@@ -118,7 +119,7 @@ def build_index(
         known = KnownContents(base)
         embedded = _Embedded(encoder, base, known)
         if base is not None:
-            photos = "width" in base.entries().column_names
+            photos = set(base.entries(COLUMNS).column_names) == set(COLUMNS)
         for batch in batches(
             parts, encoder, batch_size=batch_size, workers=workers, known=known, photos=photos
         ):

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexes import Store
-from indexes.disk.rows import concatenate
 from retrieval.errors import UnreadableImageError
 from retrieval.sources.decode import decode
 from retrieval.sources.excludes import Excludes
@@ -41,7 +40,7 @@ class Known:
     def __init__(self, store: Store, *, check_content: bool = False, restore: bool = False) -> None:
         self._rows = store.entries(["key", "path", "label", "state", "content"])
         self._kept_out = store.kept_out()
-        self._seen = concatenate([self._kept_out, self._rows])
+        self._seen = pa.concat_tables([self._kept_out, self._rows], promote_options="default")  # no copy
         self._manifest = store.manifest
         self._check_content, self._restore = check_content, restore
         self.skipped = self.kept_out = 0

@@ -1,6 +1,7 @@
 """What is kept of photographs: from EXIF that cameras write, and from EXIF that nobody should believe."""
 
 import io
+import struct
 from typing import Any
 
 import pytest
@@ -113,6 +114,30 @@ def test_damage_costs_columns_and_nothing_else(junk: bytes, start: int) -> None:
     whole = jpeg(base={ExifTags.Base.Make: "Canon"}, place=ROME)
     found = photo_columns(whole[:start] + junk + whole[start + len(junk) :])
     assert all(isinstance(value, str) for value in found.values())
+
+
+def ifd(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """A directory of TIFF: tag, type, count, and a value of four bytes each."""
+    packed = (struct.pack(">HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    return struct.pack(">H", len(entries)) + b"".join(packed) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "kind, count", [(3, 2), (4, 1), (1, 4), (7, 4), (11, 1)]
+)  # shorts, a long, bytes, a float
+def test_tags_of_another_type_than_theirs(kind: int, count: int) -> None:
+    texts = [(tag, kind, count, b"\x07\xe3\0\x07") for tag in (0x010F, 0x0110, 0x0132, 0x9003)]
+    places = [(tag, kind, count, b"\x07\xe3\0\x07") for tag in (1, 2, 3, 4)]
+    size = len(ifd(*texts[:3], *texts[:2]))
+    shot = ifd(texts[3])
+    pointers = [
+        (0x8769, 4, 1, struct.pack(">I", 8 + size)),
+        (0x8825, 4, 1, struct.pack(">I", 8 + size + len(shot))),
+    ]
+    file = io.BytesIO()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + ifd(*texts[:3], *pointers) + shot + ifd(*places)
+    Image.new("RGB", (40, 30)).save(file, "JPEG", exif=exif)
+    assert photo_columns(file.getvalue()) == {"width": "40", "height": "30"}
 
 
 def test_what_is_no_image_has_no_columns() -> None:
